@@ -1,0 +1,53 @@
+"""Barlow Twins, as a plugin of sklearn_ssl."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from sklearn_ssl import SSLLoss
+from sklearn_ssl.losses import mean_over_pairs
+
+
+class BarlowTwins(SSLLoss):
+    r"""Barlow Twins: the two views' projections shall be correlated dimension by dimension, and only so.
+
+    The cross-correlation matrix of the views over the batch is driven to the identity:
+
+    .. math::
+        \ell = \sum_i (1 - C_{ii})^2 + \lambda \sum_{i \neq j} C_{ij}^2,
+        \qquad C = \frac1n \hat z^\top \hat z'
+
+    where :math:`\hat z` is z standardised over the batch (statistics of each view, divided by n).
+    The whole is multiplied by `scale`.
+
+    Parameters
+    ----------
+    lambd : float, default=0.0051
+        :math:`\lambda`, the weight of redundancy reduction; the authors' value.
+    scale : float, default=0.1
+        A factor on the loss; 0.1 is solo-learn's for CIFAR-10, the authors use 1/32 and 1/40.
+
+    References
+    ----------
+    Zbontar et al., "Barlow Twins: Self-Supervised Learning via Redundancy Reduction", ICML 2021,
+    arXiv:2103.03230, equations 1 and 2.
+    """
+
+    family = "cca"
+    defaults = {"projector": (1024, 1024, 1024)}  # noqa: RUF012
+
+    def __init__(self, lambd: float = 0.0051, scale: float = 0.1):
+        super().__init__()
+        self.lambd = lambd
+        self.scale = scale
+
+    def forward(self, *z: Tensor) -> Tensor:
+        return mean_over_pairs(self._pair, z)
+
+    def _pair(self, z1: Tensor, z2: Tensor) -> Tensor:
+        z1, z2 = (F.batch_norm(z, None, None, training=True) for z in (z1, z2))
+        c = z1.T @ z2 / len(z1)  # (d, d)
+        on_diagonal = (1 - c.diagonal()).square().sum()
+        off_diagonal = c.square().sum() - c.diagonal().square().sum()
+        return self.scale * (on_diagonal + self.lambd * off_diagonal)

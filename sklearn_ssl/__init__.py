@@ -1,0 +1,21 @@
+"""Learn to embed images without labels: a scikit-learn transformer whose learning method is a plugin."""
+
+from sklearn_ssl.embedder import SSLImageEmbedder
+from sklearn_ssl.losses.base import Batch, Spec, SSLLoss, Views
+from sklearn_ssl.nested_params import param_grid
+from sklearn_ssl.registry import LossInfo, available_losses, get_loss, register_loss
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Batch",
+    "LossInfo",
+    "SSLImageEmbedder",
+    "SSLLoss",
+    "Spec",
+    "Views",
+    "available_losses",
+    "get_loss",
+    "param_grid",
+    "register_loss",
+]

@@ -1,0 +1,397 @@
+"""SSLImageEmbedder: learn to embed images without labels."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import operator
+import time
+import warnings
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from numbers import Integral, Real
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.preprocessing import LabelEncoder
+from sklearn.utils import Tags, check_random_state, column_or_1d
+from sklearn.utils.validation import check_is_fitted
+from torch import Tensor, nn
+
+from sklearn_ssl.allocator import kept_memory
+from sklearn_ssl.backbones import build_backbone, resolve_backbone
+from sklearn_ssl.devices import resolve_device, resolve_precision
+from sklearn_ssl.images import PixelScale, Source, Standardize, inference_source, training_source
+from sklearn_ssl.losses.adapters import loss_name, make_loss, resolve_loss
+from sklearn_ssl.losses.base import Spec, SSLLoss
+from sklearn_ssl.nested_params import ComponentParamsMixin, hide_var_keyword
+from sklearn_ssl.network import Student, autocast
+from sklearn_ssl.optimizers import AUTO_OPTIMIZER, base_rate, resolve_optimizer
+from sklearn_ssl.presets import make_augment, resolve_augment
+from sklearn_ssl.progress import FitProgress, over_images
+from sklearn_ssl.training import Schedule, SSLNet, TrainingSet, dimension, seeded_modules
+from sklearn_ssl.views import RandomViews, resize_and_center
+
+# What "auto" means where a loss's own `defaults` say nothing.
+DEFAULTS: dict[str, Any] = {
+    "backbone": "resnet18",
+    "projector": (512, 128),
+    "augment": "auto",
+    "optimizer": AUTO_OPTIMIZER,
+    "lr": 1e-3,
+    "weight_decay": 1e-2,
+    "warmup": 0.05,
+    "max_epochs": 100,
+}
+# Images that go through the network together in `transform`, the last ones padded: results then do
+# not depend on how many there are.
+CHUNK = 64
+# Standard deviation between images, as a share of the embeddings' size, below which they are "all alike".
+COLLAPSED = 1e-2
+
+
+class SSLImageEmbedder(
+    ComponentParamsMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
+):
+    _component_slots: ClassVar = {
+        "loss": resolve_loss,
+        "backbone": resolve_backbone,
+        "augment": resolve_augment,
+        "optimizer": resolve_optimizer,
+    }
+
+    @hide_var_keyword
+    def __init__(
+        self,
+        loss: Any = "ntxent",
+        *,
+        loss_params: dict | None = None,
+        backbone: Any = "auto",
+        backbone_params: dict | None = None,
+        projector: Any = "auto",
+        augment: Any = "auto",
+        augment_params: dict | None = None,
+        image_shape: tuple[int, ...] | None = None,
+        image_size: Any = "auto",
+        max_epochs: int | str = "auto",
+        max_time: float | None = None,
+        batch_size: int = 256,
+        optimizer: Any = "auto",
+        optimizer_params: dict | None = None,
+        lr: float | str = "auto",
+        weight_decay: float | str = "auto",
+        warmup: float | str = "auto",
+        device: Any = "auto",
+        precision: str = "auto",
+        callbacks: Sequence | None = None,
+        warm_start: bool = False,
+        random_state: Any = None,
+        verbose: int = 0,
+        **nested: Any,
+    ):
+        self.loss = loss
+        self.loss_params = loss_params
+        self.backbone = backbone
+        self.backbone_params = backbone_params
+        self.projector = projector
+        self.augment = augment
+        self.augment_params = augment_params
+        self.image_shape = image_shape
+        self.image_size = image_size
+        self.max_epochs = max_epochs
+        self.max_time = max_time
+        self.batch_size = batch_size
+        self.optimizer = optimizer
+        self.optimizer_params = optimizer_params
+        self.lr = lr
+        self.weight_decay = weight_decay
+        self.warmup = warmup
+        self.device = device
+        self.precision = precision
+        self.callbacks = callbacks
+        self.warm_start = warm_start
+        self.random_state = random_state
+        self.verbose = verbose
+        self._init_nested(nested)
+
+    # ------------------------------------------------------------------ fit
+
+    def fit(self, X: Any, y: Any = None, *, X_unlabeled: Any = None) -> SSLImageEmbedder:
+        """Learn from images, without labels.
+
+        Parameters
+        ----------
+        X : images
+            Array of shape (n_images, height, width) or (n_images, height, width, channels); rows of
+            shape (n_images, height * width * channels) with `image_shape`; torch tensor of shape
+            (n_images, channels, height, width); list of PIL images or arrays of one size; or paths.
+        y : array-like of shape (n_images,), optional
+            Ignored, unless the loss uses labels: then classes, with -1 for unlabeled.
+        X_unlabeled : images, optional
+            Further images to learn from, in any accepted form.
+
+        Returns
+        -------
+        self : SSLImageEmbedder
+
+        Raises
+        ------
+        ValueError
+            A parameter or an image is not what it should be; the estimator is then as before.
+        FloatingPointError
+            The loss became infinite or not a number.
+        KeyboardInterrupt
+            On Ctrl-C; the model so far is kept, and `warm_start=True` goes on from it.
+        """
+        started = time.monotonic()
+        with _unchanged_on_error(self), kept_memory():
+            self._check_parameters()
+            source = training_source(self, X, X_unlabeled)
+            loss = make_loss(self.loss, self.loss_params or {})
+            labels = self._labels(loss, y, source)
+            self._resolve(loss, source)
+            net = self._net(loss, source)
+            net.train(TrainingSet(source, labels), started)
+            self._keep(net, source)
+        if net.interrupted:
+            raise KeyboardInterrupt
+        return self
+
+    def transform(self, X: Any) -> np.ndarray:
+        """Embed images: the backbone's features of each, in evaluation mode, without augmentation.
+
+        Parameters
+        ----------
+        X : images
+            In any form that `fit` takes, of the fitted size and channel count; files are resized.
+
+        Returns
+        -------
+        embeddings : ndarray of shape (n_images, n_features_out), float32
+            A row does not depend on the other images in the call.
+        """
+        check_is_fitted(self)
+        source = inference_source(self, X)
+        return self._embed(source, torch.arange(len(source)), verbose=self.verbose).numpy()
+
+    # ------------------------------------------------------------------ steps of fit
+
+    def _check_parameters(self) -> None:
+        """Values that would only fail, or mislead, later on."""
+        _check_number("batch_size", self.batch_size, Integral, at_least=2)
+        _check_number("max_epochs", self.max_epochs, Integral, at_least=1)
+        _check_number("max_time", self.max_time, Real, above=0)
+        _check_number("lr", self.lr, Real, above=0)
+        _check_number("weight_decay", self.weight_decay, Real, at_least=0)
+        _check_number("warmup", self.warmup, Real, at_least=0, at_most=1)
+
+    def _resolve(self, loss: SSLLoss, source: Source) -> None:
+        """Every "auto", from the images, the device and the loss, into `<name>_`."""
+        wanted = {**DEFAULTS, **loss.defaults}
+        for name in ("backbone", "augment", "optimizer", "weight_decay", "warmup", "max_epochs"):
+            given = getattr(self, name)
+            setattr(self, f"{name}_", wanted[name] if _is_auto(given) else given)
+        self.device_ = resolve_device(self.device)
+        self.precision_ = resolve_precision(self.precision, self.device_)
+        self.batch_size_ = min(self.batch_size, len(source))
+        self.lr_ = self._scaled_rate(wanted) if _is_auto(self.lr) else self.lr
+        if _is_auto(self.max_epochs) and self.max_time is not None:
+            self.max_epochs_ = None
+        if _is_auto(self.augment_):
+            self.augment_ = "photo" if source.channels == 3 else "symbols"
+
+    def _scaled_rate(self, wanted: dict) -> float:
+        """The peak learning rate, in proportion to the batch."""
+        own_optimizer = _is_auto(self.optimizer) or self.optimizer is wanted["optimizer"]
+        rate = wanted["lr"] if own_optimizer else base_rate(self.optimizer_)
+        return rate * self.batch_size_ / 256
+
+    def _labels(self, loss: SSLLoss, y: Any, source: Source) -> Tensor | None:
+        """Class numbers, -1 where unlabeled (as in scikit-learn's semi-supervised module)."""
+        if not loss.uses_labels:
+            return None
+        name = loss_name(self.loss)
+        if y is None:
+            raise ValueError(
+                f"The loss {name!r} learns from labels, but y is None: fit(X, y), with -1 where unlabeled."
+            )
+        y = column_or_1d(y)
+        unlabeled = np.array([isinstance(label, Real) and label == -1 for label in y.tolist()], dtype=bool)
+        numbers = np.full(len(source), -1)
+        numbers[: len(y)][~unlabeled] = LabelEncoder().fit_transform(y[~unlabeled])
+        return torch.from_numpy(numbers)
+
+    def _net(self, loss: SSLLoss, source: Source) -> SSLNet:
+        """Everything that training needs, at its start or where a warm start goes on."""
+        earlier = getattr(self, "_training_state", None) if self.warm_start else None
+        seed = earlier["seed"] if earlier else int(check_random_state(self.random_state).randint(2**31))
+        if earlier is None:
+            self._pixels = PixelScale.of(source)
+        with seeded_modules(seed) as generator:
+            student = self._student(loss, source, generator)
+        callbacks = list(self.callbacks or [])
+        if self.verbose:
+            callbacks.append(FitProgress(loss_name(self.loss)))
+        net = SSLNet(
+            student,
+            loss,
+            loss_name=loss_name(self.loss),
+            make_optimizer=functools.partial(
+                resolve_optimizer(self.optimizer_), **(self.optimizer_params or {})
+            ),
+            weight_decay=self.weight_decay_,
+            schedule=Schedule(self.max_epochs_, self.max_time, self.lr_, self.warmup_),
+            draw_views=self._views(),
+            pixels=self._pixels,
+            seed=seed,
+            batch_size=self.batch_size_,
+            device=self.device_,
+            callbacks=callbacks,
+        ).initialize()
+        return net.load_training_state(earlier, self.history_) if earlier else net
+
+    def _student(self, loss: SSLLoss, source: Source, generator: torch.Generator) -> Student:
+        backbone, feature_dim = build_backbone(
+            self.backbone_,
+            self.backbone_params or {},
+            in_channels=source.channels,
+            image_size=self.image_size_,
+        )
+        projector = self._make_projector(loss, feature_dim)
+        spec = Spec(
+            feature_dim=feature_dim,
+            dim=dimension(projector, feature_dim),
+            n_samples=len(source),
+            batch_size=self.batch_size_,
+            in_channels=source.channels,
+            image_size=self.image_size_,
+            backbone=backbone,
+            generator=generator,
+        )
+        loss.build(spec)
+        self._n_features_out = feature_dim
+        return Student(backbone, projector, self.precision_)
+
+    def _make_projector(self, loss: SSLLoss, feature_dim: int) -> nn.Module:
+        if isinstance(self.projector, nn.Module):
+            self.projector_ = copy.deepcopy(self.projector)
+            return self.projector_
+        self.projector_ = (
+            {**DEFAULTS, **loss.defaults}["projector"] if _is_auto(self.projector) else self.projector
+        )
+        return loss.make_projector(feature_dim, tuple(self.projector_))
+
+    def _views(self) -> RandomViews:
+        """How the views of an image are drawn, in the pixels' unit values."""
+        augment = make_augment(self.augment_, self.augment_params or {})
+        pixels = self._pixels
+        return RandomViews(augment, self.image_size_, pixels.mean, pixels.std, clamp=pixels.bounded)
+
+    def _keep(self, net: SSLNet, source: Source) -> None:
+        """What is learned; the rest is thrown away, unless training may go on."""
+        if net.steps_done == 0:
+            raise KeyboardInterrupt
+        encoder = OrderedDict(pixels=Standardize(self._pixels), backbone=net.module_.backbone)
+        self.encoder_ = nn.Sequential(encoder).to(self.device_).eval()
+        self.history_ = [_without_batches(row) for row in net.history if "train_loss" in row]
+        self.n_iter_ = net.epochs_begun()
+        self._training_state = net.training_state() if self.warm_start or net.interrupted else None
+        self._warn_if_collapsed(source)
+
+    def _warn_if_collapsed(self, source: Source) -> None:
+        index = torch.linspace(0, len(source) - 1, min(256, len(source))).round().long()
+        embeddings = self._embed(source, index)
+        spread = embeddings.std(dim=0, correction=0).norm() / embeddings.square().mean(dim=0).sum().sqrt()
+        if spread < COLLAPSED:
+            warnings.warn(
+                f"The embedding has collapsed: the images' embeddings differ by {spread:.1e} of their size. "
+                f"Try a lower lr, another loss, a larger batch_size, or a stronger augment.",
+                ConvergenceWarning,
+                stacklevel=4,
+            )
+
+    # ------------------------------------------------------------------ steps of transform
+
+    def _embed(self, source: Source, index: Tensor, verbose: int = 0) -> Tensor:
+        """Embeddings of the images numbered `index`, of shape (len(index), n_features_out)."""
+        device = self._inference_device()
+        encoder = self.encoder_.to(device).eval()
+        precision = resolve_precision(self.precision, device)
+        parts = over_images(index.split(CHUNK), len(index), verbose)
+        with kept_memory(), torch.inference_mode(), autocast(device, precision):
+            rows = [self._embed_chunk(encoder, source.batch(part).to(device)) for part in parts]
+        return torch.cat(rows)
+
+    def _embed_chunk(self, encoder: nn.Module, images: Tensor) -> Tensor:
+        """One chunk, padded to the size of every other: a row never depends on its neighbours."""
+        n = len(images)
+        images = resize_and_center(images.to(torch.float32), self.image_size_)
+        padded = torch.cat([images, images.new_zeros(CHUNK - n, *images.shape[1:])])
+        return encoder(padded.contiguous(memory_format=torch.channels_last))[:n].float().cpu()
+
+    def _inference_device(self) -> torch.device:
+        """The training device, or on a machine without it the best there is."""
+        try:
+            return resolve_device(self.device_)
+        except ValueError:
+            return resolve_device("auto")
+
+    # ------------------------------------------------------------------ scikit-learn's protocol
+
+    def __getstate__(self) -> dict:
+        state = super().__getstate__()
+        if "encoder_" in state:  # so that a machine without the training device can unpickle it
+            state["encoder_"] = copy.deepcopy(state["encoder_"]).cpu()
+        if state.get("_training_state") is not None:
+            state["_training_state"] = _on_cpu(state["_training_state"])
+        return state
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.two_d_array = self.image_shape is not None
+        tags.input_tags.three_d_array = True
+        tags.transformer_tags.preserves_dtype = ["float32"]
+        return tags
+
+
+def _is_auto(value: Any) -> bool:
+    return isinstance(value, str) and value == "auto"
+
+
+def _check_number(name: str, value: Any, kind: type, **limits: float) -> None:
+    """`value` is None, "auto", or a number of this kind within the limits."""
+    if value is None or _is_auto(value):
+        return
+    tests = {"at_least": operator.ge, "above": operator.gt, "at_most": operator.le}
+    if not isinstance(value, kind) or not all(tests[limit](value, bound) for limit, bound in limits.items()):
+        what = "a whole number" if kind is Integral else "a number"
+        bounds = " and ".join(f"{limit.replace('_', ' ')} {bound}" for limit, bound in limits.items())
+        raise ValueError(f"{name}={value!r}: give {what} {bounds}, or leave it at its default.")
+
+
+@contextmanager
+def _unchanged_on_error(estimator: BaseEstimator) -> Iterator[None]:
+    """A fit that fails leaves the estimator as it was."""
+    before = estimator.__dict__.copy()
+    try:
+        yield
+    except BaseException:
+        estimator.__dict__.clear()
+        estimator.__dict__.update(before)
+        raise
+
+
+def _without_batches(row: dict) -> dict:
+    return {name: value for name, value in row.items() if name != "batches"}
+
+
+def _on_cpu(state: Any) -> Any:
+    if isinstance(state, Tensor):
+        return state.cpu()
+    if isinstance(state, dict):
+        return {name: _on_cpu(value) for name, value in state.items()}
+    return state

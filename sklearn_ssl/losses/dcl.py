@@ -1,0 +1,51 @@
+"""DCL: NT-Xent without the positive in the denominator."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sklearn_ssl.losses.base import SSLLoss, mean_over_pairs
+
+
+class DCL(SSLLoss):
+    r"""Decoupled contrastive learning: pull the pair together, push the rest apart, independently.
+
+    NT-Xent's gradient fades for pairs that are already close, the more so the smaller the batch.
+    Leaving the positive out of the denominator removes that coupling, so small batches learn well:
+
+    .. math::
+        \ell_i = -s_{i,p(i)} / \tau + \log \sum_{k \notin \{i, p(i)\}} \exp(s_{i,k} / \tau)
+
+    where p(i) is the other view of i, s the cosine similarity, and the loss is the mean over all 2n
+    anchors. It has no lower bound: negative values are right. Needs at least two images.
+
+    Parameters
+    ----------
+    temperature : float, default=0.2
+        :math:`\tau`. Lower values look at the hardest negatives only; the paper uses 0.1 (ImageNet)
+        and 0.07 (CIFAR-10).
+
+    References
+    ----------
+    Yeh et al., "Decoupled Contrastive Learning", ECCV 2022, arXiv:2110.06848, equation 6.
+    """
+
+    family = "contrastive"
+
+    def __init__(self, temperature: float = 0.2):
+        super().__init__()
+        self.temperature = temperature
+
+    def forward(self, *z: Tensor) -> Tensor:
+        return mean_over_pairs(self._pair, z)
+
+    def _pair(self, z1: Tensor, z2: Tensor) -> Tensor:
+        n = len(z1)
+        z = F.normalize(torch.cat([z1, z2]), dim=1)  # (2n, d)
+        s = z @ z.T / self.temperature  # (2n, 2n)
+        positive = torch.cat([s.diagonal(n), s.diagonal(-n)])  # (2n,)
+        same_image = torch.eye(n, dtype=torch.bool, device=s.device).repeat(2, 2)  # (2n, 2n)
+        negatives = s.masked_fill(same_image, float("-inf")).logsumexp(dim=1)
+        return (negatives - positive).mean()

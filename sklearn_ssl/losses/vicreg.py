@@ -1,0 +1,70 @@
+"""VICReg: variance, invariance, covariance."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sklearn_ssl.losses.base import SSLLoss, mean_over_pairs
+
+
+class VICReg(SSLLoss):
+    r"""Variance-invariance-covariance regularisation: agree, but spread out and do not repeat.
+
+    The two views' projections shall be equal (invariance), while each dimension keeps a standard
+    deviation of at least one over the batch (variance) and no two dimensions say the same
+    (covariance). There are no negatives, so small batches work:
+
+    .. math::
+        \ell = \lambda \, \mathrm{MSE}(z, z') + \mu \tfrac12 [v(z) + v(z')] + \nu [c(z) + c(z')]
+
+        v(z) = \frac1d \sum_j \max\bigl(0, 1 - \sqrt{\mathrm{Var}(z_{\cdot j}) + \epsilon}\bigr),
+        \qquad c(z) = \frac1d \sum_{i \neq j} C(z)_{ij}^2
+
+    where C(z) is the covariance matrix over the batch (divided by n - 1), d the width of z and
+    :math:`\epsilon = 10^{-4}`. The halved variance term follows the authors' code; the paper's
+    formula has no half.
+
+    Parameters
+    ----------
+    sim_coeff : float, default=25.0
+        :math:`\lambda`, the weight of invariance.
+    std_coeff : float, default=25.0
+        :math:`\mu`, the weight of variance: too small, and the embedding collapses.
+    cov_coeff : float, default=1.0
+        :math:`\nu`, the weight of covariance: larger, and the dimensions share less.
+
+    References
+    ----------
+    Bardes, Ponce and LeCun, "VICReg: Variance-Invariance-Covariance Regularization for
+    Self-Supervised Learning", ICLR 2022, arXiv:2105.04906, equations 1 to 6; constants from
+    github.com/facebookresearch/vicreg.
+    """
+
+    family = "cca"
+
+    def __init__(self, sim_coeff: float = 25.0, std_coeff: float = 25.0, cov_coeff: float = 1.0):
+        super().__init__()
+        self.sim_coeff = sim_coeff
+        self.std_coeff = std_coeff
+        self.cov_coeff = cov_coeff
+
+    def forward(self, *z: Tensor) -> dict[str, Tensor]:
+        invariance = mean_over_pairs(F.mse_loss, z)
+        # The mean over pairs of a sum over the pair's views is a mean over views.
+        variance = torch.stack([_variance(view) for view in z]).mean()
+        covariance = 2 * torch.stack([_covariance(view) for view in z]).mean()
+        loss = self.sim_coeff * invariance + self.std_coeff * variance + self.cov_coeff * covariance
+        return {"loss": loss, "invariance": invariance, "variance": variance, "covariance": covariance}
+
+
+def _variance(z: Tensor) -> Tensor:
+    return F.relu(1 - (z.var(dim=0) + 1e-4).sqrt()).mean()
+
+
+def _covariance(z: Tensor) -> Tensor:
+    n, d = z.shape
+    z = z - z.mean(dim=0)
+    c = z.T @ z / (n - 1)  # (d, d)
+    return (c.square().sum() - c.diagonal().square().sum()) / d

@@ -1,0 +1,44 @@
+"""What `verbose=1` shows: one bar for a fit, one for a long transform."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from skorch import NeuralNet
+from skorch.callbacks import Callback
+from torch import Tensor
+from tqdm.auto import tqdm
+
+
+class FitProgress(Callback):
+    """A bar over the whole training, by epochs or by time, with images/s, loss and time left."""
+
+    def __init__(self, title: str):
+        self.title = title
+
+    def on_train_begin(self, net: NeuralNet, **kwargs: Any) -> None:
+        layout = "{desc} {percentage:3.0f}%|{bar:24}| {elapsed}<{remaining}{postfix}"
+        self.bar = tqdm(desc=self.title, total=1.0, bar_format=layout)
+
+    def on_batch_end(self, net: NeuralNet, **kwargs: Any) -> None:
+        self.bar.update(net.progress() - self.bar.n)
+        speed = net.batch_size / net.meter.seconds_per_step()
+        self.bar.set_postfix_str(f"epoch {net.epoch}, {speed:,.0f} images/s{self._loss(net)}", refresh=False)
+
+    def on_train_end(self, net: NeuralNet, **kwargs: Any) -> None:
+        self.bar.close()
+        del self.bar  # an open terminal does not pickle
+
+    @staticmethod
+    def _loss(net: NeuralNet) -> str:
+        finished = [row["train_loss"] for row in net.history[-2:] if "train_loss" in row]
+        return f", loss {finished[-1]:.3g}" if finished else ""
+
+
+def over_images(parts: Sequence[Tensor], n_images: int, verbose: int):
+    """The parts, with a bar that counts images; shown only where the work takes more than a second."""
+    with tqdm(total=n_images, desc="embedding", unit=" images", disable=not verbose, delay=1) as bar:
+        for part in parts:
+            yield part
+            bar.update(len(part))

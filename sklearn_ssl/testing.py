@@ -1,0 +1,398 @@
+"""The plugin contract as a test suite: what a loss must do to work in `SSLImageEmbedder`.
+
+In a plugin's tests, one decorator is enough::
+
+    @parametrize_with_loss_checks(["my_loss"])
+    def test_my_loss_keeps_the_contract(check):
+        check()
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import inspect
+import io
+import pickle
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from sklearn_ssl.losses.adapters import loss_name, make_loss, resolve_loss
+from sklearn_ssl.losses.base import Batch, Spec, SSLLoss
+from sklearn_ssl.network import Student, Teacher
+from sklearn_ssl.registry import available_losses, get_loss
+from sklearn_ssl.training import check_loss_value, dimension, seeded_modules
+
+CHANNELS, SIDE = 3, 16
+IMMUTABLE = (int, float, complex, bool, str, bytes, tuple, frozenset, type(None))
+
+
+def check_loss(loss: Any, *, expected_failed_checks: dict[str, str] | None = None) -> None:
+    """Run every check on a loss.
+
+    Parameters
+    ----------
+    loss : str, class, function or functools.partial
+        As for `SSLImageEmbedder(loss=...)`. A partial of a class sets sizes that suit tiny batches.
+    expected_failed_checks : dict, optional
+        ``{"check_name": "reason"}`` for checks that fail by the method's nature; they must fail.
+
+    Raises
+    ------
+    AssertionError
+        Lists each check that failed, with its cause; also a check that was expected to fail and passed.
+    """
+    expected = dict(expected_failed_checks or {})
+    problems = []
+    for check in loss_checks(loss):
+        name = check_name(check)
+        reason = expected.pop(name, None)
+        try:
+            check()
+        except Exception as error:
+            if reason is None:
+                problems.append(f"{name}: {error}")
+        else:
+            if reason is not None:
+                problems.append(f"{name} passed, though it was expected to fail ({reason}).")
+    problems += [f"{name}: there is no such check." for name in expected]
+    if problems:
+        raise AssertionError(f"The loss {loss_name(loss)!r} breaks the contract:\n- " + "\n- ".join(problems))
+
+
+def parametrize_with_loss_checks(
+    losses: Sequence[Any], *, expected_failed_checks: Callable[[Any], dict[str, str]] | None = None
+):
+    """Pytest decorator: one test for each loss and check; the test's one argument is `check`.
+
+    Parameters
+    ----------
+    losses : sequence
+        What `check_loss` takes.
+    expected_failed_checks : callable, optional
+        ``f(loss) -> {"check_name": "reason"}``; these tests are strict expected failures.
+    """
+    import pytest
+
+    cases = []
+    for loss in losses:
+        expected = {} if expected_failed_checks is None else expected_failed_checks(loss)
+        for check in loss_checks(loss):
+            name = check_name(check)
+            marks = [pytest.mark.xfail(reason=expected[name], strict=True)] if name in expected else []
+            cases.append(pytest.param(check, id=f"{loss_name(loss)}-{name}", marks=marks))
+    return pytest.mark.parametrize("check", cases)
+
+
+def loss_checks(loss: Any) -> Iterator[functools.partial]:
+    """The checks, each ready to be called."""
+    for check in CHECKS:
+        yield functools.partial(check, loss)
+
+
+def check_name(check: functools.partial) -> str:
+    return check.func.__name__
+
+
+# ---------------------------------------------------------------------------- the stage
+
+
+class Trial:
+    """A loss with a student (and teacher) small enough to run in milliseconds.
+
+    A loss that writes `forward` only is given its projections directly; one that writes `step` is
+    given images, a small convolutional backbone and its own projector.
+    """
+
+    def __init__(self, loss: Any, *, n: int = 17, dim: int = 16, dtype: torch.dtype = torch.float32):
+        with seeded_modules(0) as generator:
+            self.loss = make_loss(loss, {})
+            self.simple = type(self.loss).step is SSLLoss.step
+            backbone = nn.Flatten() if self.simple else tiny_backbone()
+            projector = nn.Identity() if self.simple else self.loss.make_projector(16, (32, dim))
+            self.student = Student(backbone, projector)
+            width = dim if self.simple else dimension(projector, 16)
+            feature_dim = dim if self.simple else 16
+            self.loss.build(Spec(feature_dim, width, 64, n, CHANNELS, (SIDE, SIDE), backbone, generator))
+        self.teacher = None if self.loss.teacher is None else Teacher(self.student)
+        for module in (self.loss, self.student, self.teacher):
+            if module is not None:
+                module.to(dtype)
+        self.n, self.dim, self.dtype = n, dim, dtype
+
+    def inputs(self, seed: int = 0, agree: float = 0.5) -> list[Tensor]:
+        """Views that share a common part; `agree` is its weight."""
+        generator = torch.Generator().manual_seed(seed)
+        common = torch.randn(self.shape(0), generator=generator, dtype=torch.float64)
+        views = []
+        for i in range(self.loss.views.n + self.loss.views.local):
+            height, width = self.shape(i)[2:]
+            own = torch.randn(self.shape(i), generator=generator, dtype=torch.float64)
+            views.append((agree * common[..., :height, :width] + (1 - agree) * own).to(self.dtype))
+        return views
+
+    def shape(self, view: int) -> tuple[int, int, int, int]:
+        if self.simple:
+            return self.n, 1, 1, self.dim
+        side = SIDE if view < self.loss.views.n else max(1, round(SIDE * self.loss.views.local_size))
+        return self.n, CHANNELS, side, side
+
+    def terms(self, views: list[Tensor], index: Tensor | None = None, step: int = 0) -> dict[str, Tensor]:
+        """Everything that the loss returns for one batch."""
+        device = views[0].device
+        index = torch.arange(self.n) if index is None else index
+        batch = Batch(
+            views=views,
+            index=index.to(device),
+            y=(index % max(2, self.n // 2)).to(device) if self.loss.uses_labels else None,
+            epoch=0,
+            progress=step / 60,
+            generator=torch.Generator().manual_seed(step),
+        )
+        out = self.loss.step(batch, self.student, self.teacher)
+        terms = out if isinstance(out, dict) else {"loss": out}
+        check_loss_value(type(self.loss).__name__, terms)
+        return terms
+
+    def value(self, views: list[Tensor], **kwargs: Any) -> Tensor:
+        return self.terms(views, **kwargs)["loss"].reshape(())
+
+    def gradient(self, views: list[Tensor]) -> list[Tensor]:
+        """Of the loss by the views."""
+        views = [view.clone().requires_grad_() for view in views]
+        gradients = torch.autograd.grad(self.value(views), views, allow_unused=True)
+        return [torch.zeros_like(v) if g is None else g for v, g in zip(views, gradients, strict=True)]
+
+
+def tiny_backbone() -> nn.Module:
+    """Images of any size -> 16 features."""
+    return nn.Sequential(nn.Conv2d(CHANNELS, 16, 3, 2), nn.GELU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+
+# ---------------------------------------------------------------------------- the checks
+
+
+def check_hyperparameters_have_immutable_defaults(loss: Any) -> None:
+    """Grid searches read names and defaults from the signature, and copy them freely."""
+    target = resolve_loss(loss)
+    if isinstance(target, nn.Module):
+        return
+    for parameter in inspect.signature(target).parameters.values():
+        tunable = inspect.isclass(target) or parameter.kind is parameter.KEYWORD_ONLY
+        if tunable and parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
+            assert parameter.default is not parameter.empty, f"{parameter.name} has no default"
+            ok = isinstance(parameter.default, IMMUTABLE) or callable(parameter.default)
+            assert ok, f"the default of {parameter.name} is mutable: {parameter.default!r}"
+
+
+def check_returns_one_finite_number_with_gradient(loss: Any) -> None:
+    """For few and odd numbers of images, and several widths."""
+    for n in (2, 3, 17):
+        for dim in (1, 8, 33):
+            trial = Trial(loss, n=n, dim=dim)
+            value = trial.value(trial.inputs())
+            assert value.dtype == torch.float32, f"n={n}, dim={dim}: the loss is {value.dtype}, not float32"
+            assert value.isfinite(), f"n={n}, dim={dim}: the loss is {value.item()}"
+            gradient = trial.gradient(trial.inputs())
+            assert all(g.isfinite().all() for g in gradient), f"n={n}, dim={dim}: the gradient is not finite"
+
+
+def check_depends_on_its_input(loss: Any) -> None:
+    """A loss that ignores the projections trains nothing."""
+    trial = Trial(loss)
+    assert any(g.abs().sum() > 0 for g in trial.gradient(trial.inputs())), "the gradient is zero everywhere"
+
+
+def check_gradient_is_right_in_float64(loss: Any) -> None:
+    """Against finite differences. Expected to fail where the method stops gradients."""
+    trial = Trial(loss, n=4, dim=5, dtype=torch.float64)
+    state = copy.deepcopy(trial.loss.state_dict())
+
+    def value(*views: Tensor) -> Tensor:
+        trial.loss.load_state_dict(state)  # a queue or centre must not move between evaluations
+        return trial.value(list(views))
+
+    views = [view.requires_grad_() for view in trial.inputs()]
+    assert value(*views).dtype == torch.float64, "float64 projections give a loss of lower precision"
+    torch.autograd.gradcheck(value, views, eps=1e-6, atol=1e-4, rtol=1e-3)
+
+
+def check_leaves_its_input_alone(loss: Any) -> None:
+    trial = Trial(loss)
+    views = trial.inputs()
+    before = [view.clone() for view in views]
+    trial.value([view.requires_grad_() for view in views])
+    assert all(torch.equal(a, b) for a, b in zip(views, before, strict=True)), (
+        "the views were changed in place"
+    )
+
+
+def check_survives_degenerate_projections(loss: Any) -> None:
+    """Zeros, equal rows, huge and tiny values happen in training: finite value and gradient."""
+    for kind in ("zeros", "constant", "identical rows", "huge", "tiny"):
+        trial = Trial(loss)
+        views = [_degenerate(kind, view) for view in trial.inputs()]
+        value, gradient = trial.value([v.clone().requires_grad_() for v in views]), trial.gradient(views)
+        assert value.isfinite(), f"{kind}: the loss is {value.item()}"
+        assert all(g.isfinite().all() for g in gradient), f"{kind}: the gradient is not finite"
+
+
+def check_does_not_depend_on_the_order_of_images(loss: Any) -> None:
+    order = torch.randperm(17, generator=torch.Generator().manual_seed(1))
+    one, other = Trial(loss), Trial(loss)
+    views = one.inputs()
+    a = one.value([view.requires_grad_() for view in views])
+    b = other.value([view.detach()[order].requires_grad_() for view in views], index=order)
+    torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5, msg=lambda m: f"another order, another loss: {m}")
+
+
+def check_prefers_views_that_agree(loss: Any) -> None:
+    """Projections of one image that agree cost less than those that were exchanged with other images'."""
+    trial = Trial(loss)
+    if not trial.simple or len(trial.inputs()) < 2:
+        return  # with a step of its own, the value depends on parts that are not trained yet
+    first, *rest = trial.inputs(agree=0.9)
+    agreeing = trial.value([v.clone().requires_grad_() for v in (first, *rest)])
+    exchanged = trial.value([first.clone().requires_grad_(), *(v.roll(1, dims=0) for v in rest)])
+    assert agreeing < exchanged, f"agreeing views cost {agreeing:.4g}, exchanged ones {exchanged:.4g}"
+
+
+def check_leaves_the_global_generator_alone(loss: Any) -> None:
+    """All randomness comes from `batch.generator`: else fits are not repeatable."""
+    trial = Trial(loss)
+    before = torch.get_rng_state()
+    trial.value([view.requires_grad_() for view in trial.inputs()])
+    trial.loss.on_epoch_start(0, torch.Generator().manual_seed(0))
+    assert torch.equal(before, torch.get_rng_state()), "the loss draws from torch's global generator"
+
+
+def check_repeats_itself(loss: Any) -> None:
+    """The same batch and generator give the same value."""
+    a, b = (trial.value([v.requires_grad_() for v in trial.inputs()]) for trial in (Trial(loss), Trial(loss)))
+    assert torch.equal(a, b), f"two equal calls gave {a.item()} and {b.item()}"
+
+
+def check_bfloat16_is_close(loss: Any) -> None:
+    """Projections rounded to bfloat16 change the loss by at most 5 %."""
+    exact, rounded = Trial(loss), Trial(loss)
+    views = exact.inputs()
+    a = exact.value([view.clone().requires_grad_() for view in views])
+    b = rounded.value([view.to(torch.bfloat16).to(torch.float32).requires_grad_() for view in views])
+    assert (a - b).abs() <= 0.05 * a.abs() + 1e-2, f"float32 {a.item():.5g}, from bfloat16 {b.item():.5g}"
+
+
+def check_state_survives_copies(loss: Any) -> None:
+    """state_dict (loaded with weights_only=True), pickle and deepcopy give a loss that says the same."""
+    trial = Trial(loss)
+    train(trial, steps=2)
+    file = io.BytesIO()
+    torch.save(trial.loss.state_dict(), file)
+    file.seek(0)
+    restored = Trial(loss).loss
+    restored.load_state_dict(torch.load(file, weights_only=True))
+    copies = {"state_dict": restored, "deepcopy": copy.deepcopy(trial.loss)}
+    copies["pickle"] = pickle.loads(pickle.dumps(trial.loss))
+    values = {kind: _value_with(trial, twin) for kind, twin in copies.items()}
+    expected = _value_with(trial, trial.loss)
+    for kind, value in values.items():
+        assert torch.equal(value, expected), f"after {kind} the loss is {value.item()}, not {expected.item()}"
+
+
+def check_works_on_another_device(loss: Any) -> None:
+    """Under fake "cuda" tensors, a tensor that was left on the CPU raises."""
+    trial = Trial(loss)
+    if not trial.simple:
+        return  # generators, and modules that are moved, are beyond fake tensors
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        trial.loss = _fake(trial.loss, mode)
+        views = [torch.empty(v.shape, device="cuda", requires_grad=True) for v in trial.inputs()]
+        value = trial.value(views)
+    assert value.device.type == "cuda", f"the loss came back on {value.device}"
+
+
+def check_learns(loss: Any) -> None:
+    """Sixty steps on one batch bring the loss down."""
+    trial = Trial(loss)
+    values = train(trial, steps=60)
+    start, end = sum(values[:5]) / 5, sum(values[-5:]) / 5
+    assert end < start, f"the loss went from {start:.5g} to {end:.5g} in 60 steps"
+
+
+def check_name_leads_to_the_class(loss: Any) -> None:
+    """A loss given by name is what the registry finds under it."""
+    if isinstance(loss, str):
+        info = available_losses()[loss]
+        target = get_loss(loss)
+        assert target.__name__ == info.target.rpartition(":")[2], (
+            f"{loss!r} leads to {target!r}, not {info.target}"
+        )
+
+
+CHECKS = (
+    check_hyperparameters_have_immutable_defaults,
+    check_returns_one_finite_number_with_gradient,
+    check_depends_on_its_input,
+    check_gradient_is_right_in_float64,
+    check_leaves_its_input_alone,
+    check_survives_degenerate_projections,
+    check_does_not_depend_on_the_order_of_images,
+    check_prefers_views_that_agree,
+    check_leaves_the_global_generator_alone,
+    check_repeats_itself,
+    check_bfloat16_is_close,
+    check_state_survives_copies,
+    check_works_on_another_device,
+    check_learns,
+    check_name_leads_to_the_class,
+)
+
+
+def train(trial: Trial, steps: int) -> list[float]:
+    """Loss values of some steps on one batch; for a simple loss the projections themselves are trained."""
+    views = trial.inputs(agree=0.2)
+    parameters = [*trial.loss.parameters(), *trial.student.parameters()]
+    if trial.simple:
+        parameters += [view.requires_grad_() for view in views]
+    optimizer = torch.optim.Adam(parameters, lr=0.02)
+    values = []
+    for step in range(steps):
+        optimizer.zero_grad()
+        value = trial.value(views, step=step)
+        value.backward()
+        optimizer.step()
+        if trial.teacher is not None:
+            trial.teacher.follow(trial.student, 0.9)
+        trial.loss.after_step(trial.student, trial.teacher)
+        values.append(value.item())
+    return values
+
+
+def _degenerate(kind: str, view: Tensor) -> Tensor:
+    return {
+        "zeros": torch.zeros_like(view),
+        "constant": torch.ones_like(view),
+        "identical rows": view[:1].expand_as(view).clone(),
+        "huge": view * 1e4,
+        "tiny": view * 1e-6,
+    }[kind]
+
+
+def _value_with(trial: Trial, loss: SSLLoss) -> Tensor:
+    twin = copy.deepcopy(trial)
+    twin.loss = copy.deepcopy(loss)
+    return twin.value([view.requires_grad_() for view in twin.inputs(seed=7)])
+
+
+def _fake(loss: SSLLoss, mode: FakeTensorMode) -> SSLLoss:
+    """The loss with its tensors on a pretended GPU."""
+    loss = copy.deepcopy(loss)
+    for module in loss.modules():
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            setattr(module, name, nn.Parameter(torch.empty(parameter.shape, device="cuda")))
+        for name, buffer in list(module.named_buffers(recurse=False)):
+            setattr(module, name, torch.empty(buffer.shape, dtype=buffer.dtype, device="cuda"))
+    return loss

@@ -1,0 +1,483 @@
+"""One training step, its schedules, and the skorch net that repeats it."""
+
+from __future__ import annotations
+
+import linecache
+import math
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from skorch import NeuralNet
+from skorch.utils import TeeGenerator
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from sklearn_ssl.images import PixelScale, Source
+from sklearn_ssl.losses.base import Batch, SSLLoss
+from sklearn_ssl.network import Student, Teacher
+from sklearn_ssl.optimizers import decay_groups
+from sklearn_ssl.views import RandomViews
+
+# Sources of randomness, each a function of (seed, its number, step or epoch) and nothing else.
+MODULES, SHUFFLE, VIEWS, LOSS_STEP, LOSS_EPOCH, LAYERS = range(6)
+# The loss is read from the device, and looked at, once in so many steps: reading waits for the device.
+READ_EVERY = 16
+
+_building = threading.Lock()
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long to train, and at what rate.
+
+    Attributes
+    ----------
+    max_epochs : int or None
+        None: until `max_time`.
+    max_time : float or None
+        Seconds; with both, the first that is reached.
+    lr : float
+        Peak learning rate.
+    warmup : float
+        Share of the training in which the rate rises linearly; then it falls as half a cosine to 0.
+    """
+
+    max_epochs: int | None
+    max_time: float | None
+    lr: float
+    warmup: float
+
+    def progress(self, epochs: float, seconds: float) -> float:
+        """Share of the training that is done, from 0 to 1."""
+        shares = [0.0]
+        if self.max_epochs is not None:
+            shares.append(epochs / self.max_epochs)
+        if self.max_time is not None:
+            shares.append(seconds / self.max_time)
+        return min(1.0, max(shares))
+
+    def rate(self, progress: float) -> float:
+        """Learning rate at this progress."""
+        if progress < self.warmup:
+            return self.lr * progress / self.warmup
+        after = (progress - self.warmup) / (1 - self.warmup) if self.warmup < 1 else 1.0
+        return self.lr * (1 + math.cos(math.pi * after)) / 2
+
+
+class TrainingSet(Dataset):
+    """Images and, for a loss that wants them, labels."""
+
+    def __init__(self, source: Source, y: Tensor | None = None):
+        self.source = source
+        self.y = y
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, i: int) -> Tensor:
+        return self.source.batch(torch.tensor([i]))[0]
+
+
+class StopTraining(Exception):
+    """Ends the training early, as planned: the time is up, or a callback says so."""
+
+
+class SSLNet(NeuralNet):
+    """The training loop: skorch's, with a self-supervised step.
+
+    Parameters
+    ----------
+    module : Student
+    criterion : SSLLoss
+        Built (`SSLLoss.build`).
+    loss_name : str
+        For messages.
+    make_optimizer : callable
+        (parameter groups, lr) -> torch Optimizer.
+    weight_decay : float
+    schedule : Schedule
+    draw_views : RandomViews
+    pixels : PixelScale
+    seed : int
+    """
+
+    def __init__(
+        self,
+        module: Student,
+        criterion: SSLLoss,
+        *,
+        loss_name: str,
+        make_optimizer: Callable[..., torch.optim.Optimizer],
+        weight_decay: float,
+        schedule: Schedule,
+        draw_views: RandomViews,
+        pixels: PixelScale,
+        seed: int,
+        batch_size: int,
+        device: str | torch.device,
+        callbacks: list,
+    ):
+        super().__init__(
+            module,
+            criterion,
+            lr=schedule.lr,
+            max_epochs=sys.maxsize if schedule.max_epochs is None else schedule.max_epochs,
+            batch_size=batch_size,
+            train_split=None,
+            device=device,
+            callbacks=callbacks,
+            verbose=0,
+        )
+        self.loss_name = loss_name
+        self.make_optimizer = make_optimizer
+        self.weight_decay = weight_decay
+        self.schedule = schedule
+        self.draw_views = draw_views
+        self.pixels = pixels
+        self.seed = seed
+        self.steps_done = 0
+        self.seconds_before = 0.0
+        self.interrupted = False
+        self._uses_global_rng = any("drop" in type(m).__name__.lower() for m in module.modules())
+
+    # ------------------------------------------------------------------ components
+
+    @property
+    def _default_callbacks(self) -> list:
+        return []
+
+    def initialize_module(self) -> SSLNet:
+        super().initialize_module()
+        self.module_.to(memory_format=torch.channels_last)
+        if self.criterion.teacher is not None:
+            self.teacher_ = Teacher(self.module_)
+        return self
+
+    def initialize_optimizer(self, triggered_directly: bool | None = None) -> SSLNet:
+        parameters = [parameter for _, parameter in self.get_all_learnable_params()]
+        self.optimizer_ = self.make_optimizer(decay_groups(parameters, self.weight_decay), self.lr)
+        return self
+
+    @property
+    def teacher(self) -> Teacher | None:
+        return getattr(self, "teacher_", None)
+
+    # ------------------------------------------------------------------ the loop
+
+    def train(self, dataset: TrainingSet, started: float) -> SSLNet:
+        """Train until the schedule ends, a callback stops, or the user interrupts.
+
+        Parameters
+        ----------
+        dataset : TrainingSet
+        started : float
+            `time.monotonic()` when the user called `fit`: `max_time` counts from there.
+        """
+        self.started = started
+        self.epoch_size = max(1, len(dataset) // self.batch_size)
+        self.notify("on_train_begin", X=dataset, y=None)
+        try:
+            self.fit_loop(dataset, epochs=self._epochs_left())
+        except StopTraining:
+            pass
+        except KeyboardInterrupt as interrupt:
+            # skorch's EarlyStopping ends a training by raising this itself.
+            self.interrupted = not _raised_by_statement(interrupt)
+        self.notify("on_train_end", X=dataset, y=None)
+        return self
+
+    def _epochs_left(self) -> int:
+        return self.max_epochs - self.steps_done // self.epoch_size
+
+    def get_iterator(self, dataset: TrainingSet, training: bool = False) -> EpochBatches:
+        return EpochBatches(self, dataset)
+
+    def on_epoch_begin(self, net: NeuralNet, **kwargs: Any) -> None:
+        super().on_epoch_begin(net, **kwargs)
+        self.epoch_started = time.monotonic()
+        self.meter = Meter(self.loss_name)
+        self.module_.train()
+        self.criterion_.train()
+        if self.steps_done % self.epoch_size == 0:  # not when a fit goes on in mid-epoch
+            self.criterion_.on_epoch_start(self.epoch, self._generator(LOSS_EPOCH, self.epoch))
+
+    def run_single_epoch(
+        self, iterator: Any, training: bool, prefix: str, step_fn: Callable, **_: Any
+    ) -> None:
+        """One pass over the images; unlike skorch's, it does not wait for the device at each step."""
+        if iterator is None:
+            return
+        for batch in iterator:
+            self.notify("on_batch_begin", batch=batch, training=training)
+            self.history.record_batch("train_batch_size", len(batch[0]))
+            step_fn(batch)
+            self.notify("on_batch_end", batch=batch, training=training)
+        self._record_epoch()
+        if self.out_of_time():
+            # The epoch is in the history; its callbacks still see its end.
+            self.notify("on_epoch_end")
+            raise StopTraining
+
+    def train_step(self, batch: tuple[Tensor, Tensor, Tensor | None], **_: Any) -> None:
+        """Views, loss, gradient, optimizer, teacher: everything that one batch causes."""
+        self._set_rate()
+        self._zero_grad_optimizer()
+        self.train_step_single(batch)
+        named_parameters = TeeGenerator(self.get_all_learnable_params())
+        self.notify("on_grad_computed", named_parameters=named_parameters, batch=batch, training=True)
+        self._step_optimizer(None)
+        self._move_teacher()
+        self.criterion_.after_step(self.module_, self.teacher)
+        self.steps_done += 1
+
+    def train_step_single(self, batch: tuple[Tensor, Tensor, Tensor | None], **_: Any) -> None:
+        """The gradient of one batch."""
+        drawn = self._draw(*batch)
+        with self._reproducible_layers():
+            terms = self._loss_terms(drawn)
+            terms["loss"].backward()
+        self.meter.add(terms, self.steps_done, self.rate)
+
+    # ------------------------------------------------------------------ parts of a step
+
+    def _draw(self, images: Tensor, index: Tensor, y: Tensor | None) -> Batch:
+        unit = self.pixels.to_unit(images.to(self.device, non_blocking=True))
+        return Batch(
+            views=self.draw_views(unit, self.criterion_.views, derived(self.seed, VIEWS, self.steps_done)),
+            index=index.to(self.device),
+            y=None if y is None else y.to(self.device),
+            epoch=self.epoch,
+            progress=self.progress(),
+            generator=self._generator(LOSS_STEP, self.steps_done),
+        )
+
+    def _loss_terms(self, batch: Batch) -> dict[str, Tensor]:
+        try:
+            out = self.criterion_.step(batch, self.module_, self.teacher)
+        except Exception as error:
+            shapes = [tuple(view.shape) for view in batch.views]
+            raise RuntimeError(
+                f"The loss {self.loss_name!r} failed in step {self.steps_done}, on views of shapes {shapes}: "
+                f"{error}"
+            ) from error
+        terms = out if isinstance(out, dict) else {"loss": out}
+        check_loss_value(self.loss_name, terms)
+        return terms
+
+    def _set_rate(self) -> None:
+        self.rate = self.schedule.rate(self.progress(0.5))
+        for group in self.optimizer_.param_groups:
+            group["lr"] = self.rate
+
+    def _move_teacher(self) -> None:
+        if self.teacher is not None:
+            momentum = self.criterion_.teacher
+            momentum = momentum(self.progress()) if callable(momentum) else momentum
+            self.teacher.follow(self.module_, momentum)
+
+    @contextmanager
+    def _reproducible_layers(self) -> Iterator[None]:
+        """Dropout knows torch's global generator only: lend it one that depends on the step alone."""
+        if not self._uses_global_rng:
+            yield
+            return
+        devices = [self.device] if torch.device(self.device).type == "cuda" else []
+        with torch.random.fork_rng(devices):
+            torch.manual_seed(derived(self.seed, LAYERS, self.steps_done))
+            yield
+
+    # ------------------------------------------------------------------ where we are
+
+    @property
+    def epoch(self) -> int:
+        """The running epoch, from 0."""
+        return self.steps_done // self.epoch_size
+
+    def epochs_begun(self) -> int:
+        return math.ceil(self.steps_done / self.epoch_size)
+
+    def seconds(self) -> float:
+        """Time trained, earlier fits of a warm start included."""
+        return self.seconds_before + time.monotonic() - self.started
+
+    def progress(self, ahead: float = 0.0) -> float:
+        """Share of the training that is done, `ahead` steps from now."""
+        return self.schedule.progress((self.steps_done + ahead) / self.epoch_size, self.seconds())
+
+    def out_of_time(self) -> bool:
+        """Whether the next step would end nearer to the limit if it were left out."""
+        if self.schedule.max_time is None or self.steps_done == 0:
+            return False
+        typical_step = self.meter.seconds_per_step()
+        return self.seconds() + typical_step / 2 > self.schedule.max_time
+
+    def _record_epoch(self) -> None:
+        row = self.history[-1]
+        images = sum(batch["train_batch_size"] for batch in row["batches"])
+        row["batches"] = []  # skorch would keep 356 bytes for each batch, for ever
+        seconds = time.monotonic() - self.epoch_started
+        self.history.record("train_loss", self.meter.mean("loss"))
+        for term in self.meter.terms():
+            self.history.record(term, self.meter.mean(term))
+        self.history.record("lr", self.rate)
+        self.history.record("dur", seconds)
+        self.history.record("images_per_second", images / seconds)
+
+    def _generator(self, purpose: int, number: int) -> torch.Generator:
+        return torch.Generator(self.device).manual_seed(derived(self.seed, purpose, number))
+
+    # ------------------------------------------------------------------ going on later
+
+    def training_state(self) -> dict:
+        """Everything that training on needs: tensors, numbers and lists only."""
+        return {
+            "student": self.module_.state_dict(),
+            "teacher": None if self.teacher is None else self.teacher.state_dict(),
+            "loss": self.criterion_.state_dict(),
+            "optimizer": self.optimizer_.state_dict(),
+            "steps_done": self.steps_done,
+            "seconds": self.seconds(),
+            "seed": self.seed,
+        }
+
+    def load_training_state(self, state: dict, history: list[dict]) -> SSLNet:
+        """Go on where `training_state` was taken."""
+        self.module_.load_state_dict(state["student"])
+        self.criterion_.load_state_dict(state["loss"])
+        self.optimizer_.load_state_dict(state["optimizer"])
+        if self.teacher is not None:
+            self.teacher.load_state_dict(state["teacher"])
+        self.steps_done = state["steps_done"]
+        self.seconds_before = state["seconds"]
+        self.history_.extend({**row, "batches": []} for row in history)
+        return self
+
+
+class EpochBatches:
+    """The batches of one epoch after another: (images, index, y), shuffled by (seed, epoch)."""
+
+    def __init__(self, net: SSLNet, dataset: TrainingSet):
+        self.net = net
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return self.net.epoch_size
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+        net, dataset = self.net, self.dataset
+        shuffle = torch.Generator().manual_seed(derived(net.seed, SHUFFLE, net.epoch))
+        order = torch.randperm(len(dataset), generator=shuffle)
+        # A last incomplete batch is left out; another shuffle brings its images in.
+        batches = order[: len(self) * net.batch_size].split(net.batch_size)
+        for index in batches[net.steps_done % len(self) :]:
+            if net.out_of_time():
+                return
+            yield dataset.source.batch(index), index, None if dataset.y is None else dataset.y[index]
+
+
+class Meter:
+    """Means of the loss and its terms over an epoch; values stay on the device until they are read."""
+
+    def __init__(self, loss_name: str):
+        self.loss_name = loss_name
+        self.started = time.monotonic()
+        self.steps = 0
+        self._unread: list[dict[str, Tensor]] = []
+        self._where: list[tuple[int, float]] = []
+        self._sums: dict[str, float] = {}
+
+    def add(self, terms: dict[str, Tensor], step: int, rate: float) -> None:
+        self.steps += 1
+        self._unread.append({name: torch.as_tensor(value).detach() for name, value in terms.items()})
+        self._where.append((step, rate))
+        if len(self._unread) == READ_EVERY:
+            self.read()
+
+    def read(self) -> None:
+        """Fetch what is still on the device.
+
+        Raises
+        ------
+        FloatingPointError
+            The loss is no longer a number.
+        """
+        unread, self._unread, where, self._where = self._unread, [], self._where, []
+        for name in unread[0] if unread else ():
+            values = torch.stack([terms[name].to(torch.float64) for terms in unread]).tolist()
+            if name == "loss":
+                self._check_finite(values, where)
+            self._sums[name] = self._sums.get(name, 0.0) + sum(values)
+
+    def mean(self, name: str) -> float:
+        """Mean over the steps so far; nan before the first."""
+        self.read()
+        return self._sums[name] / self.steps if self.steps else math.nan
+
+    def terms(self) -> list[str]:
+        self.read()
+        return [name for name in self._sums if name != "loss"]
+
+    def seconds_per_step(self) -> float:
+        return (time.monotonic() - self.started) / max(1, self.steps)
+
+    def _check_finite(self, values: list[float], where: list[tuple[int, float]]) -> None:
+        for value, (step, rate) in zip(values, where, strict=True):
+            if not math.isfinite(value):
+                raise FloatingPointError(
+                    f"The loss {self.loss_name!r} became {value} in step {step}, at lr {rate:.3g}. "
+                    f"Try a lower lr, optimizer__clip_norm=1.0, a longer warmup, or precision='float32'."
+                )
+
+
+def check_loss_value(name: str, terms: dict[str, Tensor]) -> None:
+    """Refuse what is not one differentiable number."""
+    loss = terms.get("loss")
+    if not isinstance(loss, Tensor) or loss.numel() != 1:
+        given = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else repr(loss)
+        raise ValueError(
+            f"The loss {name!r} returned {given}. A loss returns one number, as a tensor of shape (), or "
+            f"a dict {{'loss': that, 'another term': ...}}."
+        )
+    if not loss.requires_grad:
+        raise ValueError(f"The loss {name!r} returned a value without gradient: was it detached?")
+
+
+def derived(seed: int, *path: int) -> int:
+    """A seed of its own for each path of numbers, far from every other's."""
+    return int(np.random.SeedSequence((seed, *path)).generate_state(1)[0])
+
+
+@contextmanager
+def seeded_modules(seed: int) -> Iterator[torch.Generator]:
+    """Layers made inside are initialised by `seed`; torch's global generator is left as it was.
+
+    One thread at a time: layers know the global generator only.
+    """
+    with _building, torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derived(seed, MODULES))
+        yield torch.Generator().manual_seed(derived(seed, MODULES, 1))
+
+
+def dimension(module: nn.Module, in_dim: int) -> int:
+    """Width of what a projector makes of (n, in_dim)."""
+    was_training = module.training
+    with torch.no_grad():
+        out = module.eval()(torch.zeros(2, in_dim))
+    module.train(was_training)
+    return out.shape[1]
+
+
+def _raised_by_statement(error: BaseException) -> bool:
+    """Whether code raised this on purpose, in contrast to a signal that can arrive anywhere."""
+    trace = error.__traceback__
+    while trace.tb_next is not None:
+        trace = trace.tb_next
+    line = linecache.getline(trace.tb_frame.f_code.co_filename, trace.tb_lineno)
+    return line.strip().startswith("raise KeyboardInterrupt")
