@@ -3,6 +3,7 @@
 from sklearn_ssl.embedder import SSLImageEmbedder
 from sklearn_ssl.losses.base import Batch, Spec, SSLLoss, Views
 from sklearn_ssl.nested_params import param_grid
+from sklearn_ssl.plotting import plot_views, sample_views
 from sklearn_ssl.registry import LossInfo, available_losses, get_loss, register_loss
 
 __version__ = "0.1.0"
@@ -17,5 +18,7 @@ __all__ = [
     "available_losses",
     "get_loss",
     "param_grid",
+    "plot_views",
     "register_loss",
+    "sample_views",
 ]

@@ -25,12 +25,19 @@ from torch import Tensor, nn
 from sklearn_ssl.allocator import kept_memory
 from sklearn_ssl.backbones import build_backbone, resolve_backbone
 from sklearn_ssl.devices import resolve_device, resolve_precision
-from sklearn_ssl.images import PixelScale, Source, Standardize, inference_source, training_source
+from sklearn_ssl.images import (
+    ConcatSource,
+    PixelScale,
+    Source,
+    Standardize,
+    inference_source,
+    training_source,
+)
 from sklearn_ssl.losses.adapters import loss_name, make_loss, resolve_loss
 from sklearn_ssl.losses.base import Spec, SSLLoss
 from sklearn_ssl.nested_params import ComponentParamsMixin, hide_var_keyword
-from sklearn_ssl.network import Student, autocast
-from sklearn_ssl.optimizers import AUTO_OPTIMIZER, base_rate, resolve_optimizer
+from sklearn_ssl.network import Student, computing
+from sklearn_ssl.optimizers import AUTO_OPTIMIZER, base_settings, resolve_optimizer
 from sklearn_ssl.presets import make_augment, resolve_augment
 from sklearn_ssl.progress import FitProgress, over_images
 from sklearn_ssl.training import Schedule, SSLNet, TrainingSet, dimension, seeded_modules
@@ -42,8 +49,6 @@ DEFAULTS: dict[str, Any] = {
     "projector": (512, 128),
     "augment": "auto",
     "optimizer": AUTO_OPTIMIZER,
-    "lr": 1e-3,
-    "weight_decay": 1e-2,
     "warmup": 0.05,
     "max_epochs": 100,
 }
@@ -57,6 +62,118 @@ COLLAPSED = 1e-2
 class SSLImageEmbedder(
     ComponentParamsMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
 ):
+    """Learn to embed images without labels.
+
+    `fit` trains a network so that random views of one image agree and the images stay apart, by whatever
+    method `loss` names; `transform` returns the backbone's features of each image, for a classifier with few
+    labels, for nearest neighbours, clustering or a map.
+
+    Parameters are also found under nested names: ``loss__temperature`` is ``loss_params["temperature"]``, in
+    the constructor, `set_params` and grid searches; likewise ``backbone__``, ``augment__``, ``optimizer__``.
+
+    Parameters
+    ----------
+    loss : str, class, instance or function, default="ntxent"
+        The learning method: a name (`sklearn_ssl.available_losses` lists them; "ntxent", "dcl" and "vicreg"
+        are built in), a subclass of `SSLLoss` or of `nn.Module` with ``forward(z1, z2)``, an instance of one
+        (copied), or a function ``f(z1, z2, *, temperature=0.1)``.
+    loss_params : dict, optional
+        Its hyperparameters, such as ``{"temperature": 0.1}``.
+    backbone : str, nn.Module or callable, default="auto"
+        "auto": "resnet18", unless the loss names another. Any torchvision classification model by name, a
+        module (copied), or a factory that returns one.
+    backbone_params : dict, optional
+        For ResNets ``stem`` ("auto", "imagenet", "3x3", "3x3-pool", "3x3-stride2") and ``weights``, a
+        pretrained start; for a factory, its keywords.
+    projector : tuple of int or nn.Module, default="auto"
+        Widths of the layers that turn features into projections, where the loss acts; thrown away after
+        training. "auto": (512, 128), unless the loss says otherwise ("vicreg": (512, 512, 512)).
+    augment : str or callable, default="auto"
+        How views are drawn: "photo" (SimCLR's recipe), "symbols" (digits, glyphs: no flips), "overhead"
+        (satellite, microscopy: all flips and quarter turns), "none", or ``f(images, generator)`` that returns
+        one view of each image (n, channels, height, width). "auto": "photo" for three channels, else
+        "symbols".
+    augment_params : dict, optional
+        Strengths that differ from the preset's: ``{"blur": 0.5}``; see `sklearn_ssl.presets.Augment`.
+    image_shape : tuple of int, optional
+        (height, width) or (height, width, channels) of an image, where X has flat rows; with numpy's meaning
+        of -1.
+    image_size : int or (height, width), default="auto"
+        Resolution of the views. "auto": the images' own, at most 224 on the short side; for files, the median
+        short side of some of them, at most 224. Files are resized and centre-cropped to it.
+    max_epochs : int, default="auto"
+        Passes over the images, in all. "auto": 100, unless the loss says otherwise; no limit with `max_time`.
+    max_time : float, optional
+        Seconds that `fit` may take: the learning rate anneals over the time, and training ends with it.
+    batch_size : int, default=256
+        Images in a step; with fewer images than that, all of them.
+    optimizer : {"sgd", "adamw", "lars"} or torch Optimizer class, default="auto"
+        "auto": "adamw", unless the loss says otherwise.
+    optimizer_params : dict, optional
+        Its keywords, such as ``momentum``, ``betas``, ``clip_norm`` (largest norm of the gradient; off).
+    lr : float, default="auto"
+        Peak learning rate. "auto": 2e-3 for "adamw", 0.06 for "sgd", 0.3 for "lars", unless the loss says
+        otherwise, each times batch size / 256. An optimizer class needs a number.
+    weight_decay : float, default="auto"
+        Of weights; biases and norms have none. "auto": 1e-2 for "adamw", 5e-4 for "sgd", 1e-4 for "lars", 0
+        for an optimizer class, unless the loss says otherwise.
+    warmup : float, default="auto"
+        Share of the training in which the learning rate rises; then it falls as half a cosine. "auto": 0.05.
+    device : str or torch.device, default="auto"
+        "auto": CUDA where there is one, else the CPU.
+    precision : {"bf16", "float32"}, default="auto"
+        "auto": bfloat16 where the device is fast in it (CUDA from compute capability 8 on, CPUs with AMX or
+        AVX512-BF16), else float32.
+    callbacks : list of skorch callbacks, optional
+        They see the training as any skorch callback does; each epoch's "train_loss" and further terms are in
+        the net's history.
+    warm_start : bool, default=False
+        With a larger `max_epochs` (or `max_time`), the next `fit` trains the difference; the learning rate
+        goes on where the longer schedule is at that epoch.
+    random_state : int, RandomState or None, default=None
+        An int makes fits repeatable: bit for bit on the same device, precision and number of threads.
+    verbose : int, default=0
+        1: a progress bar with images/s and time left, in long transforms too.
+    **nested : keyword arguments
+        Nested names: ``loss__temperature=0.1``.
+
+    Attributes
+    ----------
+    encoder_ : nn.Sequential
+        Pixels as the user gives them -> embeddings: standardisation, then the backbone; in eval mode. A plain
+        module for fine-tuning.
+    history_ : list of dict
+        For each epoch: epoch, train_loss and the loss's other terms, lr, dur (seconds), images_per_second.
+    n_iter_ : int
+        Epochs trained, a begun one included.
+    image_shape_ : tuple
+        (height, width, channels) of the images.
+    n_features_in_ : int
+        Their product; not for files.
+    image_size_, batch_size_, backbone_, projector_, augment_, optimizer_, lr_, weight_decay_, warmup_, \
+max_epochs_, device_, precision_
+        What was used where "auto" was given, and elsewhere.
+
+    Notes
+    -----
+    The defaults were chosen by `benchmarks/defaults.py` (figures in `benchmarks/README.md`): the three
+    built-in losses on scikit-learn's digits and on CIFAR-10, trained for minutes on a CPU. Long trainings on
+    a GPU may want a larger projector and batch.
+
+    Pixel values: uint8 is divided by 255; other types are used as they are if they lie in [0, 1], else scaled
+    by their 0.1 and 99.9 percentiles over the training images, without clipping or rounding. Then each
+    channel is standardised.
+
+    Examples
+    --------
+    >>> from sklearn.linear_model import LogisticRegression
+    >>> from sklearn.pipeline import make_pipeline
+    >>> from sklearn_ssl import SSLImageEmbedder
+    >>> embedder = SSLImageEmbedder(loss="vicreg", max_time=60, random_state=0)
+    >>> pipe = make_pipeline(embedder, LogisticRegression())
+    >>> pipe.fit(images, labels).predict(new_images)  # doctest: +SKIP
+    """
+
     _component_slots: ClassVar = {
         "loss": resolve_loss,
         "backbone": resolve_backbone,
@@ -149,11 +266,8 @@ class SSLImageEmbedder(
         """
         started = time.monotonic()
         with _unchanged_on_error(self), kept_memory():
-            self._check_parameters()
-            source = training_source(self, X, X_unlabeled)
-            loss = make_loss(self.loss, self.loss_params or {})
+            loss, source = self._prepare(X, X_unlabeled)
             labels = self._labels(loss, y, source)
-            self._resolve(loss, source)
             net = self._net(loss, source)
             net.train(TrainingSet(source, labels), started)
             self._keep(net, source)
@@ -180,35 +294,54 @@ class SSLImageEmbedder(
 
     # ------------------------------------------------------------------ steps of fit
 
+    def _prepare(self, X: Any, X_unlabeled: Any = None) -> tuple[SSLLoss, Source]:
+        """Validate parameters and images, and settle everything that depends on them."""
+        self._check_parameters()
+        source = training_source(self, X, X_unlabeled)
+        loss = make_loss(self.loss, self.loss_params or {})
+        self._resolve(loss, source)
+        if self._earlier_state() is None:
+            self._pixels = PixelScale.of(source)
+        return loss, source
+
+    def _earlier_state(self) -> dict | None:
+        """Where a warm start goes on."""
+        return getattr(self, "_training_state", None) if self.warm_start else None
+
     def _check_parameters(self) -> None:
-        """Values that would only fail, or mislead, later on."""
+        """Names and values that would only fail, or mislead, later on."""
+        for slot in self._component_slots:
+            self._check_names(slot, getattr(self, slot), getattr(self, f"{slot}_params") or {})
         _check_number("batch_size", self.batch_size, Integral, at_least=2)
-        _check_number("max_epochs", self.max_epochs, Integral, at_least=1)
-        _check_number("max_time", self.max_time, Real, above=0)
-        _check_number("lr", self.lr, Real, above=0)
-        _check_number("weight_decay", self.weight_decay, Real, at_least=0)
-        _check_number("warmup", self.warmup, Real, at_least=0, at_most=1)
+        _check_number("max_epochs", self.max_epochs, Integral, "auto", at_least=1)
+        _check_number("max_time", self.max_time, Real, None, above=0)
+        _check_number("lr", self.lr, Real, "auto", above=0)
+        _check_number("weight_decay", self.weight_decay, Real, "auto", at_least=0)
+        _check_number("warmup", self.warmup, Real, "auto", at_least=0, at_most=1)
+        _check_projector(self.projector)
 
     def _resolve(self, loss: SSLLoss, source: Source) -> None:
         """Every "auto", from the images, the device and the loss, into `<name>_`."""
-        wanted = {**DEFAULTS, **loss.defaults}
+        usual = self._usual_settings(loss)
         for name in ("backbone", "augment", "optimizer", "weight_decay", "warmup", "max_epochs"):
             given = getattr(self, name)
-            setattr(self, f"{name}_", wanted[name] if _is_auto(given) else given)
+            setattr(self, f"{name}_", usual[name] if _is_auto(given) else given)
         self.device_ = resolve_device(self.device)
         self.precision_ = resolve_precision(self.precision, self.device_)
         self.batch_size_ = min(self.batch_size, len(source))
-        self.lr_ = self._scaled_rate(wanted) if _is_auto(self.lr) else self.lr
+        self.lr_ = usual["lr"] * self.batch_size_ / 256 if _is_auto(self.lr) else self.lr
         if _is_auto(self.max_epochs) and self.max_time is not None:
             self.max_epochs_ = None
         if _is_auto(self.augment_):
             self.augment_ = "photo" if source.channels == 3 else "symbols"
 
-    def _scaled_rate(self, wanted: dict) -> float:
-        """The peak learning rate, in proportion to the batch."""
-        own_optimizer = _is_auto(self.optimizer) or self.optimizer is wanted["optimizer"]
-        rate = wanted["lr"] if own_optimizer else base_rate(self.optimizer_)
-        return rate * self.batch_size_ / 256
+    def _usual_settings(self, loss: SSLLoss) -> dict[str, Any]:
+        """What "auto" means: what suits the optimizer; then what the loss wants."""
+        wanted = {**DEFAULTS, **loss.defaults}
+        optimizer = wanted["optimizer"] if _is_auto(self.optimizer) else self.optimizer
+        usual = {**wanted, **base_settings(optimizer, lr_is_given=not _is_auto(self.lr))}
+        # A loss's own learning rate and weight decay are meant for its own optimizer.
+        return {**usual, **loss.defaults} if optimizer == wanted["optimizer"] else usual
 
     def _labels(self, loss: SSLLoss, y: Any, source: Source) -> Tensor | None:
         """Class numbers, -1 where unlabeled (as in scikit-learn's semi-supervised module)."""
@@ -221,16 +354,20 @@ class SSLImageEmbedder(
             )
         y = column_or_1d(y)
         unlabeled = np.array([isinstance(label, Real) and label == -1 for label in y.tolist()], dtype=bool)
+        n_images = len(source.first) if isinstance(source, ConcatSource) else len(source)
+        if len(y) != n_images:
+            raise ValueError(
+                f"There are {n_images} images in X and {len(y)} labels in y: give one label each."
+            )
         numbers = np.full(len(source), -1)
         numbers[: len(y)][~unlabeled] = LabelEncoder().fit_transform(y[~unlabeled])
         return torch.from_numpy(numbers)
 
     def _net(self, loss: SSLLoss, source: Source) -> SSLNet:
         """Everything that training needs, at its start or where a warm start goes on."""
-        earlier = getattr(self, "_training_state", None) if self.warm_start else None
+        # A copy: an optimizer goes on to change the very tensors that it loads, and this fit may fail.
+        earlier = copy.deepcopy(self._earlier_state())
         seed = earlier["seed"] if earlier else int(check_random_state(self.random_state).randint(2**31))
-        if earlier is None:
-            self._pixels = PixelScale.of(source)
         with seeded_modules(seed) as generator:
             student = self._student(loss, source, generator)
         callbacks = list(self.callbacks or [])
@@ -252,7 +389,7 @@ class SSLImageEmbedder(
             device=self.device_,
             callbacks=callbacks,
         ).initialize()
-        return net.load_training_state(earlier, self.history_) if earlier else net
+        return _going_on(net, earlier, self.history_) if earlier else net
 
     def _student(self, loss: SSLLoss, source: Source, generator: torch.Generator) -> Student:
         backbone, feature_dim = build_backbone(
@@ -277,12 +414,10 @@ class SSLImageEmbedder(
         return Student(backbone, projector, self.precision_)
 
     def _make_projector(self, loss: SSLLoss, feature_dim: int) -> nn.Module:
-        if isinstance(self.projector, nn.Module):
-            self.projector_ = copy.deepcopy(self.projector)
-            return self.projector_
-        self.projector_ = (
-            {**DEFAULTS, **loss.defaults}["projector"] if _is_auto(self.projector) else self.projector
-        )
+        wanted = {**DEFAULTS, **loss.defaults}["projector"]
+        self.projector_ = wanted if _is_auto(self.projector) else self.projector
+        if isinstance(self.projector_, nn.Module):
+            return copy.deepcopy(self.projector_).cpu()  # the user's own is not trained
         return loss.make_projector(feature_dim, tuple(self.projector_))
 
     def _views(self) -> RandomViews:
@@ -305,7 +440,9 @@ class SSLImageEmbedder(
     def _warn_if_collapsed(self, source: Source) -> None:
         index = torch.linspace(0, len(source) - 1, min(256, len(source))).round().long()
         embeddings = self._embed(source, index)
-        spread = embeddings.std(dim=0, correction=0).norm() / embeddings.square().mean(dim=0).sum().sqrt()
+        size = embeddings.square().mean(dim=0).sum().sqrt()
+        # Embeddings that are all zero differ by nothing, rather than by 0 / 0.
+        spread = embeddings.std(dim=0, correction=0).norm() / size.clamp(min=torch.finfo(torch.float32).tiny)
         if spread < COLLAPSED:
             warnings.warn(
                 f"The embedding has collapsed: the images' embeddings differ by {spread:.1e} of their size. "
@@ -322,7 +459,7 @@ class SSLImageEmbedder(
         encoder = self.encoder_.to(device).eval()
         precision = resolve_precision(self.precision, device)
         parts = over_images(index.split(CHUNK), len(index), verbose)
-        with kept_memory(), torch.inference_mode(), autocast(device, precision):
+        with kept_memory(), torch.inference_mode(), computing(device, precision):
             rows = [self._embed_chunk(encoder, source.batch(part).to(device)) for part in parts]
         return torch.cat(rows)
 
@@ -343,7 +480,7 @@ class SSLImageEmbedder(
     # ------------------------------------------------------------------ scikit-learn's protocol
 
     def __getstate__(self) -> dict:
-        state = super().__getstate__()
+        state = dict(super().__getstate__())  # which is the estimator's own
         if "encoder_" in state:  # so that a machine without the training device can unpickle it
             state["encoder_"] = copy.deepcopy(state["encoder_"]).cpu()
         if state.get("_training_state") is not None:
@@ -362,15 +499,37 @@ def _is_auto(value: Any) -> bool:
     return isinstance(value, str) and value == "auto"
 
 
-def _check_number(name: str, value: Any, kind: type, **limits: float) -> None:
-    """`value` is None, "auto", or a number of this kind within the limits."""
-    if value is None or _is_auto(value):
+def _check_number(name: str, value: Any, kind: type, *instead: str | None, **limits: float) -> None:
+    """`value` is a number of this kind within the limits, or one of the words that may stand instead."""
+    if isinstance(value, str | None) and value in instead:
         return
     tests = {"at_least": operator.ge, "above": operator.gt, "at_most": operator.le}
     if not isinstance(value, kind) or not all(tests[limit](value, bound) for limit, bound in limits.items()):
         what = "a whole number" if kind is Integral else "a number"
         bounds = " and ".join(f"{limit.replace('_', ' ')} {bound}" for limit, bound in limits.items())
         raise ValueError(f"{name}={value!r}: give {what} {bounds}, or leave it at its default.")
+
+
+def _going_on(net: SSLNet, earlier: dict, history: list[dict]) -> SSLNet:
+    try:
+        return net.load_training_state(earlier, history)
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(
+            "warm_start=True goes on with the network of the last fit, but it does not fit the backbone, "
+            "projector, loss, optimizer or image channels of this one. Set them back, or start anew with "
+            "warm_start=False."
+        ) from error
+
+
+def _check_projector(projector: Any) -> None:
+    if _is_auto(projector) or isinstance(projector, nn.Module):
+        return
+    widths = projector if isinstance(projector, Sequence) and not isinstance(projector, str) else ()
+    if not widths or not all(isinstance(width, Integral) and width >= 1 for width in widths):
+        raise ValueError(
+            f"projector={projector!r}: give the widths of its layers, for example (512, 128), an nn.Module "
+            f"from features to projections, or leave it at 'auto'."
+        )
 
 
 @contextmanager

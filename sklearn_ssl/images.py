@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -81,8 +83,11 @@ class FileSource:
         return len(self.paths)
 
     def batch(self, index: Tensor) -> Tensor:
+        images = torch.empty(len(index), self.channels, *self.size, dtype=self.dtype)
         with ThreadPoolExecutor(os.cpu_count()) as threads:
-            return torch.stack(list(threads.map(self._image, index.tolist())))
+            for i, image in enumerate(threads.map(self._image, index.tolist())):
+                images[i] = image
+        return images
 
     def _image(self, position: int) -> Tensor:
         if self._kept is None:
@@ -92,7 +97,7 @@ class FileSource:
         return self._kept[position]
 
     def _decode(self, position: int) -> Tensor:
-        pixels = _pixels_of(_header(self.paths[position], position), self.channels)
+        pixels = _read(self.paths[position], position, self.channels)
         if pixels.dtype != np.uint8 and self.dtype == torch.uint8:
             raise ValueError(
                 f"{self.paths[position]} (position {position}) has more than 8 bits a channel, the files "
@@ -174,13 +179,13 @@ def inference_source(estimator: BaseEstimator, X: Any) -> Source:
 
 def training_size(image_size: Any, given: tuple[int, int]) -> tuple[int, int]:
     """The training resolution (H, W): as asked; "auto": the images' own, at most 224 on the short side."""
-    if image_size == "auto":
+    if isinstance(image_size, str) and image_size == "auto":
         shrink = min(1.0, LARGEST_AUTO_SIZE / min(given))
         return round(given[0] * shrink), round(given[1] * shrink)
-    height, width = image_size if isinstance(image_size, Sequence) else (image_size, image_size)
-    if min(height, width) < 1:
+    sides = tuple(image_size) if isinstance(image_size, Sequence) else (image_size, image_size)
+    if len(sides) != 2 or not all(isinstance(side, Integral) and side >= 1 for side in sides):
         raise ValueError(f"image_size={image_size!r}: give 'auto', a number of pixels, or (height, width).")
-    return int(height), int(width)
+    return int(sides[0]), int(sides[1])
 
 
 @dataclass
@@ -242,18 +247,19 @@ class Standardize(torch.nn.Module):
 
 
 def _open(estimator: BaseEstimator, X: Any, *, reset: bool) -> Source:
+    if isinstance(X, str | os.PathLike | Image.Image):
+        raise ValueError(
+            f"X is a single {'image' if isinstance(X, Image.Image) else 'path'}, {X!r}: give a list of them. "
+            f"The files of a folder: sorted(pathlib.Path(folder).glob('*.png'))."
+        )
     if _is_list_of_paths(X):
         return _open_files(estimator, X, reset=reset)
     images = _validated_tensor(estimator, X, reset=reset)  # (n, C, H, W)
     _, channels, height, width = images.shape
     if reset:
+        _check_agrees(estimator.image_shape, (height, width, channels))
         estimator.image_shape_ = (height, width, channels)
         estimator.image_size_ = training_size(estimator.image_size, (height, width))
-    elif estimator.image_shape_ != (height, width, channels):
-        raise ValueError(
-            f"These images have the shape {(height, width, channels)} (height, width, channels), but "
-            f"{type(estimator).__name__} was fitted on {estimator.image_shape_}. Resize them, or fit again."
-        )
     return ArraySource(images)
 
 
@@ -283,6 +289,8 @@ def _resized(source: Source, size: tuple[int, int]) -> Source:
 def _validated_tensor(estimator: BaseEstimator, X: Any, *, reset: bool) -> Tensor:
     """(n, C, H, W), uint8 or float32, of anything that is held in memory."""
     rows, shape, channels_first = _as_rows(X, estimator.image_shape)
+    if not reset:
+        _check_fitted_shape(estimator, shape, channels_first)
     dtype = np.uint8 if getattr(rows, "dtype", None) == np.uint8 else np.float32
     rows = validate_data(estimator, rows, reset=reset, dtype=dtype, ensure_min_samples=2 if reset else 1)
     images = torch.from_numpy(_writeable(rows)).reshape(len(rows), *_image_shape(shape, rows.shape[1]))
@@ -298,13 +306,24 @@ def _as_rows(X: Any, image_shape: tuple[int, ...] | None) -> tuple[Any, tuple[in
             raise ValueError(f"A torch tensor of images is (n, C, H, W); got the shape {tuple(X.shape)}.")
         X = X.detach().cpu()
         X = X if X.dtype == torch.uint8 else X.to(torch.float32)
-        return X.reshape(len(X), -1).numpy(), tuple(X.shape[1:]), True
-    if image_shape is not None:
+        return X.flatten(1).numpy(), tuple(X.shape[1:]), True
+    if image_shape is not None and not _holds_images(X):
         return X, _checked_image_shape(image_shape), False
     array = _stacked(X) if _is_list_of_images(X) else X if hasattr(X, "shape") else np.asarray(X)
     _check_image_axes(array)
     array = np.asarray(array)
-    return array.reshape(len(array), -1), array.shape[1:], False
+    return array.reshape(len(array), math.prod(array.shape[1:])), array.shape[1:], False
+
+
+def _check_fitted_shape(estimator: BaseEstimator, shape: tuple[int, ...], channels_first: bool) -> None:
+    if -1 in shape:
+        return  # rows, whose length scikit-learn checks
+    height, width, channels = (*shape[1:], shape[0]) if channels_first else (*shape, 1)[:3]
+    if estimator.image_shape_ != (height, width, channels):
+        raise ValueError(
+            f"These images have the shape {(height, width, channels)} (height, width, channels), but "
+            f"{type(estimator).__name__} was fitted on {estimator.image_shape_}. Resize them, or fit again."
+        )
 
 
 def _image_shape(shape: tuple[int, ...], n_features: int) -> tuple[int, ...]:
@@ -320,15 +339,28 @@ def _image_shape(shape: tuple[int, ...], n_features: int) -> tuple[int, ...]:
 
 
 def _checked_image_shape(image_shape: Any) -> tuple[int, ...]:
-    if not isinstance(image_shape, Sequence) or len(image_shape) not in (2, 3):
+    numbers = isinstance(image_shape, Sequence) and all(isinstance(side, Integral) for side in image_shape)
+    if not numbers or len(image_shape) not in (2, 3):
         raise ValueError(
             f"image_shape={image_shape!r}: give (height, width) or (height, width, channels) of one image."
         )
     return tuple(image_shape)
 
 
+def _check_agrees(image_shape: tuple[int, ...] | None, shape: tuple[int, int, int]) -> None:
+    """Rows have the `image_shape` that is given; images have their own."""
+    if image_shape is not None and _image_shape(_checked_image_shape(image_shape), math.prod(shape)) != shape:
+        raise ValueError(
+            f"image_shape={image_shape}, but the images have the shape {shape}. Leave image_shape out: only "
+            f"flat rows need it."
+        )
+
+
 def _check_image_axes(array: np.ndarray) -> None:
     shape = tuple(array.shape)
+    if len(shape) == 0:
+        given = type(array.item()).__name__
+        raise ValueError(f"X is a {given}, not images. Give an array, or a list of images or of paths.")
     if len(shape) == 2:
         raise ValueError(
             f"X has the shape {shape}: rows of numbers. Say what image a row is, for example "
@@ -349,12 +381,25 @@ def _is_list_of_images(X: Any) -> bool:
     return isinstance(X, list | tuple) or getattr(X, "dtype", None) is np.dtype(object)
 
 
+def _holds_images(X: Any) -> bool:
+    """Whether the items of X have two axes or more, rather than being rows of numbers."""
+    if _is_list_of_images(X):
+        first = next(iter(X), None)
+        return isinstance(first, Image.Image) or np.ndim(first) > 1
+    return getattr(X, "ndim", 2) > 2
+
+
 def _stacked(images: Sequence) -> np.ndarray:
     """One array of a list of PIL images or arrays, all of one shape."""
-    arrays = [np.asarray(image) for image in images]
-    if arrays and arrays[0].ndim not in (2, 3):
-        return np.asarray(images)  # nested lists of numbers
+    arrays = [_array_of(image) for image in images]
+    if all(array.ndim < 2 for array in arrays):
+        return np.asarray(images) if arrays else np.empty((0, 1, 1))  # nested lists of numbers
     for i, array in enumerate(arrays):
+        if array.ndim not in (2, 3):
+            raise ValueError(
+                f"Item {i} of X is {images[i]!r}, no image. Give images alone, as arrays or PIL images, or "
+                f"paths alone."
+            )
         if _n_channels(array) != _n_channels(arrays[0]):
             raise ValueError(
                 f"Image {i} has {_n_channels(array)} channel(s), image 0 has {_n_channels(arrays[0])}: "
@@ -366,7 +411,13 @@ def _stacked(images: Sequence) -> np.ndarray:
                 f"{arrays[0].shape[0]} x {arrays[0].shape[1]}: resize them to one size, or give "
                 f"their files' paths."
             )
-    return np.stack([array.reshape(arrays[0].shape) for array in arrays]) if arrays else np.empty((0, 1, 1))
+    return np.stack([array.reshape(arrays[0].shape) for array in arrays])
+
+
+def _array_of(image: Any) -> np.ndarray:
+    if isinstance(image, Image.Image):  # as its file would be read: palette, transparency, rotation
+        return _pixels_of(image, 1 if _is_grey(image) else 3)
+    return np.asarray(image)
 
 
 def _n_channels(array: np.ndarray) -> int:
@@ -390,29 +441,69 @@ def _is_list_of_paths(X: Any) -> bool:
 
 def _open_files(estimator: BaseEstimator, X: Any, *, reset: bool) -> FileSource:
     paths = [Path(x) for x in X]
-    for position, path in enumerate(paths):
-        if not path.is_file():
-            raise FileNotFoundError(f"There is no file {path} (position {position} of {len(paths)}).")
+    _check_files(paths)
     if not reset:
+        _check_files_suit(estimator, paths)
         return FileSource(paths, estimator.image_size_, estimator.image_shape_[2], estimator._pixel_dtype)
     if len(paths) < 2:
         raise ValueError(f"Found 1 image, while a minimum of 2 is required by {type(estimator).__name__}.")
-    headers = [_header(paths[i], i) for i in np.unique(np.linspace(0, len(paths) - 1, 64).astype(int))]
+    headers = _headers(paths)
     sizes = [min(header.size) for header in headers]
     typical = int(np.median(sizes))
     channels = 1 if all(_is_grey(header) for header in headers) else 3
     dtype = torch.float32 if any(_is_deep(header) for header in headers) else torch.uint8
     estimator.image_size_ = training_size(estimator.image_size, (typical, typical))
     estimator.image_shape_ = (*estimator.image_size_, channels)
+    for name in ("n_features_in_", "feature_names_in_"):  # of an earlier fit on arrays
+        vars(estimator).pop(name, None)
     return FileSource(paths, estimator.image_size_, channels, dtype)
 
 
-def _header(path: Path, position: int) -> Image.Image:
-    """The file's header; pixels are read later."""
+def _check_files(paths: Sequence[Path]) -> None:
+    for position, path in enumerate(paths):
+        where = f"{path} (position {position} of {len(paths)})"
+        if path.is_dir():
+            raise IsADirectoryError(f"{where} is a folder. Give the paths of the images in it.")
+        if not path.is_file():
+            raise FileNotFoundError(f"There is no file {where}.")
+
+
+def _check_files_suit(estimator: BaseEstimator, paths: Sequence[Path]) -> None:
+    """Whether files can be what an estimator takes that knows arrays so far, if it does."""
+    if not hasattr(estimator, "n_features_in_"):
+        return
+    name, channels = type(estimator).__name__, estimator.image_shape_[2]
+    if channels not in (1, 3):
+        raise ValueError(f"{name} was fitted on {channels} channels; image files are read as 1 or 3.")
+    if estimator._pixel_dtype == torch.float32 and not all(map(_is_deep, _headers(paths))):
+        raise ValueError(
+            f"These files have 8 bits a channel (0 to 255), but {name} was fitted on an array of another "
+            f"dtype than uint8, whose units may be others. Read the files into such an array first."
+        )
+
+
+def _headers(paths: Sequence[Path]) -> list[Image.Image]:
+    """Up to 64 files, closed again: their size and mode are known, their pixels are not."""
+    headers = []
+    for i in np.unique(np.linspace(0, len(paths) - 1, 64).astype(int)):
+        with _opened(paths[i], i) as header:
+            headers.append(header)
+    return headers
+
+
+def _opened(path: Path, position: int) -> Image.Image:
     try:
         return Image.open(path)
     except (UnidentifiedImageError, OSError) as error:
         raise ValueError(f"{path} (position {position}) cannot be read as an image: {error}") from error
+
+
+def _read(path: Path, position: int, channels: int) -> np.ndarray:
+    with _opened(path, position) as image:
+        try:
+            return _pixels_of(image, channels)
+        except Exception as error:  # OSError, SyntaxError, struct.error, ...: every decoder has its own
+            raise ValueError(f"{path} (position {position}) is damaged: {error}") from error
 
 
 def _is_grey(image: Image.Image) -> bool:
@@ -425,10 +516,7 @@ def _is_deep(image: Image.Image) -> bool:
 
 def _pixels_of(image: Image.Image, channels: int) -> np.ndarray:
     """(H, W, channels), uint8, or float32 where the file has more than 8 bits."""
-    try:
-        image = ImageOps.exif_transpose(image)
-    except OSError as error:
-        raise ValueError(f"{image.filename} is damaged: {error}") from error
+    image = ImageOps.exif_transpose(image)
     if _is_deep(image):
         # Not convert(): Pillow clips 16-bit values at 255.
         deep = np.asarray(image).astype(np.float32)[:, :, None]

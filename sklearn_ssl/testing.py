@@ -19,15 +19,19 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensorMode,
+)
 
 from sklearn_ssl.losses.adapters import loss_name, make_loss, resolve_loss
 from sklearn_ssl.losses.base import Batch, Spec, SSLLoss
 from sklearn_ssl.network import Student, Teacher
-from sklearn_ssl.registry import available_losses, get_loss
+from sklearn_ssl.registry import get_loss
 from sklearn_ssl.training import check_loss_value, dimension, seeded_modules
 
-CHANNELS, SIDE = 3, 16
+CHANNELS, SIDE, FEATURES = 3, 16, 16
 IMMUTABLE = (int, float, complex, bool, str, bytes, tuple, frozenset, type(None))
 
 
@@ -109,35 +113,41 @@ class Trial:
     """
 
     def __init__(self, loss: Any, *, n: int = 17, dim: int = 16, dtype: torch.dtype = torch.float32):
+        self.n, self.dim, self.dtype = n, dim, dtype
         with seeded_modules(0) as generator:
             self.loss = make_loss(loss, {})
             self.simple = type(self.loss).step is SSLLoss.step
-            backbone = nn.Flatten() if self.simple else tiny_backbone()
-            projector = nn.Identity() if self.simple else self.loss.make_projector(16, (32, dim))
-            self.student = Student(backbone, projector)
-            width = dim if self.simple else dimension(projector, 16)
-            feature_dim = dim if self.simple else 16
-            self.loss.build(Spec(feature_dim, width, 64, n, CHANNELS, (SIDE, SIDE), backbone, generator))
-        self.teacher = None if self.loss.teacher is None else Teacher(self.student)
-        for module in (self.loss, self.student, self.teacher):
-            if module is not None:
-                module.to(dtype)
-        self.n, self.dim, self.dtype = n, dim, dtype
+            self.student = GivenProjections() if self.simple else self._tiny_student()
+            width = dim if self.simple else dimension(self.student.projector, FEATURES)
+            backbone = self.student.backbone
+            self.loss.build(Spec(FEATURES, width, 64, n, CHANNELS, (SIDE, SIDE), backbone, generator))
+        self.teacher = None if self.simple or self.loss.teacher is None else Teacher(self.student)
+        for module in self.modules():
+            module.to(dtype)
+        self.loss.on_epoch_start(0, torch.Generator().manual_seed(0))
+
+    def _tiny_student(self) -> Student:
+        """Images of any size -> 16 features -> projections."""
+        layers = (nn.Conv2d(CHANNELS, FEATURES, 3, 2), nn.GELU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        return Student(nn.Sequential(*layers), self.loss.make_projector(FEATURES, (32, self.dim)))
+
+    def modules(self) -> list[nn.Module]:
+        return [module for module in (self.loss, self.student, self.teacher) if module is not None]
 
     def inputs(self, seed: int = 0, agree: float = 0.5) -> list[Tensor]:
-        """Views that share a common part; `agree` is its weight."""
+        """Projections (or images) that share a common part; `agree` is its weight."""
         generator = torch.Generator().manual_seed(seed)
         common = torch.randn(self.shape(0), generator=generator, dtype=torch.float64)
         views = []
         for i in range(self.loss.views.n + self.loss.views.local):
-            height, width = self.shape(i)[2:]
             own = torch.randn(self.shape(i), generator=generator, dtype=torch.float64)
-            views.append((agree * common[..., :height, :width] + (1 - agree) * own).to(self.dtype))
+            part = common if self.simple else common[..., : own.shape[-2], : own.shape[-1]]
+            views.append((agree * part + (1 - agree) * own).to(self.dtype))
         return views
 
-    def shape(self, view: int) -> tuple[int, int, int, int]:
+    def shape(self, view: int) -> tuple[int, ...]:
         if self.simple:
-            return self.n, 1, 1, self.dim
+            return self.n, self.dim
         side = SIDE if view < self.loss.views.n else max(1, round(SIDE * self.loss.views.local_size))
         return self.n, CHANNELS, side, side
 
@@ -145,10 +155,11 @@ class Trial:
         """Everything that the loss returns for one batch."""
         device = views[0].device
         index = torch.arange(self.n) if index is None else index
+        labels = (index % max(2, self.n // 2)).masked_fill(index % 5 == 4, -1)
         batch = Batch(
-            views=views,
+            views=[with_gradient(view) for view in views] if self.simple else views,
             index=index.to(device),
-            y=(index % max(2, self.n // 2)).to(device) if self.loss.uses_labels else None,
+            y=labels.to(device) if self.loss.uses_labels else None,
             epoch=0,
             progress=step / 60,
             generator=torch.Generator().manual_seed(step),
@@ -161,16 +172,34 @@ class Trial:
     def value(self, views: list[Tensor], **kwargs: Any) -> Tensor:
         return self.terms(views, **kwargs)["loss"].reshape(())
 
-    def gradient(self, views: list[Tensor]) -> list[Tensor]:
-        """Of the loss by the views."""
-        views = [view.clone().requires_grad_() for view in views]
-        gradients = torch.autograd.grad(self.value(views), views, allow_unused=True)
-        return [torch.zeros_like(v) if g is None else g for v, g in zip(views, gradients, strict=True)]
+    def sources(self, views: list[Tensor]) -> list[Tensor]:
+        """What gradients are taken by: the projections; through a student, its parameters."""
+        return views if self.simple else list(self.student.parameters())
+
+    def gradients(self, views: list[Tensor]) -> list[Tensor]:
+        """Of the loss, by the sources."""
+        views = [with_gradient(view) for view in views]
+        return list(torch.autograd.grad(self.value(views), self.sources(views), materialize_grads=True))
+
+    def twin(self, loss: SSLLoss | None = None) -> Trial:
+        """A copy that shares nothing, with another loss if one is given."""
+        twin = copy.deepcopy(self)
+        twin.loss = twin.loss if loss is None else copy.deepcopy(loss)
+        return twin
 
 
-def tiny_backbone() -> nn.Module:
-    """Images of any size -> 16 features."""
-    return nn.Sequential(nn.Conv2d(CHANNELS, 16, 3, 2), nn.GELU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+class GivenProjections(Student):
+    """In place of a student: the "views" are the projections."""
+
+    def __init__(self):
+        super().__init__(nn.Identity(), nn.Identity())
+
+    def forward(self, views: Sequence[Tensor]) -> list[Tensor]:
+        return list(views)
+
+
+def with_gradient(view: Tensor) -> Tensor:
+    return view if view.requires_grad else view.clone().requires_grad_()
 
 
 # ---------------------------------------------------------------------------- the checks
@@ -197,38 +226,47 @@ def check_returns_one_finite_number_with_gradient(loss: Any) -> None:
             value = trial.value(trial.inputs())
             assert value.dtype == torch.float32, f"n={n}, dim={dim}: the loss is {value.dtype}, not float32"
             assert value.isfinite(), f"n={n}, dim={dim}: the loss is {value.item()}"
-            gradient = trial.gradient(trial.inputs())
-            assert all(g.isfinite().all() for g in gradient), f"n={n}, dim={dim}: the gradient is not finite"
+            finite = all(g.isfinite().all() for g in trial.gradients(trial.inputs()))
+            assert finite, f"n={n}, dim={dim}: the gradient is not finite"
 
 
 def check_depends_on_its_input(loss: Any) -> None:
     """A loss that ignores the projections trains nothing."""
     trial = Trial(loss)
-    assert any(g.abs().sum() > 0 for g in trial.gradient(trial.inputs())), "the gradient is zero everywhere"
+    assert any(g.any() for g in trial.gradients(trial.inputs())), "the gradient is zero everywhere"
 
 
 def check_gradient_is_right_in_float64(loss: Any) -> None:
-    """Against finite differences. Expected to fail where the method stops gradients."""
+    """Against a finite difference along a random direction. Expected to fail where a gradient is stopped."""
     trial = Trial(loss, n=4, dim=5, dtype=torch.float64)
-    state = copy.deepcopy(trial.loss.state_dict())
+    generator = torch.Generator().manual_seed(1)
+    sources = trial.sources(trial.inputs())
+    direction = [torch.randn(s.shape, generator=generator, dtype=torch.float64) for s in sources]
 
-    def value(*views: Tensor) -> Tensor:
-        trial.loss.load_state_dict(state)  # a queue or centre must not move between evaluations
-        return trial.value(list(views))
+    def value(distance: float) -> Tensor:
+        twin = trial.twin()  # a queue or centre must not move between evaluations
+        views = twin.inputs()
+        with torch.no_grad():
+            for source, along in zip(twin.sources(views), direction, strict=True):
+                source.add_(along, alpha=distance)
+        return twin.value(views)
 
-    views = [view.requires_grad_() for view in trial.inputs()]
-    assert value(*views).dtype == torch.float64, "float64 projections give a loss of lower precision"
-    torch.autograd.gradcheck(value, views, eps=1e-6, atol=1e-4, rtol=1e-3)
+    assert value(0).dtype == torch.float64, "float64 projections give a loss of lower precision"
+    numeric = (value(1e-6) - value(-1e-6)) / 2e-6
+    gradients = trial.gradients(trial.inputs())
+    analytic = sum((g * along).sum() for g, along in zip(gradients, direction, strict=True))
+    torch.testing.assert_close(analytic, numeric, rtol=1e-4, atol=1e-7, msg=lambda m: f"wrong slope: {m}")
 
 
 def check_leaves_its_input_alone(loss: Any) -> None:
+    """Projections of a batch are parts of one tensor, and views may be used again: copy, then change."""
     trial = Trial(loss)
     views = trial.inputs()
-    before = [view.clone() for view in views]
-    trial.value([view.requires_grad_() for view in views])
-    assert all(torch.equal(a, b) for a, b in zip(views, before, strict=True)), (
-        "the views were changed in place"
-    )
+    # Not leaves, which autograd guards itself.
+    given = [view.clone().requires_grad_(trial.simple).clone() for view in views]
+    trial.value(given)
+    unchanged = all(torch.equal(a, b) for a, b in zip(given, views, strict=True))
+    assert unchanged, f"the {'projections' if trial.simple else 'views'} were changed in place"
 
 
 def check_survives_degenerate_projections(loss: Any) -> None:
@@ -236,52 +274,50 @@ def check_survives_degenerate_projections(loss: Any) -> None:
     for kind in ("zeros", "constant", "identical rows", "huge", "tiny"):
         trial = Trial(loss)
         views = [_degenerate(kind, view) for view in trial.inputs()]
-        value, gradient = trial.value([v.clone().requires_grad_() for v in views]), trial.gradient(views)
+        value, gradients = trial.twin().value(views), trial.gradients(views)
         assert value.isfinite(), f"{kind}: the loss is {value.item()}"
-        assert all(g.isfinite().all() for g in gradient), f"{kind}: the gradient is not finite"
+        assert all(g.isfinite().all() for g in gradients), f"{kind}: the gradient is not finite"
 
 
 def check_does_not_depend_on_the_order_of_images(loss: Any) -> None:
-    order = torch.randperm(17, generator=torch.Generator().manual_seed(1))
-    one, other = Trial(loss), Trial(loss)
-    views = one.inputs()
-    a = one.value([view.requires_grad_() for view in views])
-    b = other.value([view.detach()[order].requires_grad_() for view in views], index=order)
+    trial = Trial(loss)
+    views, order = trial.inputs(), torch.randperm(trial.n, generator=torch.Generator().manual_seed(1))
+    a, b = trial.twin().value(views), trial.value([view[order] for view in views], index=order)
     torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5, msg=lambda m: f"another order, another loss: {m}")
 
 
 def check_prefers_views_that_agree(loss: Any) -> None:
     """Projections of one image that agree cost less than those that were exchanged with other images'."""
     trial = Trial(loss)
-    if not trial.simple or len(trial.inputs()) < 2:
+    if not trial.simple or trial.loss.views.n + trial.loss.views.local < 2:
         return  # with a step of its own, the value depends on parts that are not trained yet
-    first, *rest = trial.inputs(agree=0.9)
-    agreeing = trial.value([v.clone().requires_grad_() for v in (first, *rest)])
-    exchanged = trial.value([first.clone().requires_grad_(), *(v.roll(1, dims=0) for v in rest)])
-    assert agreeing < exchanged, f"agreeing views cost {agreeing:.4g}, exchanged ones {exchanged:.4g}"
+    first, *others = trial.inputs(agree=0.9)
+    exchanged = [view.roll(i, dims=0) for i, view in enumerate(others, 1)]
+    agree, disagree = trial.twin().value([first, *others]), trial.value([first, *exchanged])
+    assert agree < disagree, f"agreeing views cost {agree:.4g}, exchanged ones {disagree:.4g}"
 
 
 def check_leaves_the_global_generator_alone(loss: Any) -> None:
     """All randomness comes from `batch.generator`: else fits are not repeatable."""
     trial = Trial(loss)
     before = torch.get_rng_state()
-    trial.value([view.requires_grad_() for view in trial.inputs()])
-    trial.loss.on_epoch_start(0, torch.Generator().manual_seed(0))
+    train(trial, steps=2)
+    trial.loss.on_epoch_start(1, torch.Generator().manual_seed(1))
     assert torch.equal(before, torch.get_rng_state()), "the loss draws from torch's global generator"
 
 
 def check_repeats_itself(loss: Any) -> None:
     """The same batch and generator give the same value."""
-    a, b = (trial.value([v.requires_grad_() for v in trial.inputs()]) for trial in (Trial(loss), Trial(loss)))
+    a, b = (trial.value(trial.inputs()) for trial in (Trial(loss), Trial(loss)))
     assert torch.equal(a, b), f"two equal calls gave {a.item()} and {b.item()}"
 
 
 def check_bfloat16_is_close(loss: Any) -> None:
     """Projections rounded to bfloat16 change the loss by at most 5 %."""
-    exact, rounded = Trial(loss), Trial(loss)
-    views = exact.inputs()
-    a = exact.value([view.clone().requires_grad_() for view in views])
-    b = rounded.value([view.to(torch.bfloat16).to(torch.float32).requires_grad_() for view in views])
+    trial = Trial(loss)
+    views = trial.inputs()
+    a = trial.twin().value(views)
+    b = trial.value([view.to(torch.bfloat16).to(torch.float32) for view in views])
     assert (a - b).abs() <= 0.05 * a.abs() + 1e-2, f"float32 {a.item():.5g}, from bfloat16 {b.item():.5g}"
 
 
@@ -296,8 +332,9 @@ def check_state_survives_copies(loss: Any) -> None:
     restored.load_state_dict(torch.load(file, weights_only=True))
     copies = {"state_dict": restored, "deepcopy": copy.deepcopy(trial.loss)}
     copies["pickle"] = pickle.loads(pickle.dumps(trial.loss))
-    values = {kind: _value_with(trial, twin) for kind, twin in copies.items()}
-    expected = _value_with(trial, trial.loss)
+    views = trial.inputs(seed=7)
+    values = {kind: trial.twin(loss).value(views) for kind, loss in copies.items()}
+    expected = trial.value(views)
     for kind, value in values.items():
         assert torch.equal(value, expected), f"after {kind} the loss is {value.item()}, not {expected.item()}"
 
@@ -305,31 +342,28 @@ def check_state_survives_copies(loss: Any) -> None:
 def check_works_on_another_device(loss: Any) -> None:
     """Under fake "cuda" tensors, a tensor that was left on the CPU raises."""
     trial = Trial(loss)
-    if not trial.simple:
-        return  # generators, and modules that are moved, are beyond fake tensors
-    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
-        trial.loss = _fake(trial.loss, mode)
-        views = [torch.empty(v.shape, device="cuda", requires_grad=True) for v in trial.inputs()]
-        value = trial.value(views)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        for module in trial.modules():
+            _to_fake_cuda(module)
+        views = [torch.empty(view.shape, device="cuda") for view in trial.inputs()]
+        try:
+            value = trial.value(views)
+        except (DynamicOutputShapeException, DataDependentOutputException):
+            return  # a mask or .item(): fake tensors have no values, so this is as far as they go
     assert value.device.type == "cuda", f"the loss came back on {value.device}"
 
 
 def check_learns(loss: Any) -> None:
     """Sixty steps on one batch bring the loss down."""
-    trial = Trial(loss)
-    values = train(trial, steps=60)
+    values = train(Trial(loss), steps=60)
     start, end = sum(values[:5]) / 5, sum(values[-5:]) / 5
     assert end < start, f"the loss went from {start:.5g} to {end:.5g} in 60 steps"
 
 
-def check_name_leads_to_the_class(loss: Any) -> None:
-    """A loss given by name is what the registry finds under it."""
+def check_name_leads_to_a_loss(loss: Any) -> None:
+    """A loss given by name is installed, alone under its name, and can be imported."""
     if isinstance(loss, str):
-        info = available_losses()[loss]
-        target = get_loss(loss)
-        assert target.__name__ == info.target.rpartition(":")[2], (
-            f"{loss!r} leads to {target!r}, not {info.target}"
-        )
+        get_loss(loss)
 
 
 CHECKS = (
@@ -347,7 +381,7 @@ CHECKS = (
     check_state_survives_copies,
     check_works_on_another_device,
     check_learns,
-    check_name_leads_to_the_class,
+    check_name_leads_to_a_loss,
 )
 
 
@@ -381,18 +415,11 @@ def _degenerate(kind: str, view: Tensor) -> Tensor:
     }[kind]
 
 
-def _value_with(trial: Trial, loss: SSLLoss) -> Tensor:
-    twin = copy.deepcopy(trial)
-    twin.loss = copy.deepcopy(loss)
-    return twin.value([view.requires_grad_() for view in twin.inputs(seed=7)])
-
-
-def _fake(loss: SSLLoss, mode: FakeTensorMode) -> SSLLoss:
-    """The loss with its tensors on a pretended GPU."""
-    loss = copy.deepcopy(loss)
-    for module in loss.modules():
-        for name, parameter in list(module.named_parameters(recurse=False)):
-            setattr(module, name, nn.Parameter(torch.empty(parameter.shape, device="cuda")))
-        for name, buffer in list(module.named_buffers(recurse=False)):
-            setattr(module, name, torch.empty(buffer.shape, dtype=buffer.dtype, device="cuda"))
-    return loss
+def _to_fake_cuda(module: nn.Module) -> None:
+    """Its tensors on a pretended GPU; `Module.to` cannot exchange real tensors for fake ones."""
+    for part in module.modules():
+        for name, parameter in list(part.named_parameters(recurse=False)):
+            fake = torch.empty(parameter.shape, dtype=parameter.dtype, device="cuda")
+            setattr(part, name, nn.Parameter(fake, parameter.requires_grad))
+        for name, buffer in list(part.named_buffers(recurse=False)):
+            setattr(part, name, torch.empty(buffer.shape, dtype=buffer.dtype, device="cuda"))

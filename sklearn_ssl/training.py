@@ -190,7 +190,8 @@ class SSLNet(NeuralNet):
         except KeyboardInterrupt as interrupt:
             # skorch's EarlyStopping ends a training by raising this itself.
             self.interrupted = not _raised_by_statement(interrupt)
-        self.notify("on_train_end", X=dataset, y=None)
+        finally:
+            self.notify("on_train_end", X=dataset, y=None)
         return self
 
     def _epochs_left(self) -> int:
@@ -200,7 +201,8 @@ class SSLNet(NeuralNet):
         return EpochBatches(self, dataset)
 
     def on_epoch_begin(self, net: NeuralNet, **kwargs: Any) -> None:
-        super().on_epoch_begin(net, **kwargs)
+        self.history.new_epoch()
+        self.history.record("epoch", self.epoch + 1)  # skorch counts rows, and an interruption loses one
         self.epoch_started = time.monotonic()
         self.meter = Meter(self.loss_name)
         self.module_.train()
@@ -349,6 +351,12 @@ class SSLNet(NeuralNet):
 
     def load_training_state(self, state: dict, history: list[dict]) -> SSLNet:
         """Go on where `training_state` was taken."""
+        kinds = [
+            set(optimizer["param_groups"][0])
+            for optimizer in (state["optimizer"], self.optimizer_.state_dict())
+        ]
+        if kinds[0] != kinds[1]:
+            raise ValueError("The state is another optimizer's.")
         self.module_.load_state_dict(state["student"])
         self.criterion_.load_state_dict(state["loss"])
         self.optimizer_.load_state_dict(state["optimizer"])

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from PIL import Image
 from torch import nn
 
 from sklearn_ssl import SSLImageEmbedder
@@ -30,6 +32,12 @@ def make_images(n, shape=(8, 8, 3), seed=0):
     rng = np.random.default_rng(seed)
     colour = rng.integers(0, 200, (n, *[1] * (len(shape) - 1), shape[-1]))
     return (colour + rng.integers(0, 56, (n, *shape))).astype(np.uint8)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread():
+    """Fits are repeatable at equal numbers of threads, and for small images one is the fastest."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture
@@ -73,8 +81,6 @@ def save_images(tmp_path):
     """Writes PIL images or arrays as files into a folder of the test's own, and lists their paths."""
 
     def save(images, suffix=".png") -> list[Path]:
-        from PIL import Image
-
         paths = [tmp_path / f"{i}{suffix}" for i in range(len(images))]
         for path, image in zip(paths, images, strict=True):
             (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(path)

@@ -55,7 +55,7 @@ def make_loss(loss: Any, params: dict) -> SSLLoss:
                 f"pass the class instead, loss={type(target).__name__}."
             )
         made = copy.deepcopy(target)
-    elif inspect.isclass(target):
+    elif inspect.isclass(_without_partial(target)):
         made = target(**params)
     elif callable(target):
         made = functools.partial(target, **params)
@@ -71,4 +71,11 @@ def loss_name(loss: Any) -> str:
     """What to call it in messages and in the progress bar."""
     if isinstance(loss, str):
         return loss
+    loss = _without_partial(loss)
     return getattr(loss, "__name__", type(loss).__name__)
+
+
+def _without_partial(target: Any) -> Any:
+    while isinstance(target, functools.partial):
+        target = target.func
+    return target

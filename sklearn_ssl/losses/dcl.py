@@ -23,9 +23,9 @@ class DCL(SSLLoss):
 
     Parameters
     ----------
-    temperature : float, default=0.2
-        :math:`\tau`. Lower values look at the hardest negatives only; the paper uses 0.1 (ImageNet)
-        and 0.07 (CIFAR-10).
+    temperature : float, default=0.5
+        :math:`\tau`. Lower values look at the hardest negatives only, which in small data are often of
+        the same kind as the image; the paper uses 0.1 (ImageNet) and 0.07 (CIFAR-10).
 
     References
     ----------
@@ -34,7 +34,7 @@ class DCL(SSLLoss):
 
     family = "contrastive"
 
-    def __init__(self, temperature: float = 0.2):
+    def __init__(self, temperature: float = 0.5):
         super().__init__()
         self.temperature = temperature
 

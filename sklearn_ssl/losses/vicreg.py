@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -43,6 +45,8 @@ class VICReg(SSLLoss):
     """
 
     family = "cca"
+    # Wider than for a contrastive loss: what is decorrelated is the embedding's dimensions.
+    defaults: ClassVar[dict] = {"projector": (512, 512, 512)}
 
     def __init__(self, sim_coeff: float = 25.0, std_coeff: float = 25.0, cov_coeff: float = 1.0):
         super().__init__()

@@ -1,0 +1,49 @@
+"""Our losses beside lightly's, on the same projections.
+
+    pip install -r requirements-bench.txt && python benchmarks/loss_references.py
+
+The values printed are those in tests/test_losses.py (reference_projections).
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+
+import torch
+from lightly.loss import BarlowTwinsLoss, DCLLoss, NTXentLoss, VICRegLoss
+
+from sklearn_ssl import available_losses, get_loss
+
+
+def reference_projections() -> tuple[torch.Tensor, torch.Tensor]:
+    """Two views of 12 samples in 6 dimensions: sines, so that no generator is involved."""
+    i = torch.arange(12, dtype=torch.float64)[:, None]
+    j = torch.arange(6, dtype=torch.float64)
+    common = torch.sin(1 + i * 1.7 + j * 2.3 + i * j)
+    return common + 0.3 * torch.cos(i + 3 * j), common + 0.3 * torch.cos(2 * i + j)
+
+
+def main() -> None:
+    z = reference_projections()
+    ours = {
+        "ntxent": get_loss("ntxent")(temperature=0.5),
+        "dcl": get_loss("dcl")(temperature=0.1),
+        "vicreg": get_loss("vicreg")(),
+    }
+    theirs = {"ntxent": NTXentLoss(temperature=0.5), "dcl": DCLLoss(temperature=0.1), "vicreg": VICRegLoss()}
+    if "barlow_twins" in available_losses():
+        ours["barlow_twins"] = get_loss("barlow_twins")(lambd=0.0051, scale=1.0)
+        theirs["barlow_twins"] = BarlowTwinsLoss(lambda_param=0.0051)
+    print(f"lightly {importlib.metadata.version('lightly')}, torch {torch.__version__}, float64\n")
+    print(f"{'loss':14}{'ours':>16}{'lightly':>16}{'difference':>14}")
+    for name, loss in ours.items():
+        a, b = value(loss(*z)), value(theirs[name](*z))
+        print(f"{name:14}{a:16.10f}{b:16.10f}{a - b:14.1e}")
+
+
+def value(out) -> float:
+    return float(out["loss"] if isinstance(out, dict) else out)
+
+
+if __name__ == "__main__":
+    main()

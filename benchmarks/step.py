@@ -1,0 +1,85 @@
+"""What two settings for CPUs do for a training step: memory kept between steps, and convolutions as products.
+
+    python benchmarks/step.py
+
+Trains a ResNet-18 with each combination in turn, --repeats times, and prints images/s (an image is seen as
+two views; median) and page faults in a step. The peak is that of a matrix product of 2,048 in bfloat16.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import resource
+import time
+
+import numpy as np
+import torch
+from skorch.callbacks import Callback
+
+from sklearn_ssl import SSLImageEmbedder, convolution
+
+CASES = {"neither": ("0", False), "memory": ("1", False), "products": ("0", True), "both": ("1", True)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--sizes", nargs="+", type=int, default=[8, 16, 32])
+    parser.add_argument("--steps", type=int, default=4)
+    parser.add_argument("--repeats", type=int, default=3)
+    args = parser.parse_args()
+    print(
+        f"torch {torch.__version__}, {torch.get_num_threads()} threads, {peak():,.0f} GFLOP/s in bfloat16\n"
+    )
+    print(f"{'size':>5} {'case':10}{'images/s':>10}{'faults a step':>16}")
+    for size in args.sizes:
+        rows: dict[str, list] = {case: [] for case in CASES}
+        for _ in range(args.repeats):
+            for case, settings in CASES.items():
+                rows[case].append(measure(size, args.steps, *settings))
+        for case, values in rows.items():
+            speed, faults = np.median(values, axis=0)
+            print(f"{size:5} {case:10}{speed:10.1f}{faults:16,.0f}", flush=True)
+
+
+def measure(size: int, steps: int, keep: str, products: bool) -> tuple[float, float]:
+    """(images/s, page faults a step) of the second and later epochs."""
+    os.environ["SKLEARN_SSL_KEEP_MEMORY"] = keep
+    limits = dict(convolution.LARGEST_MAP)
+    if not products:
+        convolution.LARGEST_MAP.clear()
+    images = np.random.default_rng(0).integers(0, 255, (128 * steps, size, size, 3), dtype=np.uint8)
+    embedder = SSLImageEmbedder(
+        max_epochs=2, batch_size=128, backbone__stem="3x3", callbacks=[Faults()], random_state=0
+    )
+    embedder.fit(images)
+    convolution.LARGEST_MAP.update(limits)
+    return embedder.history_[-1]["images_per_second"], Faults.of_last_epoch / steps
+
+
+class Faults(Callback):
+    """Counts the page faults of an epoch."""
+
+    of_last_epoch = 0
+
+    def on_epoch_begin(self, net, **kwargs):
+        self.before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+    def on_epoch_end(self, net, **kwargs):
+        Faults.of_last_epoch = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - self.before
+
+
+def peak() -> float:
+    a, b = (torch.randn(2048, 2048).to(torch.bfloat16) for _ in range(2))
+    times = []
+    for _ in range(10):
+        started = time.perf_counter()
+        a @ b
+        times.append(time.perf_counter() - started)
+    return 2 * 2048**3 / np.median(times) / 1e9
+
+
+if __name__ == "__main__":
+    main()

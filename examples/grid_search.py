@@ -1,0 +1,53 @@
+"""Which loss, with which parameters, is best for the classifier that follows?
+
+    python examples/grid_search.py
+
+One flat grid for several losses; `param_grid` gives each loss the parameters that it has. With
+`Pipeline(memory=...)` an embedder is trained once for each setting and fold, whatever the classifier's grid.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+
+from sklearn.datasets import load_digits
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import Pipeline
+from sklearn.preprocessing import StandardScaler
+
+from sklearn_ssl import SSLImageEmbedder, param_grid
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--images", type=int, default=600)
+    args = parser.parse_args()
+
+    images, labels = load_digits(return_X_y=True)
+    embedder = SSLImageEmbedder(image_shape=(8, 8), max_epochs=args.epochs, batch_size=64, random_state=0)
+    with tempfile.TemporaryDirectory() as cache:
+        pipe = Pipeline(
+            [("ssl", embedder), ("scale", StandardScaler()), ("clf", LogisticRegression(max_iter=2000))],
+            memory=cache,
+        )
+        grid = param_grid(
+            pipe,
+            {
+                "ssl__loss": ["ntxent", "vicreg"],
+                "ssl__loss__temperature": [0.1, 0.5],  # ntxent has it, vicreg does not
+                "ssl__loss__std_coeff": [10, 25],
+                "clf__C": [0.01, 0.1],
+            },
+        )
+        search = GridSearchCV(pipe, grid, cv=3, verbose=2)
+        search.fit(images[: args.images], labels[: args.images])
+    print(f"\nBest: {search.best_params_}\nAccuracy in cross-validation: {100 * search.best_score_:.1f} %")
+
+
+if __name__ == "__main__":
+    main()

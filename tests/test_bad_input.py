@@ -1,0 +1,467 @@
+"""What is wrong is said in words: what was given, what is possible, the next step; and nothing changes."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.exceptions import ConvergenceWarning, NotFittedError
+from torch import nn
+
+from sklearn_ssl import SSLLoss
+
+
+class WithLabels(SSLLoss):
+    """Pulls images of one class together; remembers the labels it was given."""
+
+    uses_labels = True
+    seen = None
+
+    def forward(self, z1, z2, y):
+        type(self).seen = sorted(set(y.tolist()))
+        return (z1[y >= 0] - z2[y >= 0]).square().sum() + z1.square().mean()
+
+
+class Constant(nn.Module):
+    """The same features for every image."""
+
+    def __init__(self, value=1.0):
+        super().__init__()
+        self.features = nn.Parameter(torch.full((1, 4), value))
+
+    def forward(self, x):
+        return self.features + 0 * x.mean((1, 2, 3)).unsqueeze(1)
+
+
+def message_of(kind, call):
+    with pytest.raises(kind) as caught:
+        call()
+    return str(caught.value)
+
+
+# ------------------------------------------------------------------ images
+
+
+def test_rows_need_an_image_shape(embedder, images):
+    message = message_of(ValueError, lambda: embedder().fit(images.reshape(12, -1)))
+    assert message == (
+        "X has the shape (12, 192): rows of numbers. Say what image a row is, for example "
+        "image_shape=(28, 28) or (32, 32, 3); or give images of shape (n, height, width[, channels])."
+    )
+
+
+@pytest.mark.parametrize("image_shape", [(8, 8), (7, -1, 3), (-1, -1, 3)])
+def test_rows_need_an_image_shape_that_fits(image_shape, embedder, images):
+    message = message_of(ValueError, lambda: embedder(image_shape=image_shape).fit(images.reshape(12, -1)))
+    assert message == (
+        f"image_shape={image_shape} does not fit rows of 192 values. It is (height, width) or "
+        f"(height, width, channels), whose product is the length of a row; one of them may be -1."
+    )
+
+
+@pytest.mark.parametrize("image_shape", [64, (64,), (1, 8, 8, 3), "8x8"])
+def test_an_image_shape_has_two_or_three_numbers(image_shape, embedder, images):
+    words = r"image_shape=.*: give \(height, width\) or \(height, width, channels\) of one image"
+    with pytest.raises(ValueError, match=words):
+        embedder(image_shape=image_shape).fit(images.reshape(12, -1))
+
+
+def test_images_that_contradict_image_shape_are_refused(embedder, images):
+    with pytest.raises(
+        ValueError, match=r"image_shape=\(4, 16, 3\), but the images have the shape \(8, 8, 3\)"
+    ):
+        embedder(image_shape=(4, 16, 3)).fit(images)
+
+
+def test_channels_in_the_second_axis_are_noticed(embedder, images):
+    message = message_of(ValueError, lambda: embedder().fit(images.transpose(0, 3, 1, 2)))
+    assert message == (
+        "X has the shape (12, 3, 8, 8): axis 1, of length 3, looks like channels. numpy images are "
+        "(n, height, width, channels): X.transpose(0, 2, 3, 1); a torch tensor may be (n, C, H, W)."
+    )
+
+
+@pytest.mark.parametrize("shape", [(12,), (2, 2, 8, 8, 3)])
+def test_arrays_have_three_or_four_axes(shape, embedder):
+    message = message_of(ValueError, lambda: embedder().fit(np.zeros(shape)))
+    assert message == (
+        f"Images are (n, height, width) or (n, height, width, channels); got the shape {shape}."
+    )
+
+
+def test_tensors_have_four_axes(embedder):
+    with pytest.raises(ValueError, match=r"is \(n, C, H, W\); got the shape \(12, 8, 8\)"):
+        embedder().fit(torch.zeros(12, 8, 8))
+
+
+def test_what_is_no_collection_is_refused(embedder, images, tmp_path):
+    path = str(tmp_path / "0.png")
+    assert message_of(ValueError, lambda: embedder().fit(path)) == (
+        f"X is a single path, {path!r}: give a list of them. The files of a folder: "
+        f"sorted(pathlib.Path(folder).glob('*.png'))."
+    )
+    with pytest.raises(ValueError, match=r"X is a single path, PosixPath\(.*give a list"):
+        embedder().fit(tmp_path)
+    with pytest.raises(ValueError, match=r"X is a single image, <PIL.* give a list of them"):
+        embedder().fit(Image.fromarray(images[0]))
+    for nothing in (None, {"images": images}, 3):
+        assert message_of(ValueError, lambda nothing=nothing: embedder().fit(nothing)) == (
+            f"X is a {type(nothing).__name__}, not images. Give an array, or a list of images or of paths."
+        )
+
+
+def test_a_list_of_different_channel_counts_is_refused(embedder, images):
+    for X in (
+        [images[0], images[1][..., 0]],
+        [Image.fromarray(images[0]), Image.fromarray(images[1][..., 0])],
+    ):
+        assert message_of(ValueError, lambda X=X: embedder().fit(X)) == (
+            "Image 1 has 1 channel(s), image 0 has 3: convert them to one kind first, for example "
+            "image.convert('RGB') with Pillow."
+        )
+
+
+def test_a_list_of_different_sizes_is_refused(embedder, images):
+    assert message_of(ValueError, lambda: embedder().fit([images[0], images[1], images[2][:7]])) == (
+        "Image 2 has 7 x 8 pixels, image 0 has 8 x 8: resize them to one size, or give their files' paths."
+    )
+
+
+def test_images_and_paths_in_one_list_are_refused(embedder, images):
+    for X in ([images[0], "a.png"], ["a.png", images[0]]):
+        with pytest.raises(
+            ValueError, match=r"X is 'a\.png', no image\. Give images alone, .* or paths alone"
+        ):
+            embedder().fit(X)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("form", ["array", "tensor", "list"])
+def test_pixels_are_finite(form, bad, embedder, images):
+    X = images / 255
+    X[3, 2, 1, 0] = bad
+    X = {"array": X, "tensor": torch.tensor(X).movedim(-1, 1), "list": list(X)}[form]
+    with pytest.raises(
+        ValueError, match="Input X contains NaN" if np.isnan(bad) else "Input X contains infinity"
+    ):
+        embedder().fit(X)
+
+
+def test_one_image_is_too_few_to_learn_from(embedder, images, save_images):
+    for X in (images[:1], list(images[:1]), torch.zeros(1, 3, 8, 8), save_images(images[:1])):
+        with pytest.raises(ValueError, match=r"Found .*1 .*minimum of 2 is required by SSLImageEmbedder"):
+            embedder().fit(X)
+
+
+def test_no_image_at_all_is_too_few(embedder, images):
+    for X in ([], (), images[:0], torch.zeros(0, 3, 8, 8)):
+        with pytest.raises(ValueError, match=r"Found array with 0 sample\(s\) .*minimum of 2 is required"):
+            embedder().fit(X)
+    with pytest.raises(ValueError, match=r"Found array with 0 sample\(s\) .*minimum of 1 is required"):
+        embedder().fit(images).transform(images[:0])
+
+
+def test_transform_wants_the_fitted_size_and_channels(embedder, images):
+    fitted = embedder().fit(images)
+    for X, shape in (
+        (images[:, :6], r"\(6, 8, 3\)"),
+        (images[..., 0], r"\(8, 8, 1\)"),
+        (images[..., :2], r"\(8, 8, 2\)"),
+        (torch.zeros(2, 3, 8, 9), r"\(8, 9, 3\)"),
+        (images.reshape(12, 4, 16, 3), r"\(4, 16, 3\)"),  # as many numbers, but another image
+    ):
+        words = (
+            rf"the shape {shape} .* SSLImageEmbedder was fitted on \(8, 8, 3\)\. Resize them, or fit again"
+        )
+        with pytest.raises(ValueError, match=words):
+            fitted.transform(X)
+
+
+def test_transform_wants_rows_of_the_fitted_length(embedder, images):
+    rows = images.reshape(12, -1)
+    fitted = embedder(image_shape=(8, -1, 3)).fit(rows)
+    with pytest.raises(ValueError, match="X has 96 features, but SSLImageEmbedder is expecting 192 features"):
+        fitted.transform(rows[:, :96])
+
+
+def test_transform_comes_after_fit(embedder, images):
+    with pytest.raises(NotFittedError, match="This SSLImageEmbedder instance is not fitted yet"):
+        embedder().transform(images)
+    with pytest.raises(NotFittedError, match="not fitted yet"):
+        embedder().get_feature_names_out()
+
+
+# ------------------------------------------------------------------ files
+
+
+def test_a_missing_file_is_named_with_its_position(embedder, images, save_images, tmp_path):
+    paths = [*save_images(images[:2]), tmp_path / "gone.png"]
+    message = message_of(FileNotFoundError, lambda: embedder().fit(paths))
+    assert message == f"There is no file {tmp_path / 'gone.png'} (position 2 of 3)."
+    fitted = embedder().fit(paths[:2])
+    assert message_of(FileNotFoundError, lambda: fitted.transform(paths)) == message
+
+
+def test_a_folder_is_not_an_image(embedder, images, save_images, tmp_path):
+    paths = [*save_images(images[:2]), tmp_path]
+    message = message_of(IsADirectoryError, lambda: embedder().fit(paths))
+    assert message == f"{tmp_path} (position 2 of 3) is a folder. Give the paths of the images in it."
+
+
+def test_a_file_that_is_no_image_is_named_with_its_position(embedder, images, save_images, tmp_path):
+    (tmp_path / "notes.png").write_text("not an image")
+    paths = [*save_images(images[:2]), tmp_path / "notes.png"]
+    message = message_of(ValueError, lambda: embedder().fit(paths))
+    assert message.startswith(f"{tmp_path / 'notes.png'} (position 2) cannot be read as an image: ")
+
+
+def test_a_damaged_file_is_named_with_its_position(embedder, draw_images, save_images):
+    paths = save_images(draw_images(3, (32, 32, 3)))
+    whole = paths[1].read_bytes()
+    paths[1].write_bytes(whole[: len(whole) // 2])
+    message = message_of(ValueError, lambda: embedder().fit(paths))
+    assert message.startswith(f"{paths[1]} (position 1) is damaged: ")
+    assert "truncated" in message
+
+
+def test_deep_files_that_come_late_are_named(embedder, save_images):
+    paths = save_images([np.zeros((8, 8), np.uint8)] * 200)
+    # Up to 64 files are looked at first; of 200, the second is not among them.
+    Image.fromarray(np.full((8, 8), 40_000, np.uint16)).save(paths[1])
+    message = message_of(ValueError, lambda: embedder().fit(paths))
+    assert message == (
+        f"{paths[1]} (position 1) has more than 8 bits a channel, the files looked at first have 8. Convert "
+        f"one kind, or give the deeper images first."
+    )
+
+
+# ------------------------------------------------------------------ parameters
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"batch_size": 1}, "batch_size=1: give a whole number at least 2, or leave it at its default."),
+        (
+            {"batch_size": None},
+            "batch_size=None: give a whole number at least 2, or leave it at its default.",
+        ),
+        (
+            {"batch_size": "auto"},
+            "batch_size='auto': give a whole number at least 2, or leave it at its default.",
+        ),
+        ({"max_epochs": 0}, "max_epochs=0: give a whole number at least 1, or leave it at its default."),
+        ({"max_epochs": 2.5}, "max_epochs=2.5: give a whole number at least 1, or leave it at its default."),
+        # None might mean "for ever", which nobody wants without a word.
+        (
+            {"max_epochs": None},
+            "max_epochs=None: give a whole number at least 1, or leave it at its default.",
+        ),
+        ({"max_time": 0}, "max_time=0: give a number above 0, or leave it at its default."),
+        ({"max_time": "auto"}, "max_time='auto': give a number above 0, or leave it at its default."),
+        ({"lr": -0.1}, "lr=-0.1: give a number above 0, or leave it at its default."),
+        ({"lr": float("nan")}, "lr=nan: give a number above 0, or leave it at its default."),
+        ({"lr": None}, "lr=None: give a number above 0, or leave it at its default."),
+        ({"weight_decay": -1}, "weight_decay=-1: give a number at least 0, or leave it at its default."),
+        ({"warmup": 2}, "warmup=2: give a number at least 0 and at most 1, or leave it at its default."),
+        ({"precision": "fp16"}, "precision='fp16': give 'auto', 'bf16' or 'float32'."),
+    ],
+)
+def test_a_number_out_of_range_is_told_the_range(params, message, embedder, images):
+    assert message_of(ValueError, lambda: embedder(**params).fit(images)) == message
+
+
+@pytest.mark.parametrize("projector", ["wide", 128, (), (64, 0), (64, 1.5), None])
+def test_a_projector_is_widths_or_a_module(projector, embedder, images):
+    words = r": give the widths of its layers, for example \(512, 128\), an nn\.Module from features"
+    with pytest.raises(ValueError, match=words) as caught:
+        embedder(projector=projector).fit(images)
+    assert str(caught.value).startswith(f"projector={projector!r}: ")
+
+
+@pytest.mark.parametrize("device", ["nonsense", "cuda:77", 77, None])
+def test_a_device_that_is_not_there_is_told_those_that_are(device, embedder, images):
+    message = message_of(ValueError, lambda: embedder(device=device).fit(images))
+    assert message.startswith(f"device={device!r} is not there: ")
+    assert "This machine has ['cpu'" in message
+    assert message.endswith("device='auto' takes the best of them.")
+
+
+@pytest.mark.parametrize(
+    ("params", "words"),
+    [
+        (
+            {"loss": "ntxnt"},
+            r"Unknown loss 'ntxnt'\. Did you mean 'ntxent'\? Available: .*dcl, ntxent.*vicreg",
+        ),
+        ({"backbone": "resnet81"}, r"Unknown backbone 'resnet81'\. Did you mean 'resnet18'\?"),
+        (
+            {"augment": "foto"},
+            r"Unknown augment 'foto'\. Did you mean 'photo'\? Give 'auto', one of photo, symb",
+        ),
+        (
+            {"optimizer": "adma"},
+            r"Unknown optimizer 'adma'\. Did you mean 'adamw'\? Give 'auto', one of sgd,",
+        ),
+    ],
+)
+def test_an_unknown_name_is_told_the_nearest(params, words, embedder, images):
+    with pytest.raises(ValueError, match=words):
+        embedder(**params).fit(images)
+
+
+@pytest.mark.parametrize(
+    ("slot", "wrong", "right", "chosen"),
+    [
+        ("loss", "temprature", "temperature", "loss='ntxent'"),
+        ("backbone", "widht", "width", "backbone=Tiny"),
+        ("augment", "crup", "crop", "augment='auto'"),
+        ("optimizer", "beta", "betas", "optimizer='auto'"),
+    ],
+)
+def test_an_unknown_nested_parameter_is_told_the_nearest_by_every_way_in(
+    slot, wrong, right, chosen, embedder, images
+):
+    ways = (
+        lambda: embedder(**{f"{slot}_params": {wrong: 1}}).fit(images),
+        lambda: embedder(**{f"{slot}__{wrong}": 1}),
+        lambda: embedder().set_params(**{f"{slot}__{wrong}": 1}),
+    )
+    for way in ways:
+        assert message_of(ValueError, way).startswith(
+            f"Invalid parameter '{slot}__{wrong}' for SSLImageEmbedder({chosen}). "
+            f"Did you mean '{slot}__{right}'? "
+        )
+
+
+def test_a_loss_that_is_no_loss_is_told_what_may_be_one(embedder, images):
+    with pytest.raises(
+        TypeError, match=r"loss=3 is no loss\. Give a name \(see sklearn_ssl\.available_losses"
+    ):
+        embedder(loss=3).fit(images)
+
+
+def test_a_keyword_that_is_no_parameter_is_refused(embedder):
+    with pytest.raises(TypeError, match="got an unexpected keyword argument 'max_epoch'"):
+        embedder(max_epoch=3)
+
+
+# ------------------------------------------------------------------ labels
+
+
+def test_labels_are_missing_for_a_loss_that_learns_from_them(embedder, images):
+    assert message_of(ValueError, lambda: embedder(WithLabels).fit(images)) == (
+        "The loss 'WithLabels' learns from labels, but y is None: fit(X, y), with -1 where unlabeled."
+    )
+
+
+@pytest.mark.parametrize("n_labels", [0, 5, 11, 13])
+def test_labels_are_as_many_as_images(n_labels, embedder, images, draw_images):
+    for more in (None, draw_images(n_labels + 2)):
+        message = message_of(
+            ValueError,
+            lambda more=more: embedder(WithLabels).fit(images, np.zeros(n_labels), X_unlabeled=more),
+        )
+        assert message == f"There are 12 images in X and {n_labels} labels in y: give one label each."
+
+
+def test_labels_have_one_axis(embedder, images):
+    with pytest.raises(ValueError, match=r"y should be a 1d array, got an array of shape \(12, 2\)"):
+        embedder(WithLabels).fit(images, np.zeros((12, 2)))
+
+
+@pytest.mark.parametrize(
+    ("y", "seen"),
+    [
+        (["cat", "dog", "cat", "eel"] * 3, [0, 1, 2]),
+        ([10, 20, 10, -1] * 3, [-1, 0, 1]),
+        ([-1] * 12, [-1]),
+    ],
+)
+def test_a_loss_sees_classes_as_numbers_and_minus_one_where_unlabeled(y, seen, embedder, images):
+    embedder(WithLabels, batch_size=12).fit(images, y)
+    assert WithLabels.seen == seen
+
+
+def test_further_images_are_unlabeled(embedder, images, draw_images):
+    embedder(WithLabels, batch_size=20).fit(images, ["cat"] * 12, X_unlabeled=draw_images(8))
+    assert WithLabels.seen == [-1, 0]
+
+
+def test_other_losses_ignore_labels(embedder, images):
+    without, with_nonsense = embedder().fit(images), embedder().fit(images, ["nonsense"])
+    np.testing.assert_array_equal(without.transform(images), with_nonsense.transform(images))
+
+
+# ------------------------------------------------------------------ collapse
+
+
+@pytest.mark.parametrize(("value", "share"), [(1.0, "0.0e+00"), (0.0, "0.0e+00")])
+def test_a_collapse_is_warned_of(value, share, embedder, images):
+    with pytest.warns(ConvergenceWarning) as warned:
+        embedder(backbone=Constant, backbone__value=value).fit(images)
+    assert str(warned[0].message) == (
+        f"The embedding has collapsed: the images' embeddings differ by {share} of their size. "
+        f"Try a lower lr, another loss, a larger batch_size, or a stronger augment."
+    )
+    assert warned[0].filename == __file__  # points to the line that called fit
+
+
+# ------------------------------------------------------------------ nothing changes
+
+
+class Fails(SSLLoss):
+    def forward(self, z1, z2):
+        raise ValueError("no such luck")
+
+
+FAILURES = {
+    "an error in training, on other images": lambda images: (images[:, :6], {"loss": Fails, "max_epochs": 2}),
+    "a bad parameter": lambda images: (images, {"lr": -1}),
+    "bad images": lambda images: (np.full((4, 8, 8, 3), np.nan), {}),
+    "an unknown backbone": lambda images: (images, {"backbone": "resnet81"}),
+}
+
+
+@pytest.mark.parametrize("failure", FAILURES)
+@pytest.mark.parametrize("warm_start", [False, True])
+def test_a_fit_that_fails_leaves_a_fitted_estimator_as_it_was(failure, warm_start, embedder, images):
+    fitted = embedder(warm_start=warm_start).fit(images)
+    expected = fitted.transform(images)
+    X, params = FAILURES[failure](images)
+    learned = {
+        name: value for name, value in vars(fitted).items() if name.startswith("_") or name.endswith("_")
+    }
+    with pytest.raises((ValueError, RuntimeError)):
+        fitted.set_params(**params).fit(X)
+    assert {name: vars(fitted)[name] for name in learned} == learned  # the same objects
+    assert len(vars(fitted)) == len(learned) + len(fitted.get_params(deep=False))
+    np.testing.assert_array_equal(fitted.transform(images), expected)
+
+
+@pytest.mark.parametrize("failure", FAILURES)
+def test_a_fit_that_fails_leaves_a_new_estimator_unfitted(failure, embedder, images):
+    X, params = FAILURES[failure](images)
+    estimator = embedder(**params)
+    before = dict(vars(estimator))
+    with pytest.raises((ValueError, RuntimeError)):
+        estimator.fit(X)
+    assert vars(estimator) == before
+
+
+def test_a_warm_start_with_another_network_is_refused(embedder, images):
+    fitted = embedder(warm_start=True).fit(images)
+    for params in ({"backbone__width": 9}, {"projector": (8, 9)}):
+        words = r"warm_start=True goes on with the network of the last fit, but .* or start anew with warm_s"
+        with pytest.raises(ValueError, match=words):
+            copy.deepcopy(fitted).set_params(max_epochs=2, **params).fit(images)
+
+
+def test_a_loss_that_raises_in_training_is_named_with_the_shapes(embedder, images):
+    with pytest.raises(RuntimeError) as caught:
+        embedder(Fails).fit(images)
+    assert str(caught.value) == (
+        "The loss 'Fails' failed in step 0, on views of shapes [(8, 3, 8, 8), (8, 3, 8, 8)]: no such luck"
+    )
+    assert isinstance(caught.value.__cause__, ValueError)

@@ -1,0 +1,215 @@
+"""The built-in losses: against slow loops written from the papers, and against values worked out by hand."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from sklearn_ssl import SSLImageEmbedder
+from sklearn_ssl.losses import DCL, NTXent, VICReg
+from sklearn_ssl.testing import parametrize_with_loss_checks
+
+SIZES = [(2, 3), (3, 1), (5, 4), (16, 7)]  # (n, d)
+# Two images with orthogonal unit projections, the same in both views.
+ORTHOGONAL = torch.eye(2, dtype=torch.float64)
+
+
+def projections(n, d, views=2):
+    return torch.from_numpy(np.random.default_rng(n).normal(size=(views, n, d)))
+
+
+def value(loss, *z):
+    out = loss(*z)
+    return float(out["loss"] if isinstance(out, dict) else out)
+
+
+# ------------------------------------------------------------------ the papers, one number after the other
+
+
+def similarity(a, b):
+    return sum(x * y for x, y in zip(a, b, strict=True)) / (math.hypot(*a) * math.hypot(*b))
+
+
+def slow_contrastive(z1, z2, temperature, positive_in_denominator):
+    """NT-Xent (arXiv:2002.05709, equation 1) or DCL (arXiv:2110.06848, equation 6), anchor by anchor."""
+    z, n = [*z1.tolist(), *z2.tolist()], len(z1)
+    total = 0.0
+    for i in range(2 * n):
+        positive = (i + n) % (2 * n)
+        denominator = 0.0
+        for k in range(2 * n):
+            if k != i and (positive_in_denominator or k != positive):
+                denominator += math.exp(similarity(z[i], z[k]) / temperature)
+        total += -similarity(z[i], z[positive]) / temperature + math.log(denominator)
+    return total / (2 * n)
+
+
+def slow_vicreg(z1, z2, lam, mu, nu):
+    """arXiv:2105.04906, equations 1 to 6, with the authors' halved variance term."""
+    n, d = z1.shape
+    total = lam * sum(float(a - b) ** 2 for a, b in zip(z1.flatten(), z2.flatten(), strict=True)) / (n * d)
+    for z in (z1.tolist(), z2.tolist()):
+        mean = [sum(row[j] for row in z) / n for j in range(d)]
+        for i in range(d):
+            for j in range(d):
+                c = sum((row[i] - mean[i]) * (row[j] - mean[j]) for row in z) / (n - 1)
+                if i == j:
+                    total += mu / 2 * max(0.0, 1 - math.sqrt(c + 1e-4)) / d
+                else:
+                    total += nu * c**2 / d
+    return total
+
+
+@pytest.mark.parametrize("temperature", [0.07, 0.5, 1.0])
+@pytest.mark.parametrize(("n", "d"), SIZES)
+def test_ntxent_is_the_papers_sum(n, d, temperature):
+    z1, z2 = projections(n, d)
+    expected = slow_contrastive(z1, z2, temperature, positive_in_denominator=True)
+    assert value(NTXent(temperature), z1, z2) == pytest.approx(expected, rel=1e-10)
+
+
+@pytest.mark.parametrize("temperature", [0.07, 0.5, 1.0])
+@pytest.mark.parametrize(("n", "d"), SIZES)
+def test_dcl_is_the_papers_sum(n, d, temperature):
+    z1, z2 = projections(n, d)
+    expected = slow_contrastive(z1, z2, temperature, positive_in_denominator=False)
+    assert value(DCL(temperature), z1, z2) == pytest.approx(expected, rel=1e-10)
+
+
+@pytest.mark.parametrize("coefficients", [(25, 25, 1), (0, 0.7, 0), (2, 0, 3)])
+@pytest.mark.parametrize(("n", "d"), SIZES)
+def test_vicreg_is_the_papers_sum(n, d, coefficients):
+    z1, z2 = 0.3 * projections(n, d)  # small enough for the variance term to be alive
+    assert value(VICReg(*coefficients), z1, z2) == pytest.approx(
+        slow_vicreg(z1, z2, *coefficients), rel=1e-10
+    )
+
+
+# ------------------------------------------------------------------ by hand
+
+
+def test_ntxent_of_two_orthogonal_images_by_hand():
+    # Each of the four anchors has its positive at similarity 1 and two others at 0, itself left out:
+    # -log(e / (e + 2)) = log(1 + 2/e) = 0.5514. At temperature 1/2 e becomes e^2: log(1 + 2/e^2) = 0.2396.
+    assert value(NTXent(1.0), ORTHOGONAL, ORTHOGONAL) == pytest.approx(math.log(1 + 2 / math.e), rel=1e-12)
+    assert value(NTXent(0.5), ORTHOGONAL, ORTHOGONAL) == pytest.approx(0.2395447662, rel=1e-9)
+
+
+def test_ntxent_leaves_the_sample_itself_out():
+    # One image has no negatives: the softmax is over its other view alone, -log(1) = 0, however far
+    # that is. With the diagonal in it would be log(1 + e^2) at the opposite side.
+    z = torch.tensor([[1.0, 0.0]], dtype=torch.float64)
+    assert value(NTXent(1.0), z, -z) == pytest.approx(0.0, abs=1e-12)
+
+
+def test_dcl_of_two_orthogonal_images_by_hand_is_negative():
+    # As for NT-Xent, without the positive: -1 + log(1 + 1) = -0.3069; at temperature 1/10 -10 + log(2).
+    assert value(DCL(1.0), ORTHOGONAL, ORTHOGONAL) == pytest.approx(math.log(2) - 1, rel=1e-12)
+    assert value(DCL(0.1), ORTHOGONAL, ORTHOGONAL) == pytest.approx(math.log(2) - 10, rel=1e-12)
+
+
+def test_dcl_leaves_out_sample_and_positive_in_both_views_and_both_directions():
+    # Similarities: a a' = .6, b b' = 1; across the images a b = a b' = 0, a' b = a' b' = .8. So the four
+    # anchors have
+    #   a : -.6 + log(e^0 + e^0)        a': -.6 + log(e^.8 + e^.8)
+    #   b : -1  + log(e^0 + e^.8)       b': -1  + log(e^0 + e^.8)
+    # Any positive, or the sample itself, in a denominator changes the sum.
+    z1 = torch.tensor([[1.0, 0.0], [0.0, 1.0]], dtype=torch.float64)
+    z2 = torch.tensor([[0.6, 0.8], [0.0, 1.0]], dtype=torch.float64)
+    by_hand = (-0.6 + math.log(2)) + (-0.6 + math.log(2) + 0.8) + 2 * (-1 + math.log(1 + math.exp(0.8)))
+    assert value(DCL(1.0), z1, z2) == pytest.approx(by_hand / 4, rel=1e-12)
+
+
+def test_vicreg_of_a_tiny_matrix_by_hand():
+    # Both columns are (1, -1): variance (1 + 1) / (2 - 1) = 2, so no variance term; the covariance is 2
+    # as well, and c(z) = (2^2 + 2^2) / d = 4 in each view: 8. The views differ by 1 everywhere: 25 * 1.
+    z = torch.tensor([[1.0, 1.0], [-1.0, -1.0]], dtype=torch.float64)
+    terms = VICReg()(z, z + 1)
+    assert {name: float(term) for name, term in terms.items()} == pytest.approx(
+        {"loss": 33.0, "invariance": 1.0, "variance": 0.0, "covariance": 8.0}, abs=1e-12
+    )
+
+
+def test_vicregs_variance_term_is_halved_as_in_the_authors_code():
+    # A collapsed batch: v(z) = v(z') = 1 - sqrt(1e-4) = 0.99, and 25 * (0.99 + 0.99) / 2 = 24.75. The
+    # paper's formula, without the half, has 49.5.
+    z = torch.zeros(3, 2, dtype=torch.float64)
+    assert value(VICReg(), z, z) == pytest.approx(24.75, rel=1e-12)
+
+
+def test_vicreg_is_zero_for_uncorrelated_columns_of_unit_variance():
+    # Columns of +-sqrt(3)/2, each orthogonal to the others: variance 4 * (3/4) / (4 - 1) = 1. Divided by
+    # n instead of n - 1 it would be 3/4, and the variance term 25 * (1 - 0.866) = 3.35.
+    hadamard = torch.tensor([[1.0, 1, 1], [-1, 1, -1], [1, -1, -1], [-1, -1, 1]], dtype=torch.float64)
+    z = math.sqrt(3) / 2 * hadamard
+    assert value(VICReg(), z, z) == pytest.approx(0.0, abs=1e-12)
+
+
+def test_vicreg_does_not_normalise_the_projections():
+    # With both views four times as large, the invariance is 16 times as large.
+    z1, z2 = projections(8, 4)
+    once, four_times = VICReg()(z1, z2), VICReg()(4 * z1, 4 * z2)
+    assert float(four_times["invariance"]) == pytest.approx(16 * float(once["invariance"]), rel=1e-12)
+
+
+@pytest.mark.parametrize("loss", [NTXent(), DCL()])
+def test_contrastive_losses_do_not_see_the_length_of_a_projection(loss):
+    z1, z2 = projections(6, 4)
+    assert value(loss, 100 * z1, 0.01 * z2) == pytest.approx(value(loss, z1, z2), rel=1e-10)
+
+
+# ------------------------------------------------------------------ all of them
+
+
+@pytest.mark.parametrize("loss", [NTXent(), DCL(), VICReg()])
+def test_three_views_cost_the_mean_of_their_three_pairs(loss):
+    a, b, c = projections(6, 4, views=3)
+    pairs = [value(loss, a, b), value(loss, a, c), value(loss, b, c)]
+    assert value(loss, a, b, c) == pytest.approx(sum(pairs) / 3, rel=1e-12)
+
+
+@pytest.mark.parametrize("loss", [NTXent(), DCL(), VICReg()])
+def test_a_single_view_is_refused_in_words(loss):
+    with pytest.raises(ValueError, match="a loss on pairs needs at least two views, got 1"):
+        loss(torch.zeros(4, 3))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("loss", [NTXent(), DCL(), VICReg()])
+def test_the_loss_has_the_precision_of_its_projections(loss, dtype):
+    out = loss(*projections(4, 3).to(dtype))
+    assert (out["loss"] if isinstance(out, dict) else out).dtype == dtype
+
+
+@pytest.mark.parametrize("loss", [NTXent(), DCL(), VICReg()])
+def test_the_gradient_agrees_with_finite_differences(loss):
+    z = [(0.5 * view).requires_grad_() for view in projections(4, 3)]
+
+    def of(*z):
+        out = loss(*z)
+        return out["loss"] if isinstance(out, dict) else out
+
+    assert torch.autograd.gradcheck(of, z)
+
+
+@parametrize_with_loss_checks(["ntxent", "dcl", "vicreg"])
+def test_the_built_in_losses_keep_the_contract(check):
+    check()
+
+
+def tiny_backbone(in_channels):
+    layers = [nn.Conv2d(in_channels, 8, 3, stride=2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    return nn.Sequential(*layers)
+
+
+def test_vicregs_terms_are_in_the_history_and_add_up_to_the_loss():
+    X = np.random.default_rng(0).integers(0, 256, size=(12, 8, 8), dtype=np.uint8)
+    embedder = SSLImageEmbedder(
+        "vicreg", loss__std_coeff=10.0, backbone=tiny_backbone, projector=(8,), max_epochs=2, random_state=0
+    ).fit(X)
+    for row in embedder.history_:
+        sum_of_terms = 25 * row["invariance"] + 10 * row["variance"] + 1 * row["covariance"]
+        assert row["train_loss"] == pytest.approx(sum_of_terms, rel=1e-6)
+        assert row["variance"] > 0

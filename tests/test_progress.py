@@ -1,0 +1,46 @@
+"""What `verbose` shows."""
+
+import re
+import time
+
+
+def test_a_fit_shows_loss_name_share_and_speed(embedder, images, capsys):
+    embedder(loss="vicreg", max_epochs=2, verbose=1).fit(images)
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    last = shown.err.rstrip().rpartition("\r")[2]
+    assert re.fullmatch(
+        r"vicreg 100%\|█{24}\| \d\d:\d\d<\d\d:\d\d, epoch 2, [\d,]+ images/s, loss [\d.]+", last
+    )
+
+
+def test_the_bar_ends_with_the_time(embedder, images, capsys):
+    embedder(max_epochs="auto", max_time=0.3, verbose=1).fit(images)
+    last = capsys.readouterr().err.rstrip().rpartition("\r")[2]
+    share = int(re.search(r"ntxent +(\d+)%", last)[1])
+    assert 1 <= share <= 100
+
+
+def test_without_verbose_nothing_is_shown(embedder, images, capsys):
+    embedder().fit_transform(images)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_short_transform_shows_nothing_either(embedder, images, capsys):
+    fitted = embedder().fit(images)
+    fitted.set_params(verbose=1).transform(images)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_long_transform_counts_images(embedder, images, draw_images, capsys):
+    fitted = embedder().fit(images).set_params(verbose=1)
+    fitted.encoder_.register_forward_pre_hook(lambda *_: time.sleep(0.6))
+    fitted.transform(draw_images(150))  # three chunks: 1.8 s, and the bar appears after 1 s
+    last = capsys.readouterr().err.rstrip().rpartition("\r")[2]
+    assert re.match(r"embedding: 100%\|█+\| 150/150 .* images/s\]", last)
+
+
+def test_a_fit_that_was_watched_can_be_fitted_again(embedder, images, capsys):
+    watched = embedder(verbose=1)
+    watched.fit(images).fit(images)
+    assert capsys.readouterr().err.count("100%") >= 2
