@@ -249,7 +249,8 @@ max_epochs_, device_, precision_
         y : array-like of shape (n_images,), optional
             Ignored, unless the loss uses labels: then classes, with -1 for unlabeled.
         X_unlabeled : images, optional
-            Further images to learn from, in any accepted form.
+            Further images to learn from, in any accepted form. (In a grid search, scikit-learn splits
+            whatever has as many entries as X along with X: then give one image more or less.)
 
         Returns
         -------
@@ -339,9 +340,10 @@ max_epochs_, device_, precision_
         """What "auto" means: what suits the optimizer; then what the loss wants."""
         wanted = {**DEFAULTS, **loss.defaults}
         optimizer = wanted["optimizer"] if _is_auto(self.optimizer) else self.optimizer
-        usual = {**wanted, **base_settings(optimizer, lr_is_given=not _is_auto(self.lr))}
         # A loss's own learning rate and weight decay are meant for its own optimizer.
-        return {**usual, **loss.defaults} if optimizer == wanted["optimizer"] else usual
+        own = loss.defaults if optimizer == wanted["optimizer"] else {}
+        has_rate = not _is_auto(self.lr) or "lr" in own
+        return {**wanted, **base_settings(optimizer, lr_is_given=has_rate), **own}
 
     def _labels(self, loss: SSLLoss, y: Any, source: Source) -> Tensor | None:
         """Class numbers, -1 where unlabeled (as in scikit-learn's semi-supervised module)."""

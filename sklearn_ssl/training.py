@@ -145,7 +145,6 @@ class SSLNet(NeuralNet):
         self.steps_done = 0
         self.seconds_before = 0.0
         self.interrupted = False
-        self._uses_global_rng = any("drop" in type(m).__name__.lower() for m in module.modules())
 
     # ------------------------------------------------------------------ components
 
@@ -186,10 +185,11 @@ class SSLNet(NeuralNet):
         try:
             self.fit_loop(dataset, epochs=self._epochs_left())
         except StopTraining:
-            pass
+            self._record_finished_epoch()
         except KeyboardInterrupt as interrupt:
             # skorch's EarlyStopping ends a training by raising this itself.
             self.interrupted = not _raised_by_statement(interrupt)
+            self._record_finished_epoch()
         finally:
             self.notify("on_train_end", X=dataset, y=None)
         return self
@@ -286,10 +286,7 @@ class SSLNet(NeuralNet):
 
     @contextmanager
     def _reproducible_layers(self) -> Iterator[None]:
-        """Dropout knows torch's global generator only: lend it one that depends on the step alone."""
-        if not self._uses_global_rng:
-            yield
-            return
+        """Dropout and the like know torch's global generator only: lend them one that depends on the step."""
         devices = [self.device] if torch.device(self.device).type == "cuda" else []
         with torch.random.fork_rng(devices):
             torch.manual_seed(derived(self.seed, LAYERS, self.steps_done))
@@ -319,6 +316,11 @@ class SSLNet(NeuralNet):
             return False
         typical_step = self.meter.seconds_per_step()
         return self.seconds() + typical_step / 2 > self.schedule.max_time
+
+    def _record_finished_epoch(self) -> None:
+        """After an interruption between an epoch's last step and its record."""
+        if self.steps_done and self.steps_done % self.epoch_size == 0 and "lr" not in self.history[-1]:
+            self._record_epoch()
 
     def _record_epoch(self) -> None:
         row = self.history[-1]
@@ -400,10 +402,12 @@ class Meter:
         self._unread: list[dict[str, Tensor]] = []
         self._where: list[tuple[int, float]] = []
         self._sums: dict[str, float] = {}
+        self._counts: dict[str, int] = {}
 
     def add(self, terms: dict[str, Tensor], step: int, rate: float) -> None:
         self.steps += 1
-        self._unread.append({name: torch.as_tensor(value).detach() for name, value in terms.items()})
+        values = {name: torch.as_tensor(value).detach().reshape(()) for name, value in terms.items()}
+        self._unread.append(values)
         self._where.append((step, rate))
         if len(self._unread) == READ_EVERY:
             self.read()
@@ -417,16 +421,19 @@ class Meter:
             The loss is no longer a number.
         """
         unread, self._unread, where, self._where = self._unread, [], self._where, []
-        for name in unread[0] if unread else ():
-            values = torch.stack([terms[name].to(torch.float64) for terms in unread]).tolist()
+        for name in {name: None for terms in unread for name in terms}:  # in their order
+            values = torch.stack(
+                [terms[name].to(torch.float64) for terms in unread if name in terms]
+            ).tolist()
             if name == "loss":
                 self._check_finite(values, where)
             self._sums[name] = self._sums.get(name, 0.0) + sum(values)
+            self._counts[name] = self._counts.get(name, 0) + len(values)
 
     def mean(self, name: str) -> float:
-        """Mean over the steps so far; nan before the first."""
+        """Mean over the steps in which it was reported; nan before the first."""
         self.read()
-        return self._sums[name] / self.steps if self.steps else math.nan
+        return self._sums[name] / self._counts[name] if name in self._counts else math.nan
 
     def terms(self) -> list[str]:
         self.read()

@@ -148,6 +148,25 @@ def test_the_predictor_is_trained_and_the_teacher_is_not():
         assert not keep.in_optimizer(parameter)
 
 
+def test_student_teacher_and_loss_are_in_training_mode_in_each_step():
+    modes = []
+
+    class Modes(SmallBYOL):
+        def step(self, batch, student, teacher):
+            modes.append((self.training, student.training, teacher.training))
+            return super().step(batch, student, teacher)
+
+    class Evaluates(Callback):
+        """A callback that looks at the model between the epochs."""
+
+        def on_epoch_end(self, net, **kwargs):
+            net.module_.eval()
+            net.criterion_.eval()
+
+    embedder(Modes, callbacks=[Evaluates()]).fit(images())
+    assert modes == [(True, True, True)] * 6
+
+
 def test_sizes_of_a_predictor_are_nested_parameters():
     assert trained(SmallBYOL, loss__hidden=5).loss.predictor[0].out_features == 5
 

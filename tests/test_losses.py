@@ -194,6 +194,22 @@ def test_the_gradient_agrees_with_finite_differences(loss):
     assert torch.autograd.gradcheck(of, z)
 
 
+def reference_projections():
+    """Two views of 12 samples in 6 dimensions: sines, so that no generator is involved."""
+    i, j = torch.arange(12, dtype=torch.float64)[:, None], torch.arange(6, dtype=torch.float64)
+    common = torch.sin(1 + i * 1.7 + j * 2.3 + i * j)
+    return common + 0.3 * torch.cos(i + 3 * j), common + 0.3 * torch.cos(2 * i + j)
+
+
+# Printed by benchmarks/loss_references.py, from lightly 1.6.0.
+@pytest.mark.parametrize(
+    ("loss", "expected"),
+    [(NTXent(0.5), 1.8361916928), (DCL(0.1), -0.0847283312), (VICReg(), 8.9046813812)],
+)
+def test_the_value_is_lightlys(loss, expected):
+    assert float(value(loss, *reference_projections())) == pytest.approx(expected, abs=1e-9)
+
+
 @parametrize_with_loss_checks(["ntxent", "dcl", "vicreg"])
 def test_the_built_in_losses_keep_the_contract(check):
     check()

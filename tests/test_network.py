@@ -111,7 +111,7 @@ def test_the_teacher_starts_as_the_student_and_shares_nothing_with_it():
 
 def test_the_teacher_receives_no_gradient():
     teacher = Teacher(small_student())
-    views = random_views((8, 8))
+    views = [view.requires_grad_() for view in random_views((8, 8))]
     assert not any(p.requires_grad for p in teacher.parameters())
     assert not teacher(views)[0].requires_grad
     assert not teacher.features(views[0]).requires_grad
