@@ -460,6 +460,9 @@ def check_loss_value(name: str, terms: dict[str, Tensor]) -> None:
             f"The loss {name!r} returned {given}. A loss returns one number, as a tensor of shape (), or "
             f"a dict {{'loss': that, 'another term': ...}}."
         )
+    several = [term for term, value in terms.items() if torch.as_tensor(value).numel() != 1]
+    if several:
+        raise ValueError(f"The loss {name!r} returned the term {several[0]!r}, which is not one number.")
     if not loss.requires_grad:
         raise ValueError(f"The loss {name!r} returned a value without gradient: was it detached?")
 
