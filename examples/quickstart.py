@@ -143,8 +143,9 @@ def draw_views(axis, embedder, images) -> None:
 
 def draw_map(axis, embedded: np.ndarray, y: np.ndarray) -> None:
     place = TSNE(random_state=0, init="pca").fit_transform(StandardScaler().fit_transform(embedded))
-    axis.scatter(*place.T, c=y, cmap="tab10", s=10)
-    for label in np.unique(y):
+    labels, colours = np.unique(y, return_inverse=True)
+    axis.scatter(*place.T, c=colours, cmap="tab10", s=10)
+    for label in labels:
         axis.text(*np.median(place[y == label], axis=0), str(label), fontsize=14, weight="bold", ha="center")
     axis.set(title="Test images by their embedding (t-SNE), coloured by class", xticks=[], yticks=[])
 
