@@ -22,10 +22,10 @@ _users = 0
 def kept_memory() -> Iterator[None]:
     """While open, glibc hands large freed blocks out again rather than back to the kernel.
 
-    A training step on the CPU otherwise takes some 200,000 page faults, which can cost more than its
-    arithmetic. The setting holds for the whole process while any fit or transform runs; afterwards the
-    memory is given back. SKLEARN_SSL_KEEP_MEMORY=0 in the environment switches it off; it does nothing
-    where there is no glibc.
+    A training step on the CPU otherwise takes a page fault for each 4 KiB of every large tensor, which can
+    cost more than its arithmetic (`benchmarks/step.py` counts them). The setting holds for the whole process
+    while any fit or transform runs; afterwards the memory is given back. SKLEARN_SSL_KEEP_MEMORY=0 in the
+    environment switches it off; it does nothing where there is no glibc.
     """
     global _users
     libc = _glibc()
