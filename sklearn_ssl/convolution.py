@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.overrides import TorchFunctionMode
 
-# Pixels of the largest map that is faster this way; larger ones are left to oneDNN's kernels. In float32
-# only the dense form pays (maps smaller than the kernel): on 4x4 pixels both take the same time.
-LARGEST_MAP = {torch.bfloat16: 16, torch.float32: 8}
+Pair = tuple[int, int]  # (vertical, horizontal)
+
+# Pixels of the largest map that is made faster this way (`benchmarks/step.py`); larger ones are left to
+# oneDNN's kernels. In bf16 at 8x8 pixels it is the weights' gradient alone that gains.
+LARGEST_MAP = {torch.bfloat16: 64, torch.float32: 16}
 FEWEST_CHANNELS = 64
 # Building the dense form costs as much as putting this many images through it.
 BUILDING = 192
 
 
 class SmallMapConvolutions(TorchFunctionMode):
-    """While open, `conv2d` on small maps is computed by `conv2d_as_product`; all else is as it was.
+    """While open, `conv2d` to small maps is computed by `conv2d_as_product`; all else is as it was.
 
-    The last layers of a ResNet see 4x4, 2x2 or 1x1 pixels of small images, where oneDNN's kernels reach a
-    few percent of what its matrix product does.
+    The last layers of a ResNet make 8x8 to 1x1 pixels of small images, where oneDNN's kernels, that of the
+    weights' gradient above all, reach between a half and a few percent of what its matrix product does.
     """
 
     def __torch_function__(
@@ -49,13 +53,20 @@ def is_small(
     return (
         x.device.type == "cpu"
         and x.ndim == 4
-        and x.shape[2] * x.shape[3] <= LARGEST_MAP.get(computing_dtype(x), 0)
         and min(weight.shape[:2]) >= FEWEST_CHANNELS
         and isinstance(stride, tuple)
         and isinstance(padding, tuple)
         and dilation in (1, (1, 1))
         and groups == 1
+        and math.prod(map_size(x, weight, stride, padding)) <= LARGEST_MAP.get(computing_dtype(x), 0)
     )
+
+
+def map_size(x: Tensor, weight: Tensor, stride: Pair, padding: Pair) -> Pair:
+    """(height, width) of the map that a convolution makes."""
+    sides = zip(x.shape[2:], weight.shape[2:], stride, padding, strict=True)
+    height, width = ((side + 2 * pad - kernel) // step + 1 for side, kernel, step, pad in sides)
+    return height, width
 
 
 def computing_dtype(x: Tensor) -> torch.dtype:
@@ -63,9 +74,7 @@ def computing_dtype(x: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
 
 
-def conv2d_as_product(
-    x: Tensor, weight: Tensor, bias: Tensor | None, stride: tuple[int, int], padding: tuple[int, int]
-) -> Tensor:
+def conv2d_as_product(x: Tensor, weight: Tensor, bias: Tensor | None, stride: Pair, padding: Pair) -> Tensor:
     """What `torch.conv2d` returns, in channels-last memory.
 
     Parameters
@@ -79,18 +88,93 @@ def conv2d_as_product(
     -------
     Tensor of shape (n, d, oh, ow)
     """
-    n, c, h, w = x.shape
-    d, _, kh, kw = weight.shape
+    n, _, h, w = x.shape
+    kh, kw = weight.shape[2:]
     pixels = x.permute(0, 2, 3, 1)  # (n, h, w, c)
-    taps = tap_between(h, kh, stride[0], padding[0]), tap_between(w, kw, stride[1], padding[1])
-    oh, ow = taps[0].shape[1], taps[1].shape[1]
+    filters = weight.permute(0, 2, 3, 1)  # (d, kh, kw, c)
     if h * w * (n + BUILDING) < kh * kw * n:
-        rows = pixels.reshape(n, h * w * c)
-        out = rows @ dense_matrix(weight, *taps)  # (n, oh * ow * d)
+        out = dense_product(pixels, filters, stride, padding)
     else:
-        out = neighbourhoods(pixels, (kh, kw), stride, padding, (oh, ow)) @ flat_filters(weight)
-    out = out.reshape(n, oh, ow, d)
-    return (out if bias is None else out + bias).permute(0, 3, 1, 2)
+        out = NeighbourhoodProduct.apply(pixels, filters, stride, padding)
+    return (out if bias is None else out + bias.to(out.dtype)).permute(0, 3, 1, 2)
+
+
+# --- What each output pixel sees, in rows, times the filters ------------------------------------------------
+
+
+class NeighbourhoodProduct(torch.autograd.Function):
+    """Convolution of pixels (n, h, w, c) with filters (d, kh, kw, c) -> (n, oh, ow, d)."""
+
+    @staticmethod
+    def forward(ctx: Any, pixels: Tensor, filters: Tensor, stride: Pair, padding: Pair) -> Tensor:
+        ctx.save_for_backward(pixels, filters)
+        ctx.stride, ctx.padding = stride, padding
+        rows = neighbourhoods(pixels, filters.shape[1:3], stride, padding)  # (n, oh, ow, kh, kw, c)
+        return rows.flatten(3) @ filters.flatten(1).T
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        pixels, filters = ctx.saved_tensors
+        to_pixels, to_filters = ctx.needs_input_grad[:2]
+        return (
+            pixels_gradient(gradient, pixels, filters, ctx.stride, ctx.padding) if to_pixels else None,
+            filters_gradient(gradient, pixels, filters, ctx.stride, ctx.padding) if to_filters else None,
+            None,
+            None,
+        )
+
+
+def neighbourhoods(pixels: Tensor, kernel: Pair, stride: Pair, padding: Pair) -> Tensor:
+    """What each output pixel sees: (n, h, w, c) -> (n, oh, ow, kh, kw, c), made anew."""
+    padded = F.pad(pixels, (0, 0, padding[1], padding[1], padding[0], padding[0]))
+    windows = padded.unfold(1, kernel[0], stride[0]).unfold(2, kernel[1], stride[1])  # (n, oh, ow, c, kh, kw)
+    return windows.permute(0, 1, 2, 4, 5, 3).contiguous()
+
+
+def filters_gradient(
+    gradient: Tensor, pixels: Tensor, filters: Tensor, stride: Pair, padding: Pair
+) -> Tensor:
+    """Of the filters, (d, kh, kw, c), given that of the output, (n, oh, ow, d)."""
+    rows = neighbourhoods(pixels, filters.shape[1:3], stride, padding).flatten(3).flatten(0, 2)
+    return (gradient.flatten(0, 2).T @ rows).view(filters.shape)
+
+
+def pixels_gradient(gradient: Tensor, pixels: Tensor, filters: Tensor, stride: Pair, padding: Pair) -> Tensor:
+    """Of the pixels, (n, h, w, c), given that of the output, (n, oh, ow, d)."""
+    if stride == (1, 1):  # a convolution as well, with the filters turned round
+        kernel = filters.shape[1:3]
+        rows = neighbourhoods(
+            gradient, kernel, stride, (kernel[0] - 1 - padding[0], kernel[1] - 1 - padding[1])
+        )
+        turned = filters.flip(1, 2).permute(1, 2, 0, 3).flatten(0, 2)  # (kh * kw * d, c)
+        return rows.flatten(3) @ turned
+    return add_up(gradient @ filters.flatten(1), pixels, filters.shape[1:3], stride, padding)
+
+
+def add_up(rows: Tensor, pixels: Tensor, kernel: Pair, stride: Pair, padding: Pair) -> Tensor:
+    """Adds what each output pixel says of its neighbourhood, (n, oh, ow, kh * kw * c), where it belongs."""
+    n, h, w, c = pixels.shape
+    oh, ow = rows.shape[1:3]
+    rows = rows.unflatten(3, (*kernel, c))
+    total = rows.new_zeros(n, h + 2 * padding[0], w + 2 * padding[1], c)
+    for i in range(kernel[0]):
+        for j in range(kernel[1]):
+            total[:, i : i + stride[0] * oh : stride[0], j : j + stride[1] * ow : stride[1]] += rows[
+                :, :, :, i, j
+            ]
+    return total[:, padding[0] : padding[0] + h, padding[1] : padding[1] + w]
+
+
+# --- The convolution as one matrix: cheap where the kernel covers the map -----------------------------------
+
+
+def dense_product(pixels: Tensor, filters: Tensor, stride: Pair, padding: Pair) -> Tensor:
+    """Convolution of pixels (n, h, w, c) with filters (d, kh, kw, c) -> (n, oh, ow, d)."""
+    sides = zip(pixels.shape[1:3], filters.shape[1:3], stride, padding, strict=True)
+    rows, columns = (tap_between(*side) for side in sides)
+    out = pixels.flatten(1) @ dense_matrix(filters, rows, columns)  # (n, oh * ow * d)
+    return out.view(len(pixels), rows.shape[1], columns.shape[1], len(filters))
 
 
 def tap_between(length: int, kernel: int, stride: int, padding: int) -> Tensor:
@@ -100,33 +184,14 @@ def tap_between(length: int, kernel: int, stride: int, padding: int) -> Tensor:
     return tap.masked_fill((tap < 0) | (tap >= kernel), -1)
 
 
-def dense_matrix(weight: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """The convolution as one matrix, (h * w * c, oh * ow * d): cheap where the kernel covers the map."""
-    d, c, kh, kw = weight.shape
+def dense_matrix(filters: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """(h * w * c, oh * ow * d)."""
+    d, kh, kw, c = filters.shape
     (h, oh), (w, ow) = rows.shape, columns.shape
     tap = rows[:, None, :, None] * kw + columns[:, None, :]  # (h, w, oh, ow)
     reached = (rows[:, None, :, None] >= 0) & (columns[:, None, :] >= 0)
     tap = tap.masked_fill(~reached, kh * kw)
     # One tap more, of zeros, for the places that do not see each other.
-    filters = F.pad(weight.permute(2, 3, 1, 0).reshape(kh * kw, c, d), (0, 0, 0, 0, 0, 1))
-    blocks = filters[tap.reshape(h * w, oh * ow)]  # (h * w, oh * ow, c, d)
+    taps = F.pad(filters.permute(1, 2, 3, 0).reshape(kh * kw, c, d), (0, 0, 0, 0, 0, 1))
+    blocks = taps[tap.reshape(h * w, oh * ow)]  # (h * w, oh * ow, c, d)
     return blocks.permute(0, 2, 1, 3).reshape(h * w * c, oh * ow * d)
-
-
-def neighbourhoods(
-    pixels: Tensor, kernel: Sequence, stride: Sequence, padding: Sequence, out: Sequence
-) -> Tensor:
-    """What each output place sees: (n, h, w, c) -> (n * oh * ow, kh * kw * c)."""
-    padded = F.pad(pixels, (0, 0, padding[1], padding[1], padding[0], padding[0]))
-    (kh, kw), (sh, sw), (oh, ow) = kernel, stride, out
-    shifted = [
-        padded[:, i : i + sh * (oh - 1) + 1 : sh, j : j + sw * (ow - 1) + 1 : sw]
-        for i in range(kh)
-        for j in range(kw)
-    ]
-    return torch.cat(shifted, dim=3).flatten(0, 2)
-
-
-def flat_filters(weight: Tensor) -> Tensor:
-    """(d, c, kh, kw) -> (kh * kw * c, d)."""
-    return weight.permute(2, 3, 1, 0).flatten(0, 2)

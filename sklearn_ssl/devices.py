@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import Tensor
 
 
 def resolve_device(device: Any) -> torch.device:
@@ -37,17 +42,127 @@ def resolve_precision(precision: str, device: torch.device) -> str:
     """ "bf16" or "float32"; "auto" takes bf16 where the device is fast in it.
 
     That is CUDA from compute capability 8 on, and CPUs with AMX or AVX512-BF16 instructions.
+
+    Raises
+    ------
+    ValueError
+        No such precision, or a GPU without bf16.
     """
+    fast = is_fast_in_bf16(device)
     if precision == "auto":
-        return "bf16" if _is_fast_in_bf16(device) else "float32"
-    if precision not in ("bf16", "float32"):
+        return "bf16" if fast else "float32"
+    if precision not in ("bf16", "bfloat16", "float32"):
         raise ValueError(f"precision={precision!r}: give 'auto', 'bf16' or 'float32'.")
-    return precision
+    if precision == "float32":
+        return precision
+    if not fast and device.type == "cuda":
+        raise ValueError(
+            f"precision={precision!r}: {device} has no arithmetic for it (CUDA: from compute capability 8 "
+            f"on). Set precision='auto', which takes float32 here."
+        )
+    if not fast and device.type == "cpu":
+        warnings.warn(
+            f"precision={precision!r}: this CPU has no instructions for it (AMX or AVX512-BF16) and is "
+            f"slower in it than in float32. Set precision='auto', which takes the faster one.",
+            stacklevel=2,
+        )
+    return "bf16"
 
 
-def _is_fast_in_bf16(device: torch.device) -> bool:
+def is_fast_in_bf16(device: torch.device) -> bool:
+    """Whether the device has instructions for bf16."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
     if device.type == "cpu":
         return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
     return False
+
+
+def resolve_compile(compile: bool, device: torch.device) -> bool:
+    """Whether to compile: as asked, unless `torch.compile` does not work here, which is a warning."""
+    if not compile:
+        return False
+    problem = _compiling_fails(device.type)
+    if problem:
+        warnings.warn(
+            f"compile=True, but torch.compile does not work here ({problem}): going on without it. It needs "
+            f"a C++ compiler (Linux: g++, macOS: Xcode's command line tools, Windows: Visual Studio's build "
+            f"tools), and on a GPU triton.",
+            stacklevel=2,
+        )
+    return problem is None
+
+
+@functools.cache
+def _compiling_fails(device_type: str) -> str | None:
+    """What a small function's compilation says; None if it works."""
+    try:
+        torch.compile(lambda x: (x + 1).sin(), dynamic=False)(torch.zeros(2, device=device_type))
+    except Exception as error:  # of torch, triton, the compiler, the file system
+        return f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+    return None
+
+
+@contextmanager
+def fast_float32(device: torch.device) -> Iterator[None]:
+    """While open, float32 products on CUDA may use TF32: 10 bits of mantissa, as convolutions do already."""
+    if device.type != "cuda":
+        yield
+        return
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+@contextmanager
+def memory_advice(batch_size: int, accumulate: int) -> Iterator[None]:
+    """Say what to do where a batch does not fit into the device's memory.
+
+    Raises
+    ------
+    MemoryError
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        raise MemoryError(
+            f"A step on batch_size={batch_size} images, accumulate={accumulate}, does not fit into memory. "
+            f"Set accumulate={2 * accumulate}, to take the batch through the network in more parts, or a "
+            f"smaller batch_size. torch says: {str(error).splitlines()[0]}"
+        ) from error
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether torch failed to allocate memory, on a GPU or on the CPU."""
+    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
+
+
+# --- torch's global generators: dropout and the like know no others -----------------------------------------
+
+
+def seed_layers(seed: int, device: torch.device) -> None:
+    """Seed what layers on this device draw from.
+
+    `torch.manual_seed` would seed every kind of device, and queue that for those that are not there: 4 ms.
+    """
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            torch.cuda.manual_seed(seed)
+
+
+def rng_state(device: torch.device) -> tuple[Tensor, ...]:
+    """Where torch's generators are that layers on this device draw from."""
+    cpu = torch.default_generator.get_state()
+    return (cpu, torch.cuda.get_rng_state(device)) if device.type == "cuda" else (cpu,)
+
+
+def set_rng_state(state: tuple[Tensor, ...], device: torch.device) -> None:
+    torch.default_generator.set_state(state[0])
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(state[1], device)

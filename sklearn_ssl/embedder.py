@@ -9,7 +9,7 @@ import time
 import warnings
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from numbers import Integral, Real
 from typing import Any, ClassVar
 
@@ -24,20 +24,23 @@ from torch import Tensor, nn
 
 from sklearn_ssl.allocator import kept_memory
 from sklearn_ssl.backbones import build_backbone, resolve_backbone
-from sklearn_ssl.devices import resolve_device, resolve_precision
+from sklearn_ssl.devices import resolve_compile, resolve_device, resolve_precision
 from sklearn_ssl.images import (
     ConcatSource,
     PixelScale,
     Source,
     Standardize,
     inference_source,
+    near,
     training_source,
 )
+from sklearn_ssl.inference import InferenceNetwork, KeptNetwork, chunk_size, detached_copy
 from sklearn_ssl.losses.adapters import loss_name, make_loss, resolve_loss
 from sklearn_ssl.losses.base import Spec, SSLLoss
 from sklearn_ssl.nested_params import ComponentParamsMixin, hide_var_keyword
-from sklearn_ssl.network import Student, computing
+from sklearn_ssl.network import Student, uncompiled
 from sklearn_ssl.optimizers import AUTO_OPTIMIZER, base_settings, resolve_optimizer
+from sklearn_ssl.prefetch import ahead
 from sklearn_ssl.presets import make_augment, resolve_augment
 from sklearn_ssl.progress import FitProgress, over_images
 from sklearn_ssl.training import Schedule, SSLNet, TrainingSet, dimension, seeded_modules
@@ -52,9 +55,6 @@ DEFAULTS: dict[str, Any] = {
     "warmup": 0.05,
     "max_epochs": 100,
 }
-# Images that go through the network together in `transform`, the last ones padded: results then do
-# not depend on how many there are.
-CHUNK = 64
 # Standard deviation between images, as a share of the embeddings' size, below which they are "all alike".
 COLLAPSED = 1e-2
 
@@ -107,6 +107,11 @@ class SSLImageEmbedder(
         Seconds that `fit` may take: the learning rate anneals over the time, and training ends with it.
     batch_size : int, default=256
         Images in a step; with fewer images than that, all of them.
+    accumulate : int, default=1
+        Parts in which a batch goes through the network, one after the other: activations take the memory of
+        a part, while the loss still compares all images of the batch. Costs a further forward pass. The
+        gradient is that of the whole batch, with BatchNorm's statistics taken over each part. For losses
+        that use the network through `student(views)` alone, such as all built-in ones.
     optimizer : {"sgd", "adamw", "lars"} or torch Optimizer class, default="auto"
         "auto": "adamw", unless the loss says otherwise.
     optimizer_params : dict, optional
@@ -123,7 +128,12 @@ class SSLImageEmbedder(
         "auto": CUDA where there is one, else the CPU.
     precision : {"bf16", "float32"}, default="auto"
         "auto": bfloat16 where the device is fast in it (CUDA from compute capability 8 on, CPUs with AMX or
-        AVX512-BF16), else float32.
+        AVX512-BF16), else float32. "float32" when asked for also makes `transform` exact: the encoder's own
+        operations, none merged; products in training on CUDA may use TF32.
+    compile : bool, default=False
+        Compile the backbone with `torch.compile`, in `fit` and `transform`: takes a minute or so at first,
+        and makes each step faster (`benchmarks/train.py`), which pays in long fits. Where there is no
+        compiler, a warning says so and the network runs as it is.
     callbacks : list of skorch callbacks, optional
         They see the training as any skorch callback does; each epoch's "train_loss" and further terms are in
         the net's history.
@@ -151,7 +161,7 @@ class SSLImageEmbedder(
     n_features_in_ : int
         Their product; not for files.
     image_size_, batch_size_, backbone_, projector_, augment_, optimizer_, lr_, weight_decay_, warmup_, \
-max_epochs_, device_, precision_
+max_epochs_, device_, precision_, compile_
         What was used where "auto" was given, and elsewhere.
 
     Notes
@@ -197,6 +207,7 @@ max_epochs_, device_, precision_
         max_epochs: int | str = "auto",
         max_time: float | None = None,
         batch_size: int = 256,
+        accumulate: int = 1,
         optimizer: Any = "auto",
         optimizer_params: dict | None = None,
         lr: float | str = "auto",
@@ -204,6 +215,7 @@ max_epochs_, device_, precision_
         warmup: float | str = "auto",
         device: Any = "auto",
         precision: str = "auto",
+        compile: bool = False,
         callbacks: Sequence | None = None,
         warm_start: bool = False,
         random_state: Any = None,
@@ -222,6 +234,7 @@ max_epochs_, device_, precision_
         self.max_epochs = max_epochs
         self.max_time = max_time
         self.batch_size = batch_size
+        self.accumulate = accumulate
         self.optimizer = optimizer
         self.optimizer_params = optimizer_params
         self.lr = lr
@@ -229,6 +242,7 @@ max_epochs_, device_, precision_
         self.warmup = warmup
         self.device = device
         self.precision = precision
+        self.compile = compile
         self.callbacks = callbacks
         self.warm_start = warm_start
         self.random_state = random_state
@@ -270,7 +284,7 @@ max_epochs_, device_, precision_
             loss, source = self._prepare(X, X_unlabeled)
             labels = self._labels(loss, y, source)
             net = self._net(loss, source)
-            net.train(TrainingSet(source, labels), started)
+            net.train(TrainingSet(near(source, self.device_), labels), started)
             self._keep(net, source)
         if net.interrupted:
             raise KeyboardInterrupt
@@ -314,6 +328,7 @@ max_epochs_, device_, precision_
         for slot in self._component_slots:
             self._check_names(slot, getattr(self, slot), getattr(self, f"{slot}_params") or {})
         _check_number("batch_size", self.batch_size, Integral, at_least=2)
+        _check_number("accumulate", self.accumulate, Integral, at_least=1)
         _check_number("max_epochs", self.max_epochs, Integral, "auto", at_least=1)
         _check_number("max_time", self.max_time, Real, None, above=0)
         _check_number("lr", self.lr, Real, "auto", above=0)
@@ -329,7 +344,9 @@ max_epochs_, device_, precision_
             setattr(self, f"{name}_", usual[name] if _is_auto(given) else given)
         self.device_ = resolve_device(self.device)
         self.precision_ = resolve_precision(self.precision, self.device_)
+        self.compile_ = resolve_compile(self.compile, self.device_)
         self.batch_size_ = min(self.batch_size, len(source))
+        _check_parts(self.accumulate, self.batch_size_)
         self.lr_ = usual["lr"] * self.batch_size_ / 256 if _is_auto(self.lr) else self.lr
         if _is_auto(self.max_epochs) and self.max_time is not None:
             self.max_epochs_ = None
@@ -388,6 +405,8 @@ max_epochs_, device_, precision_
             pixels=self._pixels,
             seed=seed,
             batch_size=self.batch_size_,
+            accumulate=self.accumulate,
+            compile=self.compile_,
             device=self.device_,
             callbacks=callbacks,
         ).initialize()
@@ -432,8 +451,9 @@ max_epochs_, device_, precision_
         """What is learned; the rest is thrown away, unless training may go on."""
         if net.steps_done == 0:
             raise KeyboardInterrupt
-        encoder = OrderedDict(pixels=Standardize(self._pixels), backbone=net.module_.backbone)
+        encoder = OrderedDict(pixels=Standardize(self._pixels), backbone=uncompiled(net.module_.backbone))
         self.encoder_ = nn.Sequential(encoder).to(self.device_).eval()
+        vars(self).pop("_kept_network", None)  # an earlier encoder's
         self.history_ = [_without_batches(row) for row in net.history if "train_loss" in row]
         self.n_iter_ = net.epochs_begun()
         self._training_state = net.training_state() if self.warm_start or net.interrupted else None
@@ -458,19 +478,33 @@ max_epochs_, device_, precision_
     def _embed(self, source: Source, index: Tensor, verbose: int = 0) -> Tensor:
         """Embeddings of the images numbered `index`, of shape (len(index), n_features_out)."""
         device = self._inference_device()
-        encoder = self.encoder_.to(device).eval()
-        precision = resolve_precision(self.precision, device)
-        parts = over_images(index.split(CHUNK), len(index), verbose)
-        with kept_memory(), torch.inference_mode(), computing(device, precision):
-            rows = [self._embed_chunk(encoder, source.batch(part).to(device)) for part in parts]
+        network = self._network(device)
+        chunk = chunk_size(self.image_size_, device)
+        batches = _batches(source, index.split(chunk), device)
+        with kept_memory(), torch.inference_mode(), closing(batches):
+            rows = [
+                self._embed_chunk(network, images.to(device, non_blocking=True), chunk)
+                for images in over_images(batches, len(index), verbose)
+            ]
         return torch.cat(rows)
 
-    def _embed_chunk(self, encoder: nn.Module, images: Tensor) -> Tensor:
+    def _embed_chunk(self, network: InferenceNetwork, images: Tensor, chunk: int) -> Tensor:
         """One chunk, padded to the size of every other: a row never depends on its neighbours."""
         n = len(images)
         images = resize_and_center(images.to(torch.float32), self.image_size_)
-        padded = torch.cat([images, images.new_zeros(CHUNK - n, *images.shape[1:])])
-        return encoder(padded.contiguous(memory_format=torch.channels_last))[:n].float().cpu()
+        padded = torch.cat([images, images.new_zeros(chunk - n, *images.shape[1:])])
+        return network(padded.contiguous(memory_format=torch.channels_last))[:n].cpu()
+
+    def _network(self, device: torch.device) -> InferenceNetwork:
+        """Made at the first call, and anew when somebody has trained `encoder_` further."""
+        kept = vars(self).setdefault("_kept_network", KeptNetwork())
+        return kept.of(
+            self.encoder_,
+            device,
+            precision=resolve_precision(self.precision, device),
+            exact=self.precision == "float32",
+            compile=resolve_compile(self.compile, device),
+        )
 
     def _inference_device(self) -> torch.device:
         """The training device, or on a machine without it the best there is."""
@@ -483,8 +517,9 @@ max_epochs_, device_, precision_
 
     def __getstate__(self) -> dict:
         state = dict(super().__getstate__())  # which is the estimator's own
+        state.pop("_kept_network", None)
         if "encoder_" in state:  # so that a machine without the training device can unpickle it
-            state["encoder_"] = copy.deepcopy(state["encoder_"]).cpu()
+            state["encoder_"] = detached_copy(state["encoder_"]).cpu()
         if state.get("_training_state") is not None:
             state["_training_state"] = _on_cpu(state["_training_state"])
         return state
@@ -495,6 +530,17 @@ max_epochs_, device_, precision_
         tags.input_tags.three_d_array = True
         tags.transformer_tags.preserves_dtype = ["float32"]
         return tags
+
+
+def _batches(source: Source, parts: Sequence[Tensor], device: torch.device) -> Iterator[Tensor]:
+    """The images of each part; where reading takes time, a thread reads while the network runs."""
+    read = functools.partial(_read, source, pinned=device.type == "cuda")
+    return ahead(read, parts) if source.lazy or device.type == "cuda" else (read(part) for part in parts)
+
+
+def _read(source: Source, index: Tensor, *, pinned: bool) -> Tensor:
+    images = source.batch(index)
+    return images.pin_memory() if pinned else images  # so that the copy to the GPU waits for nothing
 
 
 def _is_auto(value: Any) -> bool:
@@ -521,6 +567,14 @@ def _going_on(net: SSLNet, earlier: dict, history: list[dict]) -> SSLNet:
             "projector, loss, optimizer or image channels of this one. Set them back, or start anew with "
             "warm_start=False."
         ) from error
+
+
+def _check_parts(accumulate: int, batch_size: int) -> None:
+    if 2 * accumulate > batch_size:
+        raise ValueError(
+            f"accumulate={accumulate} leaves less than 2 of a batch's {batch_size} images to a part: give at "
+            f"most {batch_size // 2}, or a larger batch_size."
+        )
 
 
 def _check_projector(projector: Any) -> None:

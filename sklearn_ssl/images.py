@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from numbers import Integral
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -32,6 +32,8 @@ class Source(Protocol):
     size: tuple[int, int]  # (H, W)
     channels: int
     dtype: torch.dtype  # uint8 or float32
+    device: torch.device  # of the batches
+    lazy: bool  # whether a batch is decoded when it is asked for
 
     def __len__(self) -> int: ...
 
@@ -45,6 +47,7 @@ class ArraySource:
     """Images in memory: one tensor of shape (n, channels, H, W)."""
 
     images: Tensor
+    lazy: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         self.channels, *size = self.images.shape[1:]
@@ -54,8 +57,12 @@ class ArraySource:
     def __len__(self) -> int:
         return len(self.images)
 
+    @property
+    def device(self) -> torch.device:
+        return self.images.device
+
     def batch(self, index: Tensor) -> Tensor:
-        return self.images[index]
+        return self.images[index.to(self.images.device)]
 
 
 class FileSource:
@@ -70,6 +77,9 @@ class FileSource:
     dtype : torch.dtype
         uint8, or float32 for files of more than 8 bits, whose levels are kept.
     """
+
+    device = torch.device("cpu")
+    lazy = True
 
     def __init__(self, paths: Sequence, size: tuple[int, int], channels: int, dtype: torch.dtype):
         self.paths = paths
@@ -115,8 +125,10 @@ class ConcatSource:
 
     first: Source
     second: Source
+    device: ClassVar[torch.device] = torch.device("cpu")
 
     def __post_init__(self) -> None:
+        self.lazy = self.first.lazy or self.second.lazy
         self.size, self.channels, self.dtype = self.first.size, self.first.channels, self.first.dtype
 
     def __len__(self) -> int:
@@ -128,6 +140,20 @@ class ConcatSource:
         images[from_first] = self.first.batch(index[from_first])
         images[~from_first] = self.second.batch(index[~from_first] - len(self.first))
         return images
+
+
+def near(source: Source, device: torch.device) -> Source:
+    """The images where `device` reads them fastest: on a GPU itself, if they are in memory and it has room.
+
+    They may take a third of the memory that is free there; otherwise each batch is copied when it is needed.
+    """
+    parts = [source.first, source.second] if isinstance(source, ConcatSource) else [source]
+    if device.type != "cuda" or any(part.lazy for part in parts):
+        return source
+    free, _ = torch.cuda.mem_get_info(device)
+    if sum(part.images.nbytes for part in parts) > free / 3:
+        return source
+    return ArraySource(torch.cat([part.images.to(device) for part in parts]))
 
 
 # ---------------------------------------------------------------------------- what the estimator calls

@@ -86,6 +86,12 @@ def computing(device: torch.device, precision: str) -> Iterator[None]:
         yield
 
 
+def uncompiled(module: nn.Module) -> nn.Module:
+    """The module, no longer compiled in place; torch has no public way back."""
+    module._compiled_call_impl = None
+    return module
+
+
 def as_float32(x: Tensor) -> Tensor:
     """Upcast from lower precisions; float64 stays."""
     return x.to(torch.promote_types(x.dtype, torch.float32))

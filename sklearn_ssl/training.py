@@ -7,8 +7,8 @@ import math
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,10 +19,20 @@ from skorch.utils import TeeGenerator
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from sklearn_ssl.devices import (
+    fast_float32,
+    is_out_of_memory,
+    memory_advice,
+    rng_state,
+    seed_layers,
+    set_rng_state,
+)
+from sklearn_ssl.gradient_cache import GradientCache, InParts
 from sklearn_ssl.images import PixelScale, Source
 from sklearn_ssl.losses.base import Batch, SSLLoss
 from sklearn_ssl.network import Student, Teacher
 from sklearn_ssl.optimizers import decay_groups
+from sklearn_ssl.prefetch import ahead
 from sklearn_ssl.views import RandomViews
 
 # Sources of randomness, each a function of (seed, its number, step or epoch) and nothing else.
@@ -30,7 +40,8 @@ MODULES, SHUFFLE, VIEWS, LOSS_STEP, LOSS_EPOCH, LAYERS = range(6)
 # The loss is read from the device, and looked at, once in so many steps: reading waits for the device.
 READ_EVERY = 16
 
-_building = threading.Lock()
+# Held while layers are made, so that no other thread's step seeds torch's generators meanwhile.
+_global_generators = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -106,6 +117,9 @@ class SSLNet(NeuralNet):
     draw_views : RandomViews
     pixels : PixelScale
     seed : int
+    accumulate : int
+        Parts in which a batch goes through the network.
+    compile : bool
     """
 
     def __init__(
@@ -121,7 +135,9 @@ class SSLNet(NeuralNet):
         pixels: PixelScale,
         seed: int,
         batch_size: int,
-        device: str | torch.device,
+        accumulate: int,
+        compile: bool,
+        device: torch.device,
         callbacks: list,
     ):
         super().__init__(
@@ -142,6 +158,8 @@ class SSLNet(NeuralNet):
         self.draw_views = draw_views
         self.pixels = pixels
         self.seed = seed
+        self.accumulate = accumulate
+        self.compile_network = compile
         self.steps_done = 0
         self.seconds_before = 0.0
         self.interrupted = False
@@ -157,6 +175,9 @@ class SSLNet(NeuralNet):
         self.module_.to(memory_format=torch.channels_last)
         if self.criterion.teacher is not None:
             self.teacher_ = Teacher(self.module_)
+        if self.compile_network:
+            for student in [self.module_, *([self.teacher.average] if self.teacher else [])]:
+                student.backbone.compile(dynamic=False)  # in place: the state dict keeps its names
         return self
 
     def initialize_optimizer(self, triggered_directly: bool | None = None) -> SSLNet:
@@ -183,7 +204,8 @@ class SSLNet(NeuralNet):
         self.epoch_size = max(1, len(dataset) // self.batch_size)
         self.notify("on_train_begin", X=dataset, y=None)
         try:
-            self.fit_loop(dataset, epochs=self._epochs_left())
+            with memory_advice(self.batch_size, self.accumulate), fast_float32(self.device):
+                self.fit_loop(dataset, epochs=self._epochs_left())
         except StopTraining:
             self._record_finished_epoch()
         except KeyboardInterrupt as interrupt:
@@ -243,8 +265,7 @@ class SSLNet(NeuralNet):
         """The gradient of one batch."""
         drawn = self._draw(*batch)
         with self._reproducible_layers():
-            terms = self._loss_terms(drawn)
-            terms["loss"].backward()
+            terms = self._gradient(drawn) if self.accumulate == 1 else self._gradient_in_parts(drawn)
         self.meter.add(terms, self.steps_done, self.rate)
 
     # ------------------------------------------------------------------ parts of a step
@@ -260,10 +281,24 @@ class SSLNet(NeuralNet):
             generator=self._generator(LOSS_STEP, self.steps_done),
         )
 
-    def _loss_terms(self, batch: Batch) -> dict[str, Tensor]:
+    def _gradient(self, batch: Batch) -> dict[str, Tensor]:
+        terms = self._loss_terms(batch, self.module_, self.teacher)
+        terms["loss"].backward()
+        return terms
+
+    def _gradient_in_parts(self, batch: Batch) -> dict[str, Tensor]:
+        student = GradientCache(self.module_, self.accumulate)
+        terms = self._loss_terms(batch, student, self.teacher and InParts(self.teacher, self.accumulate))
+        terms["loss"].backward()
+        student.backward()
+        return terms
+
+    def _loss_terms(self, batch: Batch, student: Any, teacher: Any) -> dict[str, Tensor]:
         try:
-            out = self.criterion_.step(batch, self.module_, self.teacher)
+            out = self.criterion_.step(batch, student, teacher)
         except Exception as error:
+            if is_out_of_memory(error):
+                raise
             shapes = [tuple(view.shape) for view in batch.views]
             raise RuntimeError(
                 f"The loss {self.loss_name!r} failed in step {self.steps_done}, on views of shapes {shapes}: "
@@ -287,10 +322,14 @@ class SSLNet(NeuralNet):
     @contextmanager
     def _reproducible_layers(self) -> Iterator[None]:
         """Dropout and the like know torch's global generator only: lend them one that depends on the step."""
-        devices = [self.device] if torch.device(self.device).type == "cuda" else []
-        with torch.random.fork_rng(devices):
-            torch.manual_seed(derived(self.seed, LAYERS, self.steps_done))
+        with _global_generators:
+            before = rng_state(self.device)
+            seed_layers(derived(self.seed, LAYERS, self.steps_done), self.device)
+        try:
             yield
+        finally:
+            with _global_generators:
+                set_rng_state(before, self.device)
 
     # ------------------------------------------------------------------ where we are
 
@@ -381,15 +420,27 @@ class EpochBatches:
         return self.net.epoch_size
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
-        net, dataset = self.net, self.dataset
+        net = self.net
         shuffle = torch.Generator().manual_seed(derived(net.seed, SHUFFLE, net.epoch))
-        order = torch.randperm(len(dataset), generator=shuffle)
+        order = torch.randperm(len(self.dataset), generator=shuffle)
         # A last incomplete batch is left out; another shuffle brings its images in.
         batches = order[: len(self) * net.batch_size].split(net.batch_size)
-        for index in batches[net.steps_done % len(self) :]:
-            if net.out_of_time():
-                return
-            yield dataset.source.batch(index), index, None if dataset.y is None else dataset.y[index]
+        with closing(self._all_read(batches[net.steps_done % len(self) :])) as read:
+            for batch in read:
+                if net.out_of_time():
+                    return
+                yield batch
+
+    def _all_read(self, batches: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+        # Where reading takes time, a thread reads while the step before is computed.
+        takes_time = self.dataset.source.lazy or self.dataset.source.device.type != self.net.device.type
+        return ahead(self._read, batches) if takes_time else (self._read(index) for index in batches)
+
+    def _read(self, index: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        images = self.dataset.source.batch(index)
+        if images.device.type == "cpu" and self.net.device.type == "cuda":
+            images = images.pin_memory()  # so that the copy to the GPU waits for nothing
+        return images, index, None if self.dataset.y is None else self.dataset.y[index]
 
 
 class Meter:
@@ -478,8 +529,8 @@ def seeded_modules(seed: int) -> Iterator[torch.Generator]:
 
     One thread at a time: layers know the global generator only.
     """
-    with _building, torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derived(seed, MODULES))
+    with _global_generators, torch.random.fork_rng(devices=[]):
+        seed_layers(derived(seed, MODULES), torch.device("cpu"))
         yield torch.Generator().manual_seed(derived(seed, MODULES, 1))
 
 

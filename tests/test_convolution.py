@@ -22,12 +22,11 @@ def test_values_and_gradients_are_torchs(n, size, kernel, stride):
     x, weight = example(*size, kernel, n=n, c=3, d=2)
     stride, padding = (stride, stride), (kernel // 2, kernel // 2)
     theirs = F.conv2d(x, weight, None, stride, padding)
+    up = torch.randn_like(theirs)
+    expected = torch.autograd.grad(theirs, (x, weight), up)
     ours = conv2d_as_product(x, weight, None, stride, padding)
     torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
-    up = torch.randn_like(theirs)
-    torch.testing.assert_close(
-        torch.autograd.grad(ours, (x, weight), up), torch.autograd.grad(theirs, (x, weight), up)
-    )
+    torch.testing.assert_close(torch.autograd.grad(ours, (x, weight), up), expected)
 
 
 def test_a_value_worked_out_by_hand():
@@ -50,16 +49,38 @@ def test_only_small_maps_of_many_channels_are_taken_over():
     assert not is_small(x.to("meta"), weight.to("meta"), None, (1, 1), (1, 1))
 
 
-def test_bf16_takes_over_maps_of_up_to_sixteen_pixels():
-    x, weight = example(4, 4, 3, dtype=torch.float32)
+def test_what_counts_is_the_map_that_is_made():
+    x, weight = example(8, 8, 3, dtype=torch.float32)
+    assert is_small(x, weight, None, (2, 2), (1, 1))  # 4x4
+    assert not is_small(x, weight, None, (1, 1), (1, 1))  # 8x8
+
+
+def test_bf16_takes_over_maps_of_up_to_sixty_four_pixels():
+    x, weight = example(8, 8, 3, dtype=torch.float32)
     assert not is_small(x, weight, None, (1, 1), (1, 1))
     with torch.autocast("cpu", torch.bfloat16):
         assert is_small(x, weight, None, (1, 1), (1, 1))
-        with SmallMapConvolutions():
-            ours = F.conv2d(x, weight, None, (1, 1), (1, 1))
-    assert ours.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("side", [4, 8, 9])
+def test_in_bf16_values_and_gradients_are_close(side):
+    x, weight = example(side, side, 3, dtype=torch.float32)
     exact = F.conv2d(x, weight, None, (1, 1), (1, 1))
+    up = torch.randn_like(exact)
+    with torch.autocast("cpu", torch.bfloat16), SmallMapConvolutions():
+        ours = F.conv2d(x, weight, None, (1, 1), (1, 1))
+    assert ours.dtype == torch.bfloat16
     assert (ours.float() - exact).norm() < 0.01 * exact.norm()
+    rounded = torch.autograd.grad(ours, (x, weight), up.to(torch.bfloat16))
+    for a, b in zip(rounded, torch.autograd.grad(exact, (x, weight), up), strict=True):
+        assert (a - b).norm() < 0.01 * b.norm()
+
+
+def test_a_bias_is_added():
+    x, weight = example(4, 4, 3)
+    bias = torch.arange(80, dtype=torch.float64)
+    expected = F.conv2d(x, weight, bias, (1, 1), (1, 1))
+    torch.testing.assert_close(conv2d_as_product(x, weight, bias, (1, 1), (1, 1)), expected)
 
 
 def test_modules_are_computed_this_way_while_the_mode_is_open():

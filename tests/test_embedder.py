@@ -330,13 +330,13 @@ def test_a_second_fit_starts_from_scratch(embedder, images, draw_images):
 @pytest.mark.parametrize("backbone", ["tiny", "resnet18"])
 def test_a_row_does_not_depend_on_its_neighbours(backbone, precision, embedder, draw_images):
     params = {} if backbone == "tiny" else {"backbone": backbone}
-    images = draw_images(100)  # more than a chunk of 64
+    images = draw_images(300)  # more than a chunk of 256
     fitted = embedder(precision=precision, **params).fit(images[:12])
     together = fitted.transform(images)
-    order = np.random.default_rng(0).permutation(100)
+    order = np.random.default_rng(0).permutation(300)
     assert same(fitted.transform(images[order]), together[order])
-    assert same(fitted.transform(images[60:70]), together[60:70])
-    for i in (0, 63, 64, 99):
+    assert same(fitted.transform(images[250:260]), together[250:260])
+    for i in (0, 255, 256, 299):
         assert same(fitted.transform(images[[i]]), together[[i]])
 
 
@@ -353,12 +353,29 @@ def test_transform_is_a_plain_pytorch_pipeline(embedder, images):
     np.testing.assert_allclose(pixels.mean.flatten(), mean, rtol=1e-5)
 
 
+def test_files_are_embedded_chunk_by_chunk_as_arrays_are(embedder, draw_images, save_images):
+    large = draw_images(50, (96, 96, 3))  # chunks of 21
+    fitted = embedder().fit(large)
+    assert same(fitted.transform(save_images(large)), fitted.transform(large))
+
+
+def test_a_damaged_file_in_a_later_chunk_is_named_and_no_thread_stays(embedder, draw_images, save_images):
+    large = draw_images(70, (96, 96, 3))
+    paths, fitted = save_images(large), embedder().fit(large)
+    paths[50].write_bytes(b"no image")
+    before = threading.active_count()
+    with pytest.raises(ValueError, match=r"50\.png \(position 50\) cannot be read as an image"):
+        fitted.transform(paths)
+    assert threading.active_count() == before
+
+
 def test_transform_changes_nothing(embedder, images):
     fitted = embedder().fit(images)
     attributes, weights = dict(vars(fitted)), copy_of_weights(fitted.encoder_)
     fitted.encoder_.train()  # BatchNorm would now adapt to what it sees
     fitted.transform(images)
     assert vars(fitted) == attributes
+    assert fitted.encoder_.training
     assert all(torch.equal(weights[name], tensor) for name, tensor in fitted.encoder_.state_dict().items())
 
 

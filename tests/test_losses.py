@@ -1,6 +1,9 @@
 """The built-in losses: against slow loops written from the papers, and against values worked out by hand."""
 
 import math
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,8 +11,8 @@ import torch
 from torch import nn
 
 from sklearn_ssl import SSLImageEmbedder
-from sklearn_ssl.losses import DCL, NTXent, VICReg
-from sklearn_ssl.testing import parametrize_with_loss_checks
+from sklearn_ssl.losses import DCL, NTXent, VICReg, blocks
+from sklearn_ssl.testing import check_loss, parametrize_with_loss_checks
 
 SIZES = [(2, 3), (3, 1), (5, 4), (16, 7)]  # (n, d)
 # Two images with orthogonal unit projections, the same in both views.
@@ -29,20 +32,20 @@ def value(loss, *z):
 
 
 def similarity(a, b):
-    return sum(x * y for x, y in zip(a, b, strict=True)) / (math.hypot(*a) * math.hypot(*b))
+    return sum(x * y for x, y in zip(a, b, strict=True)) / (a.norm() * b.norm())
 
 
 def slow_contrastive(z1, z2, temperature, positive_in_denominator):
     """NT-Xent (arXiv:2002.05709, equation 1) or DCL (arXiv:2110.06848, equation 6), anchor by anchor."""
-    z, n = [*z1.tolist(), *z2.tolist()], len(z1)
+    z, n = [*z1, *z2], len(z1)
     total = 0.0
     for i in range(2 * n):
         positive = (i + n) % (2 * n)
         denominator = 0.0
         for k in range(2 * n):
             if k != i and (positive_in_denominator or k != positive):
-                denominator += math.exp(similarity(z[i], z[k]) / temperature)
-        total += -similarity(z[i], z[positive]) / temperature + math.log(denominator)
+                denominator += (similarity(z[i], z[k]) / temperature).exp()
+        total += -similarity(z[i], z[positive]) / temperature + denominator.log()
     return total / (2 * n)
 
 
@@ -67,7 +70,7 @@ def slow_vicreg(z1, z2, lam, mu, nu):
 def test_ntxent_is_the_papers_sum(n, d, temperature):
     z1, z2 = projections(n, d)
     expected = slow_contrastive(z1, z2, temperature, positive_in_denominator=True)
-    assert value(NTXent(temperature), z1, z2) == pytest.approx(expected, rel=1e-10)
+    assert value(NTXent(temperature), z1, z2) == pytest.approx(float(expected), rel=1e-10)
 
 
 @pytest.mark.parametrize("temperature", [0.07, 0.5, 1.0])
@@ -75,7 +78,7 @@ def test_ntxent_is_the_papers_sum(n, d, temperature):
 def test_dcl_is_the_papers_sum(n, d, temperature):
     z1, z2 = projections(n, d)
     expected = slow_contrastive(z1, z2, temperature, positive_in_denominator=False)
-    assert value(DCL(temperature), z1, z2) == pytest.approx(expected, rel=1e-10)
+    assert value(DCL(temperature), z1, z2) == pytest.approx(float(expected), rel=1e-10)
 
 
 @pytest.mark.parametrize("coefficients", [(25, 25, 1), (0, 0.7, 0), (2, 0, 3)])
@@ -158,6 +161,108 @@ def test_vicreg_does_not_normalise_the_projections():
 def test_contrastive_losses_do_not_see_the_length_of_a_projection(loss):
     z1, z2 = projections(6, 4)
     assert value(loss, 100 * z1, 0.01 * z2) == pytest.approx(value(loss, z1, z2), rel=1e-10)
+
+
+# ------------------------------------------------------------------ in little memory
+
+
+@pytest.fixture
+def small_blocks(monkeypatch):
+    """Blocks of 35 numbers: of the 10 similarities of 5 images' views, 3 rows, and one that is left over."""
+    monkeypatch.setattr(blocks, "ENTRIES", 35)
+
+
+@pytest.mark.parametrize("rows", [1, 3, 4, 9])  # of 10, so the last block is smaller, but for 1
+@pytest.mark.parametrize("loss", [NTXent(0.2), DCL(0.2)])
+def test_blocks_of_rows_have_the_papers_value_and_gradient(monkeypatch, loss, rows):
+    monkeypatch.setattr(blocks, "ENTRIES", 10 * rows)
+    z = [view.requires_grad_() for view in projections(5, 4)]
+    expected = slow_contrastive(*z, 0.2, positive_in_denominator=isinstance(loss, NTXent))
+    torch.testing.assert_close(loss(*z), expected, rtol=1e-10, atol=0)
+    # Three times the loss: the gradient that comes from outside counts.
+    gradients = torch.autograd.grad(3 * loss(*z), z)
+    for gradient, of_sum in zip(gradients, torch.autograd.grad(3 * expected, z), strict=True):
+        torch.testing.assert_close(gradient, of_sum, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.usefixtures("small_blocks")
+@pytest.mark.parametrize("loss", [NTXent(0.2), DCL(0.2)])
+def test_the_gradient_of_blocks_agrees_with_finite_differences(loss):
+    assert torch.autograd.gradcheck(loss, [view.requires_grad_() for view in projections(5, 4)])
+
+
+@pytest.mark.usefixtures("small_blocks")
+@pytest.mark.parametrize("loss", ["ntxent", "dcl"])
+def test_the_contract_is_kept_in_blocks(loss):
+    check_loss(loss)
+
+
+@pytest.mark.usefixtures("small_blocks")
+@pytest.mark.parametrize("loss", [NTXent(), DCL()])
+def test_torch_compile_sees_the_whole_contrastive_loss(loss):
+    z = [view.requires_grad_() for view in projections(5, 4)]
+    compiled = torch.compile(loss, backend="eager", fullgraph=True)
+    gradients, of_compiled = (torch.autograd.grad(f(*z), z) for f in (loss, compiled))
+    torch.testing.assert_close(of_compiled, gradients)
+
+
+@pytest.mark.parametrize("loss", [NTXent(), DCL()])
+def test_the_value_is_the_same_without_a_gradient(loss):
+    z = projections(5, 4).requires_grad_()
+    with torch.no_grad():
+        alone = loss(*z)
+    assert alone == loss(*z)
+    assert not alone.requires_grad
+
+
+def test_low_temperatures_do_not_underflow():
+    # Two opposite images at temperature 1/100: -100 + log(2 e^-100) = log(2) - 200. In float32 e^-200, which
+    # is what a common maximum of 100 would leave of the sum, is zero, and its logarithm infinite.
+    z = torch.tensor([[1.0, 0.0], [-1.0, 0.0]])
+    assert value(DCL(0.01), z, z) == pytest.approx(math.log(2) - 200, rel=1e-6)
+
+
+PEAKS = """
+import torch
+from sklearn_ssl.losses import DCL, NTXent
+
+def peak():  # of this process so far, in MB
+    status = dict(line.split(":", 1) for line in open("/proc/self/status"))
+    return int(status["VmHWM"].split()[0]) / 1024
+
+def rise(work):
+    before = peak()
+    work()
+    return peak() - before
+
+torch.set_num_threads(1)
+z = torch.randn(8192, 16, requires_grad=True)
+for loss in (NTXent(), DCL()):
+    loss(*z[:64].chunk(2)).backward()
+    print(rise(lambda: loss(*z.chunk(2)).backward()))
+print(rise(lambda: z @ z.T))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads a process's peak memory on Linux")
+def test_8192_projections_never_make_their_whole_matrix():
+    # One copy of the matrix has 8192 * 8192 * 4 bytes = 256 MB; a block has 8 MB.
+    done = subprocess.run([sys.executable, "-c", PEAKS], check=True, capture_output=True, text=True)
+    ntxent, dcl, matrix = (float(line) for line in done.stdout.split())
+    assert matrix > 200
+    assert max(ntxent, dcl) < 50
+
+
+@pytest.mark.parametrize(("dtype", "precision"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
+def test_vicregs_covariance_is_the_same_from_rows_and_from_columns(dtype, precision):
+    # 12 samples of 8 numbers take the way by columns, and by rows with 8 columns of zeros more, which
+    # correlate with nothing: the sum of squares stays, and is divided by 16 in place of 8.
+    z = projections(12, 8).to(dtype).requires_grad_()
+    padded = torch.cat([z, torch.zeros_like(z)], dim=2)
+    by_columns, by_rows = VICReg()(*z)["covariance"], 2 * VICReg()(*padded)["covariance"]
+    torch.testing.assert_close(by_rows, by_columns, rtol=precision, atol=0)
+    gradients = [torch.autograd.grad(covariance, z)[0] for covariance in (by_rows, by_columns)]
+    torch.testing.assert_close(*gradients, rtol=precision, atol=precision)
 
 
 # ------------------------------------------------------------------ all of them

@@ -10,6 +10,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from torch import nn
+from torch.nn.utils import prune
 
 
 def through_pickle(estimator):
@@ -65,6 +66,13 @@ def test_saving_changes_nothing(embedder, images):
     before = dict(vars(fitted))
     pickle.dumps(fitted)
     assert vars(fitted) == before
+
+
+def test_a_pruned_encoder_can_be_saved(embedder, images):
+    fitted = embedder().fit(images)
+    conv = fitted.encoder_.backbone.conv
+    prune.custom_from_mask(conv, "weight", torch.rand_like(conv.weight) > 0.5)  # computed from two tensors
+    np.testing.assert_array_equal(through_pickle(fitted).transform(images), fitted.transform(images))
 
 
 def test_only_the_encoder_is_saved_unless_training_may_go_on(embedder, images):

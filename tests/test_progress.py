@@ -35,9 +35,9 @@ def test_a_short_transform_shows_nothing_either(embedder, images, capsys):
 def test_a_long_transform_counts_images(embedder, images, draw_images, capsys):
     fitted = embedder().fit(images).set_params(verbose=1)
     fitted.encoder_.register_forward_pre_hook(lambda *_: time.sleep(0.6))
-    fitted.transform(draw_images(150))  # three chunks: 1.8 s, and the bar appears after 1 s
+    fitted.transform(draw_images(600))  # three chunks: 1.8 s, and the bar appears after 1 s
     last = capsys.readouterr().err.rstrip().rpartition("\r")[2]
-    assert re.match(r"embedding: 100%\|█+\| 150/150 .* images/s\]", last)
+    assert re.match(r"embedding: 100%\|█+\| 600/600 .* images/s\]", last)
 
 
 def test_a_fit_that_was_watched_can_be_fitted_again(embedder, images, capsys):

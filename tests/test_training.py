@@ -370,7 +370,9 @@ def make_net(optimizer="adamw", callbacks=()):
         pixels=pixels,
         seed=7,
         batch_size=4,
-        device="cpu",
+        accumulate=1,
+        compile=False,
+        device=torch.device("cpu"),
         callbacks=list(callbacks),
     ).initialize()
     return net, TrainingSet(source)

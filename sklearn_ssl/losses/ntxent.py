@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sklearn_ssl.losses.base import SSLLoss, mean_over_pairs
+from sklearn_ssl.losses.blocks import mean_logsumexp
 
 
 class NTXent(SSLLoss):
@@ -27,6 +28,11 @@ class NTXent(SSLLoss):
         :math:`\tau`. Lower values look at the hardest negatives only, which in small data are often of
         the same kind as the image. 0.5 is SimCLR's for CIFAR-10; on ImageNet it uses 0.1.
 
+    Notes
+    -----
+    The (2n, 2n) matrix of similarities is worked through in blocks of rows: memory grows as n d, not as
+    n², and value and gradient are exact.
+
     References
     ----------
     Chen et al., "A Simple Framework for Contrastive Learning of Visual Representations", ICML 2020,
@@ -43,10 +49,8 @@ class NTXent(SSLLoss):
         return mean_over_pairs(self._pair, z)
 
     def _pair(self, z1: Tensor, z2: Tensor) -> Tensor:
-        n = len(z1)
-        z = F.normalize(torch.cat([z1, z2]), dim=1)  # (2n, d)
-        s = z @ z.T / self.temperature  # (2n, 2n)
-        # -inf before the softmax: a sample is not among its own candidates.
-        s = s.masked_fill(torch.eye(2 * n, dtype=torch.bool, device=s.device), float("-inf"))
-        other_view = torch.arange(2 * n, device=s.device).roll(n)
-        return F.cross_entropy(s, other_view)
+        z1, z2 = F.normalize(z1, dim=1), F.normalize(z2, dim=1)
+        positive = (z1 * z2).sum(dim=1)  # (n,): s is symmetric, so one number for both views
+        # A sample is not among its own candidates.
+        log_of_sum = mean_logsumexp(torch.cat([z1, z2]), self.temperature, left_out=(0,))
+        return log_of_sum - positive.mean() / self.temperature

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import ClassVar
 
 import torch
@@ -37,6 +38,11 @@ class VICReg(SSLLoss):
     cov_coeff : float, default=1.0
         :math:`\nu`, the weight of covariance: larger, and the dimensions share less.
 
+    Notes
+    -----
+    The sum over :math:`C_{ij}^2` is also that over the (n, n) matrix of inner products between the centred
+    rows, so the covariance takes :math:`\min(n, d)^2` numbers of memory.
+
     References
     ----------
     Bardes, Ponce and LeCun, "VICReg: Variance-Invariance-Covariance Regularization for
@@ -69,6 +75,10 @@ def _variance(z: Tensor) -> Tensor:
 
 def _covariance(z: Tensor) -> Tensor:
     n, d = z.shape
-    z = z - z.mean(dim=0)
-    c = z.T @ z / (n - 1)  # (d, d)
-    return (c.square().sum() - c.diagonal().square().sum()) / d
+    z = (z - z.mean(dim=0)) / math.sqrt(n - 1)  # C = Z^T Z
+    if n < d:
+        gram, variances = z @ z.T, z.square().sum(dim=0)  # (n, n), whose sum of squares is that of C; (d,)
+    else:
+        gram = z.T @ z  # (d, d)
+        variances = gram.diagonal()
+    return (gram.square().sum() - variances.square().sum()) / d

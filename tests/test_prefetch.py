@@ -1,0 +1,124 @@
+"""What is made ahead is what would have been made, and nothing is left behind."""
+
+import contextlib
+import math
+import signal
+import threading
+import time
+
+import joblib
+import pytest
+
+from sklearn_ssl.prefetch import ahead
+
+
+def threads():
+    return {thread for thread in threading.enumerate() if thread.name.startswith("sklearn_ssl-ahead")}
+
+
+def slowly(made, seconds=0.01):
+    """Notes each item as it is made."""
+
+    def make(item):
+        time.sleep(seconds)
+        made.append(item)
+        return item
+
+    return make
+
+
+@pytest.mark.parametrize("depth", [1, 2, 5, 100])
+@pytest.mark.parametrize("n", [0, 1, 2, 20])
+def test_everything_comes_in_order(n, depth):
+    assert list(ahead(lambda i: i * i, range(n), depth)) == [i * i for i in range(n)]
+    assert not threads()
+
+
+def test_the_next_is_made_while_this_one_is_used():
+    begun = [threading.Event() for _ in range(3)]
+    with contextlib.closing(ahead(lambda i: begun[i].set(), range(3))) as results:
+        next(results)
+        assert begun[1].wait(10)  # although nobody has asked for it
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3])
+def test_no_more_is_made_ahead_than_was_asked_for(depth):
+    made = []
+    with contextlib.closing(ahead(slowly(made), range(100), depth)) as results:
+        next(results)
+        time.sleep(0.2)  # time for 20 items
+        assert made == list(range(1 + depth))
+
+
+def test_all_is_made_in_one_other_thread():
+    where = set(ahead(lambda _: threading.get_ident(), range(20)))
+    assert len(where) == 1
+    assert threading.get_ident() not in where
+
+
+def test_an_error_comes_at_its_place_with_where_it_happened():
+    results = ahead(lambda i: 1 / (3 - i), range(6))
+    assert [next(results) for _ in range(3)] == [1 / 3, 1 / 2, 1]
+    with pytest.raises(ZeroDivisionError) as caught:
+        next(results)
+    assert caught.traceback[-1].name == "<lambda>"
+    assert not threads()
+
+
+def test_items_that_end_in_an_error_end_it():
+    with pytest.raises(ZeroDivisionError):
+        list(ahead(abs, (1 // i for i in (2, 1, 0))))
+    assert not threads()
+
+
+def test_who_leaves_early_leaves_no_thread_behind():
+    made = []
+    started = time.monotonic()
+    for result in ahead(slowly(made), range(1000)):
+        if result == 3:
+            break
+    assert not threads()
+    assert len(made) <= 7  # 0 to 3, two ahead, and the one in the making
+    assert time.monotonic() - started < 5  # not the ten seconds of all
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_whatever_ends_the_loop_ends_the_thread(error):
+    def use(result):
+        if error is KeyboardInterrupt:
+            signal.raise_signal(signal.SIGINT)
+        raise error
+
+    with pytest.raises(error), contextlib.closing(ahead(slowly([]), range(1000))) as results:
+        list(map(use, results))
+    assert not threads()
+
+
+def test_ctrl_c_gets_through_while_the_result_is_awaited():
+    def interrupt(item):
+        if item == 1:
+            signal.raise_signal(signal.SIGINT)  # to the process: its main thread gets it
+            time.sleep(0.1)
+        return item
+
+    with pytest.raises(KeyboardInterrupt), contextlib.closing(ahead(interrupt, range(1000))) as results:
+        list(results)
+    assert not threads()
+
+
+def test_nothing_begins_before_the_first_is_asked_for():
+    made = []
+    results = ahead(slowly(made), range(3))
+    time.sleep(0.05)
+    assert made == []
+    assert not threads()
+    results.close()
+
+
+@pytest.mark.parametrize("backend", ["loky", "threading"])
+def test_it_works_in_workers(backend):
+    def work(start):
+        return list(ahead(math.sqrt, range(start, start + 5)))
+
+    results = joblib.Parallel(n_jobs=2, backend=backend)(joblib.delayed(work)(i) for i in range(4))
+    assert results == [[math.sqrt(i + j) for j in range(5)] for i in range(4)]
