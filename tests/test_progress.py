@@ -32,9 +32,13 @@ def test_a_short_transform_shows_nothing_either(embedder, images, capsys):
     assert capsys.readouterr() == ("", "")
 
 
-def test_a_long_transform_counts_images(embedder, images, draw_images, capsys):
-    fitted = embedder().fit(images).set_params(verbose=1)
-    fitted.encoder_.register_forward_pre_hook(lambda *_: time.sleep(0.6))
+def test_a_long_transform_counts_images(embedder, tiny, images, draw_images, capsys):
+    class Slow(tiny):
+        def forward(self, x):
+            time.sleep(0 if self.training else 0.6)
+            return super().forward(x)
+
+    fitted = embedder(backbone=Slow).fit(images).set_params(verbose=1)
     fitted.transform(draw_images(600))  # three chunks: 1.8 s, and the bar appears after 1 s
     last = capsys.readouterr().err.rstrip().rpartition("\r")[2]
     assert re.match(r"embedding: 100%\|█+\| 600/600 .* images/s\]", last)
