@@ -1,0 +1,91 @@
+"""Which convolutions of a ResNet are faster as matrix products? Milliseconds of each layer on the CPU.
+
+    python benchmarks/layers.py
+
+For 256 views of 32 pixels in a ResNet-18 with the 3x3 stem: forward, gradient of the input and gradient of
+the weights, by oneDNN's convolution and by `sklearn_ssl.convolution`; medians of --repeats, interleaved. What
+`LARGEST_MAP` there says follows from this table. Between two measurements 160 MB are written, so that a layer
+finds the caches as it would between its neighbours in a training step.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from side_by_side import machine, seconds
+
+from sklearn_ssl.allocator import kept_memory
+from sklearn_ssl.convolution import NeighbourhoodProduct, filters_gradient, pixels_gradient
+
+LAYERS = [  # channels in, channels out, side of the map in pixels, stride
+    (64, 64, 32, 1),
+    (64, 128, 32, 2),
+    (128, 128, 16, 1),
+    (128, 256, 16, 2),
+    (256, 256, 8, 1),
+    (256, 512, 8, 2),
+    (512, 512, 4, 1),
+]
+PADDING = (1, 1)
+DTYPES = {"bf16": torch.bfloat16, "float32": torch.float32}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--views", type=int, default=256)
+    parser.add_argument("--precisions", nargs="+", choices=list(DTYPES), default=list(DTYPES))
+    parser.add_argument("--repeats", type=int, default=5)
+    args = parser.parse_args()
+    print(machine())
+    parts = ("forward", "input", "weights")
+    print(f"\n{'':28}" + "".join(f"{part:>20}" for part in parts) + "   (ms: oneDNN, product)")
+    for precision in args.precisions:
+        for layer in LAYERS:
+            row = measure(*layer, args.views, DTYPES[precision], args.repeats)
+            cells = "".join(f"{row[part]:10.1f}{row[part + ' as product']:10.1f}" for part in parts)
+            c, d, side, stride = layer
+            print(f"{precision:8}{c:4} ->{d:4}, {side:2} px, /{stride}  {cells}", flush=True)
+
+
+def measure(
+    c: int, d: int, side: int, stride: int, n: int, dtype: torch.dtype, repeats: int
+) -> dict[str, float]:
+    """Median milliseconds of each part, either way."""
+    x = torch.randn(n, c, side, side).to(dtype).contiguous(memory_format=torch.channels_last)
+    weight = torch.randn(d, c, 3, 3).to(dtype).contiguous(memory_format=torch.channels_last)
+    strides = (stride, stride)
+    gradient = torch.randn_like(torch.conv2d(x, weight, None, strides, PADDING))
+    last = [each.permute(0, 2, 3, 1) for each in (gradient, x, weight)]  # channels last, by their shape too
+
+    def backward(*wanted: bool) -> Callable[[], object]:
+        backward = torch.ops.aten.convolution_backward
+        sizes = ([*strides], [*PADDING], [1, 1], False, [0, 0], 1)
+        return lambda: backward(gradient, x, weight, None, *sizes, [*wanted, False])
+
+    cases: dict[str, Callable[[], object]] = {
+        "forward": lambda: torch.conv2d(x, weight, None, strides, PADDING),
+        "forward as product": lambda: NeighbourhoodProduct.apply(last[1], last[2], strides, PADDING),
+        "input": backward(True, False),
+        "input as product": lambda: pixels_gradient(*last, strides, PADDING),
+        "weights": backward(False, True),
+        "weights as product": lambda: filters_gradient(*last, strides, PADDING),
+    }
+    elsewhere = torch.zeros(40 * 2**20)
+    times: dict[str, list[float]] = {name: [] for name in cases}
+    with kept_memory():
+        for repeat in range(repeats + 1):
+            for name, case in cases.items():
+                elsewhere.add_(1)
+                took = seconds(case)
+                if repeat:  # the first is for warming up
+                    times[name].append(1000 * took)
+    return {name: float(np.median(each)) for name, each in times.items()}
+
+
+if __name__ == "__main__":
+    main()
