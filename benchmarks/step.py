@@ -3,7 +3,7 @@
     python benchmarks/step.py
 
 Trains a ResNet-18 with each combination in turn, --repeats times, and prints images/s (an image is seen as
-two views; median) and page faults in a step. The peak is that of a matrix product of 2,048 in bfloat16.
+two views; median) and page faults in a step.
 """
 
 from __future__ import annotations
@@ -11,10 +11,9 @@ from __future__ import annotations
 import argparse
 import os
 import resource
-import time
 
 import numpy as np
-import torch
+from side_by_side import machine
 from skorch.callbacks import Callback
 
 from sklearn_ssl import SSLImageEmbedder, convolution
@@ -30,9 +29,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--repeats", type=int, default=3)
     args = parser.parse_args()
-    print(
-        f"torch {torch.__version__}, {torch.get_num_threads()} threads, {peak():,.0f} GFLOP/s in bfloat16\n"
-    )
+    print(machine(), "\n")
     print(f"{'size':>5} {'case':10}{'images/s':>10}{'faults a step':>16}")
     for size in args.sizes:
         rows: dict[str, list] = {case: [] for case in CASES}
@@ -69,16 +66,6 @@ class Faults(Callback):
 
     def on_epoch_end(self, net, **kwargs):
         Faults.of_last_epoch = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - self.before
-
-
-def peak() -> float:
-    a, b = (torch.randn(2048, 2048).to(torch.bfloat16) for _ in range(2))
-    times = []
-    for _ in range(10):
-        started = time.perf_counter()
-        a @ b
-        times.append(time.perf_counter() - started)
-    return 2 * 2048**3 / np.median(times) / 1e9
 
 
 if __name__ == "__main__":

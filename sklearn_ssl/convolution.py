@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 
 Pair = tuple[int, int]  # (vertical, horizontal)
 
-# Pixels of the largest map that is made faster this way (`benchmarks/step.py`); larger ones are left to
+# Pixels of the largest map that is made faster this way (`benchmarks/layers.py`); larger ones are left to
 # oneDNN's kernels. In bf16 at 8x8 pixels it is the weights' gradient alone that gains.
 LARGEST_MAP = {torch.bfloat16: 64, torch.float32: 16}
 FEWEST_CHANNELS = 64

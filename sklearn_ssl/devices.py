@@ -148,7 +148,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 def seed_layers(seed: int, device: torch.device) -> None:
     """Seed what layers on this device draw from.
 
-    `torch.manual_seed` would seed every kind of device, and queue that for those that are not there: 4 ms.
+    `torch.manual_seed` would seed every kind of device, and queue that for those that are not there.
     """
     torch.default_generator.manual_seed(seed)
     if device.type == "cuda":

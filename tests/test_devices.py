@@ -139,5 +139,7 @@ def test_without_a_compiler_the_fit_goes_on_with_a_warning(tmp_path):
     assert "going on without it. It needs a C++ compiler (Linux: g++, " in message
 
 
-def test_compiling_is_tried_on_the_device_itself():
-    assert resolve_compile(False, torch.device("cuda")) is False  # nothing is tried where nothing is asked
+def test_nothing_is_tried_where_nothing_is_asked():
+    before = devices._compiling_fails.cache_info()
+    assert resolve_compile(False, torch.device("cuda")) is False
+    assert devices._compiling_fails.cache_info() == before

@@ -75,12 +75,6 @@ def test_a_step_stays_on_the_gpu(loss, optimizer):
         teacher.follow(network, 0.99)
 
 
-def test_what_goes_to_the_gpu_in_a_step_is_the_uint8_batch_alone(fake):
-    # everything else (matrices, masks, boxes) is a few numbers an image
-    images = torch.zeros(8, 3, 32, 32, dtype=torch.uint8)
-    assert images.nbytes == pixels().to_unit(images.to(CUDA)).nbytes // 4
-
-
 # ------------------------------------------------------------------ on a GPU
 
 
