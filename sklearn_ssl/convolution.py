@@ -15,8 +15,10 @@ from torch.overrides import TorchFunctionMode
 Pair = tuple[int, int]  # (vertical, horizontal)
 
 # Pixels of the largest map that is made faster this way (`benchmarks/layers.py`); larger ones are left to
-# oneDNN's kernels. In bf16 at 8x8 pixels it is the weights' gradient alone that gains.
+# oneDNN's kernels. In bf16 at 8x8 pixels only the weights' gradient gains: without one, the lower
+# limit holds.
 LARGEST_MAP = {torch.bfloat16: 64, torch.float32: 16}
+LARGEST_MAP_FORWARD = 16
 FEWEST_CHANNELS = 64
 # Building the dense form costs as much as putting this many images through it.
 BUILDING = 192
@@ -58,8 +60,14 @@ def is_small(
         and isinstance(padding, tuple)
         and dilation in (1, (1, 1))
         and groups == 1
-        and math.prod(map_size(x, weight, stride, padding)) <= LARGEST_MAP.get(computing_dtype(x), 0)
+        and math.prod(map_size(x, weight, stride, padding)) <= largest_map(x, weight)
     )
+
+
+def largest_map(x: Tensor, weight: Tensor) -> int:
+    """Pixels of the largest map for which a product is faster."""
+    limit = LARGEST_MAP.get(computing_dtype(x), 0)
+    return limit if torch.is_grad_enabled() and weight.requires_grad else min(limit, LARGEST_MAP_FORWARD)
 
 
 def map_size(x: Tensor, weight: Tensor, stride: Pair, padding: Pair) -> Pair:

@@ -18,7 +18,7 @@ from sklearn_ssl.network import as_float32, computing
 # Images in a chunk times the side of an image, and limits to the number of images (`benchmarks/chunk.py`):
 # more are faster, but a single image costs as much as all of them. A constant number of pixels would be too
 # few large images, as the stem follows the image size.
-CHUNK_ON_CPU = (64 * 32, 8, 256)
+CHUNK_ON_CPU = (128 * 32, 8, 256)
 CHUNK_ON_GPU = (1024 * 64, 64, 1024)
 
 CONVOLUTIONS = {nn.Conv1d: nn.BatchNorm1d, nn.Conv2d: nn.BatchNorm2d, nn.Conv3d: nn.BatchNorm3d}
@@ -39,8 +39,8 @@ def chunk_size(image_size: tuple[int, int], device: torch.device) -> int:
     Returns
     -------
     int
-        In proportion to 1 / sqrt(height * width). On a CPU 64 at 32 x 32 pixels, from 8 to 256; on a GPU 1024
-        at 64 x 64, from 64 to 1024.
+        In proportion to 1 / sqrt(height * width). On a CPU 128 at 32 x 32 pixels, from 8 to 256; on a GPU
+        1024 at 64 x 64, from 64 to 1024.
     """
     sides, least, most = CHUNK_ON_CPU if device.type == "cpu" else CHUNK_ON_GPU
     return min(most, max(least, int(sides / math.sqrt(image_size[0] * image_size[1]))))

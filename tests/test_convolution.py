@@ -62,6 +62,16 @@ def test_bf16_takes_over_maps_of_up_to_sixty_four_pixels():
         assert is_small(x, weight, None, (1, 1), (1, 1))
 
 
+def test_without_a_gradient_they_are_smaller():
+    x, weight = example(8, 8, 3, dtype=torch.float32)
+    small = x[:, :, :4, :4]
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        assert not is_small(x, weight, None, (1, 1), (1, 1))
+        assert is_small(small, weight, None, (1, 1), (1, 1))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert not is_small(x, weight.detach(), None, (1, 1), (1, 1))
+
+
 @pytest.mark.parametrize("side", [4, 8, 9])
 def test_in_bf16_values_and_gradients_are_close(side):
     x, weight = example(side, side, 3, dtype=torch.float32)

@@ -354,7 +354,7 @@ def test_transform_is_a_plain_pytorch_pipeline(embedder, images):
 
 
 def test_files_are_embedded_chunk_by_chunk_as_arrays_are(embedder, draw_images, save_images):
-    large = draw_images(50, (96, 96, 3))  # chunks of 21
+    large = draw_images(100, (96, 96, 3))  # chunks of 42
     fitted = embedder().fit(large)
     assert same(fitted.transform(save_images(large)), fitted.transform(large))
 
