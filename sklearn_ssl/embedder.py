@@ -11,6 +11,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from numbers import Integral, Real
+from types import FunctionType
 from typing import Any, ClassVar
 
 import numpy as np
@@ -37,7 +38,7 @@ from sklearn_ssl.images import (
 from sklearn_ssl.inference import InferenceNetwork, KeptNetwork, chunk_size, detached_copy
 from sklearn_ssl.losses.adapters import loss_name, make_loss, resolve_loss
 from sklearn_ssl.losses.base import Spec, SSLLoss
-from sklearn_ssl.nested_params import ComponentParamsMixin, hide_var_keyword
+from sklearn_ssl.nested_params import ComponentParamsMixin, did_you_mean, hide_var_keyword
 from sklearn_ssl.network import Student, uncompiled
 from sklearn_ssl.optimizers import AUTO_OPTIMIZER, base_settings, resolve_optimizer
 from sklearn_ssl.prefetch import ahead
@@ -46,10 +47,16 @@ from sklearn_ssl.progress import FitProgress, over_images
 from sklearn_ssl.training import Schedule, SSLNet, TrainingSet, dimension, seeded_modules
 from sklearn_ssl.views import RandomViews, resize_and_center
 
+
+def contrastive_widths(feature_dim: int) -> tuple[int, ...]:
+    """SimCLR's projector: as wide as the features, then 128."""
+    return feature_dim, 128
+
+
 # What "auto" means where a loss's own `defaults` say nothing.
 DEFAULTS: dict[str, Any] = {
     "backbone": "resnet18",
-    "projector": (512, 128),
+    "projector": contrastive_widths,
     "augment": "auto",
     "optimizer": AUTO_OPTIMIZER,
     "warmup": 0.05,
@@ -87,7 +94,8 @@ class SSLImageEmbedder(
         pretrained start; for a factory, its keywords.
     projector : tuple of int or nn.Module, default="auto"
         Widths of the layers that turn features into projections, where the loss acts; thrown away after
-        training. "auto": (512, 128), unless the loss says otherwise ("vicreg": (512, 512, 512)).
+        training. "auto": as wide as the features, then 128, unless the loss says otherwise ("vicreg": three
+        times as wide as the features).
     augment : str or callable, default="auto"
         How views are drawn: "photo" (SimCLR's recipe), "symbols" (digits, glyphs: no flips), "overhead"
         (satellite, microscopy: all flips and quarter turns), "none", or ``f(images, generator)`` that returns
@@ -355,6 +363,7 @@ max_epochs_, device_, precision_, compile_
 
     def _usual_settings(self, loss: SSLLoss) -> dict[str, Any]:
         """What "auto" means: what suits the optimizer; then what the loss wants."""
+        _check_defaults(loss)
         wanted = {**DEFAULTS, **loss.defaults}
         optimizer = wanted["optimizer"] if _is_auto(self.optimizer) else self.optimizer
         # A loss's own learning rate and weight decay are meant for its own optimizer.
@@ -437,6 +446,8 @@ max_epochs_, device_, precision_, compile_
     def _make_projector(self, loss: SSLLoss, feature_dim: int) -> nn.Module:
         wanted = {**DEFAULTS, **loss.defaults}["projector"]
         self.projector_ = wanted if _is_auto(self.projector) else self.projector
+        if isinstance(self.projector_, FunctionType):
+            self.projector_ = self.projector_(feature_dim)
         if isinstance(self.projector_, nn.Module):
             return copy.deepcopy(self.projector_).cpu()  # the user's own is not trained
         return loss.make_projector(feature_dim, tuple(self.projector_))
@@ -574,6 +585,16 @@ def _check_parts(accumulate: int, batch_size: int) -> None:
         raise ValueError(
             f"accumulate={accumulate} leaves less than 2 of a batch's {batch_size} images to a part: give at "
             f"most {batch_size // 2}, or a larger batch_size."
+        )
+
+
+def _check_defaults(loss: SSLLoss) -> None:
+    known = {*DEFAULTS, "lr", "weight_decay"}
+    for name in set(loss.defaults) - known:
+        raise ValueError(
+            f"The `defaults` of the loss {type(loss).__name__} have no meaning for {name!r}."
+            + did_you_mean(name, known)
+            + f" They may set {', '.join(sorted(known))}."
         )
 
 

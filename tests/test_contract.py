@@ -511,6 +511,27 @@ def test_defaults_hold_where_the_user_left_auto():
     assert fitted.n_iter_ == 2
 
 
+def test_a_projector_may_follow_the_width_of_the_features():
+    def half_as_wide(feature_dim):
+        return feature_dim // 2, 3
+
+    class Follows(Recorder):
+        defaults = {"projector": half_as_wide}  # noqa: RUF012
+
+    fitted = embedder(Follows, projector="auto", max_epochs=1).fit(images())
+    assert fitted.projector_ == (4, 3)  # the tiny backbone's features have 8 dimensions
+    assert embedder("vicreg", projector="auto", max_epochs=1).fit(images()).projector_ == (8, 8, 8)
+    assert embedder("ntxent", projector="auto", max_epochs=1).fit(images()).projector_ == (8, 128)
+
+
+def test_a_default_that_means_nothing_is_named():
+    class Misspelt(Recorder):
+        defaults = {"max_epoch": 3}  # noqa: RUF012
+
+    with pytest.raises(ValueError, match=r"loss Misspelt .* 'max_epoch'\. Did you mean 'max_epochs'\?"):
+        embedder(Misspelt).fit(images())
+
+
 def test_what_the_user_says_goes_before_the_defaults():
     def other_backbone(in_channels):
         return tiny_backbone(in_channels)

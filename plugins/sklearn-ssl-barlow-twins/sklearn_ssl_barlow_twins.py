@@ -9,6 +9,11 @@ from sklearn_ssl import SSLLoss
 from sklearn_ssl.losses import mean_over_pairs
 
 
+def twice_as_wide_as_the_features(feature_dim: int) -> tuple[int, ...]:
+    """Widths of the projector."""
+    return (2 * feature_dim,) * 3
+
+
 class BarlowTwins(SSLLoss):
     r"""Barlow Twins: the two views' projections shall be correlated dimension by dimension, and only so.
 
@@ -35,7 +40,7 @@ class BarlowTwins(SSLLoss):
     """
 
     family = "cca"
-    defaults = {"projector": (1024, 1024, 1024)}  # noqa: RUF012
+    defaults = {"projector": twice_as_wide_as_the_features}  # noqa: RUF012
 
     def __init__(self, lambd: float = 0.0051, scale: float = 0.1):
         super().__init__()

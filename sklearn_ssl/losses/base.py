@@ -150,8 +150,9 @@ class SSLLoss(nn.Module):
         Momentum of an exponential moving average of backbone and projector, or a picklable
         schedule of progress in [0, 1]; None: no teacher.
     defaults : dict
-        What this method wants where the user left "auto". Keys: backbone, projector, augment,
-        optimizer, lr (for 256 images in a step), weight_decay, warmup, max_epochs.
+        What this method wants where the user left "auto". Keys: backbone, projector (widths, or a
+        function that makes them from the width of the features), augment, optimizer, lr (for 256
+        images in a step), weight_decay, warmup, max_epochs.
     """
 
     views: ClassVar[Views] | Views = Views()

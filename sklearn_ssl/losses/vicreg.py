@@ -12,6 +12,11 @@ from torch import Tensor
 from sklearn_ssl.losses.base import SSLLoss, mean_over_pairs
 
 
+def three_times_the_features(feature_dim: int) -> tuple[int, ...]:
+    """Widths of the projector."""
+    return feature_dim, feature_dim, feature_dim
+
+
 class VICReg(SSLLoss):
     r"""Variance-invariance-covariance regularisation: agree, but spread out and do not repeat.
 
@@ -52,7 +57,7 @@ class VICReg(SSLLoss):
 
     family = "cca"
     # Wider than for a contrastive loss: what is decorrelated is the embedding's dimensions.
-    defaults: ClassVar[dict] = {"projector": (512, 512, 512)}
+    defaults: ClassVar[dict] = {"projector": three_times_the_features}
 
     def __init__(self, sim_coeff: float = 25.0, std_coeff: float = 25.0, cov_coeff: float = 1.0):
         super().__init__()
