@@ -22,12 +22,7 @@ import time
 from pathlib import Path
 
 import numpy as np
-from sklearn.datasets import load_digits
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import train_test_split
-from sklearn.neighbors import KNeighborsClassifier
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+import probes
 
 from sklearn_ssl import SSLImageEmbedder
 
@@ -91,39 +86,14 @@ def run(settings: dict, train, y_train, test, y_test, evaluate) -> dict:
 
 
 def digits() -> tuple:
-    data = load_digits()
-    train, test, y_train, y_test = train_test_split(
-        data.images, data.target, test_size=500, random_state=0, stratify=data.target
-    )
-    return train, y_train, test, y_test, few_labels
+    train, test, y_train, y_test = probes.digits()
+    return train, y_train, test, y_test, probes.few_labels
 
 
 def npz(path: str) -> tuple:
     data = np.load(path)
     train, y_train = data["train_images"][:5000], data["train_labels"][:5000]
-    return train, y_train, data["test_images"], data["test_labels"], neighbours_and_probe
-
-
-def few_labels(train, y_train, test, y_test) -> dict:
-    classifier = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=2000))
-    scores = {}
-    for k in (1, 10):
-        accuracies = []
-        for draw in range(10):
-            rng = np.random.default_rng(draw)
-            rows = np.concatenate([rng.permutation(np.flatnonzero(y_train == c))[:k] for c in range(10)])
-            accuracies.append(classifier.fit(train[rows], y_train[rows]).score(test, y_test))
-        scores[f"{k} labels"] = round(100 * float(np.mean(accuracies)), 1)
-    return scores
-
-
-def neighbours_and_probe(train, y_train, test, y_test) -> dict:
-    knn = KNeighborsClassifier(20, metric="cosine").fit(train, y_train)
-    probe = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=1000)).fit(train, y_train)
-    return {
-        "knn": round(100 * knn.score(test, y_test), 1),
-        "linear": round(100 * probe.score(test, y_test), 1),
-    }
+    return train, y_train, data["test_images"], data["test_labels"], probes.neighbours_and_probe
 
 
 def read(path: str) -> dict:

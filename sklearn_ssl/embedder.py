@@ -387,6 +387,13 @@ max_epochs_, device_, precision_, compile_
             raise ValueError(
                 f"There are {n_images} images in X and {len(y)} labels in y: give one label each."
             )
+        if unlabeled.all():
+            warnings.warn(
+                f"The loss {name!r} learns from labels, but every y is -1, unlabeled: it can only learn "
+                "from the views. Give the classes that are known, or take a loss without labels ('ntxent').",
+                UserWarning,
+                stacklevel=3,
+            )
         numbers = np.full(len(source), -1)
         numbers[: len(y)][~unlabeled] = LabelEncoder().fit_transform(y[~unlabeled])
         return torch.from_numpy(numbers)

@@ -21,7 +21,13 @@ GROUP = "sklearn_ssl.losses"
 OURS = "sklearn-ssl"
 
 # Methods of this project that are packages of their own, in its folder `plugins`.
-KNOWN_PLUGINS = {"barlow_twins": "sklearn-ssl-barlow-twins"}
+METRIC_LEARNING = ("dclw", "infonce", "margin", "meanshift", "moco", "nnclr", "supcon", "triplet")
+KNOWN_PLUGINS = {
+    "barlow_twins": "sklearn-ssl-barlow-twins",
+    **dict.fromkeys(("deepcluster", "swav", "wmse"), "sklearn-ssl-cca"),
+    **dict.fromkeys(METRIC_LEARNING, "sklearn-ssl-metric-learning"),
+    **dict.fromkeys(("byol", "dino", "simsiam"), "sklearn-ssl-self-distillation"),
+}
 
 _registered: dict[str, Any] = {}
 

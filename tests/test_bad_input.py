@@ -376,12 +376,19 @@ def test_labels_have_one_axis(embedder, images):
     [
         (["cat", "dog", "cat", "eel"] * 3, [0, 1, 2]),
         ([10, 20, 10, -1] * 3, [-1, 0, 1]),
-        ([-1] * 12, [-1]),
     ],
 )
 def test_a_loss_sees_classes_as_numbers_and_minus_one_where_unlabeled(y, seen, embedder, images):
     embedder(WithLabels, batch_size=12).fit(images, y)
     assert WithLabels.seen == seen
+
+
+def test_a_loss_that_learns_from_labels_and_gets_none_says_so(embedder, images):
+    words = r"The loss 'WithLabels' learns from labels, but every y is -1, unlabeled: .* \('ntxent'\)"
+    with pytest.warns(UserWarning, match=words) as caught:
+        embedder(WithLabels, batch_size=12).fit(images, [-1] * 12)
+    assert WithLabels.seen == [-1]
+    assert caught[0].filename == __file__
 
 
 def test_further_images_are_unlabeled(embedder, images, draw_images):

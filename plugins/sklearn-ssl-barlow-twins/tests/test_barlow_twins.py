@@ -1,3 +1,5 @@
+import functools
+
 import numpy as np
 import pytest
 import torch
@@ -5,6 +7,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import Pipeline
 from sklearn_ssl_barlow_twins import BarlowTwins
+from torch import nn
 
 from sklearn_ssl import SSLImageEmbedder, available_losses
 from sklearn_ssl.testing import parametrize_with_loss_checks
@@ -52,7 +55,8 @@ def test_it_is_found_by_name():
 def test_it_is_found_in_the_workers_of_a_grid_search():
     rng = np.random.default_rng(0)
     X, y = rng.integers(0, 255, size=(24, 8, 8), dtype=np.uint8), np.arange(24) % 2
-    embedder = SSLImageEmbedder(loss="barlow_twins", max_epochs=1, projector=(16, 16), random_state=0)
+    small = {"backbone": functools.partial(nn.Conv2d, out_channels=8, kernel_size=3), "projector": (16, 16)}
+    embedder = SSLImageEmbedder(loss="barlow_twins", max_epochs=1, random_state=0, **small)
     pipe = Pipeline([("ssl", embedder), ("clf", LogisticRegression())])
     grid = GridSearchCV(pipe, {"ssl__loss__lambd": [0.005, 0.01]}, cv=2, n_jobs=2, error_score="raise")
     grid.fit(X, y)

@@ -1,0 +1,230 @@
+"""Every method that is installed: the same images, backbone, batch and time; one table.
+
+    pip install . ./plugins/*/
+    python benchmarks/methods.py --seconds 30 --seeds 0 1 2
+    python benchmarks/methods.py --data cifar10_10k.npz --seconds 120
+
+Each loss, at its defaults, is trained for --seconds of a whole `fit` (max_time), 128 images in a step.
+
+digits (1,297 training images of scikit-learn's, 8x8): StandardScaler and LogisticRegression(C=0.1) from 1 and
+10 labels a class, mean of 10 draws of the labels, on 500 images never seen. An .npz file (with the arrays
+train_images, train_labels, test_images, test_labels): 20 nearest neighbours by cosine, and StandardScaler and
+LogisticRegression(C=0.01), both with the labels of the first 5,000 training images.
+
+The floor, by the same rule: raw pixels, and the encoder untrained (one step at a rate of next to nothing).
+
+A loss that learns from labels sees --labels-a-class of them, drawn by the seed from the images that the probe
+has labels of; the others are unlabeled, -1. On digits its probe has the labels of those same images only. So
+in the column of 10 labels a class it has used no more labels than the others have. In that of 1 its training
+has, which flatters it.
+
+Each training is a line in the file --out, and what is in there is not run again: it can be stopped and
+resumed. All losses have their turn with one seed, then with the next. A loss that fails is named, and tried
+again next time. The table has means over the seeds, and the range in brackets.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+import warnings
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from probes import digits, embeddings, few_labels, flat, neighbours_and_probe, some_of_each_class, untrained
+from side_by_side import machine
+from sklearn.exceptions import ConvergenceWarning
+from skorch.callbacks import Callback
+
+from sklearn_ssl import SSLImageEmbedder, available_losses, get_loss
+
+RAW, UNTRAINED = "raw pixels", "untrained encoder"
+METRICS = ("1 label", "10 labels", "knn", "linear")
+BANK = 5000
+
+
+class Images(NamedTuple):
+    train: np.ndarray
+    y_train: np.ndarray
+    test: np.ndarray
+    y_test: np.ndarray
+
+
+def main() -> None:
+    args = arguments()
+    print(machine(), flush=True)
+    images = read_images(args.data)
+    wanted = [setting(args, method, seed) for seed in args.seeds for method in [RAW, UNTRAINED, *args.losses]]
+    for one in wanted:
+        if key(one) not in done(args.out):
+            run(one, images, args.out)
+    rows = done(args.out)
+    table([rows[k] for k in dict.fromkeys(map(key, wanted)) if k in rows])
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", default="digits", help='"digits" or an .npz file')
+    parser.add_argument("--seconds", type=float, default=30)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument(
+        "--losses", nargs="*", default=list(available_losses()), help="default: all there are"
+    )
+    parser.add_argument("--labels-a-class", type=int, default=10, help="for losses that learn from labels")
+    parser.add_argument("--settings", type=json.loads, default={}, help="constructor parameters for all")
+    parser.add_argument("--out", default="methods.jsonl")
+    return parser.parse_args()
+
+
+def read_images(data: str) -> Images:
+    if data == "digits":
+        train, test, y_train, y_test = digits()
+        return Images(train, y_train, test, y_test)
+    arrays = np.load(data)
+    return Images(*(arrays[name] for name in ("train_images", "train_labels", "test_images", "test_labels")))
+
+
+def setting(args: argparse.Namespace, method: str, seed: int) -> dict[str, Any]:
+    """What the outcome depends on, beside the machine."""
+    of_all = {"data": Path(args.data).stem, "method": method}
+    if method == RAW:
+        return of_all
+    of_encoder = {**of_all, "seed": seed, "settings": {"batch_size": 128, **args.settings}}
+    if method == UNTRAINED:
+        return of_encoder
+    labels = args.labels_a_class if getattr(get_loss(method), "uses_labels", False) else 0
+    threads = torch.get_num_threads()
+    return {**of_encoder, "seconds": args.seconds, "threads": threads, "labels_a_class": labels}
+
+
+# ------------------------------------------------------------------ one training
+
+
+def run(one: dict, images: Images, out: str) -> None:
+    try:
+        row = {**one, **outcome(one, images)}
+    except Exception as error:  # a plugin's own: the others go on
+        print(f"{one['method']} failed: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+        return
+    with Path(out).open("a") as file:
+        file.write(json.dumps({"key": key(one), **row}) + "\n")
+    print(row, flush=True)
+
+
+def outcome(one: dict, images: Images) -> dict:
+    if one["method"] == RAW:
+        return scores(one, images, flat(images.train), flat(images.test))
+    embedder = SSLImageEmbedder(random_state=one["seed"], **one["settings"])
+    if one["method"] == UNTRAINED:
+        about, embedder = {}, untrained(embedder).fit(images.train)
+    else:
+        about = train(embedder.set_params(loss=one["method"], max_time=one["seconds"]), one, images)
+    return {**about, **scores(one, images, *embeddings(embedder, images.train, images.test))}
+
+
+def train(embedder: SSLImageEmbedder, one: dict, images: Images) -> dict:
+    """Fit, and tell how far it went, and whether the images' embeddings are all alike in the end."""
+    count, began = CountImages(), time.monotonic()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        embedder.set_params(callbacks=[count]).fit(images.train, labels(one, images))
+    for warning in caught:
+        print(f"{one['method']}: {warning.message}", file=sys.stderr, flush=True)
+    return {
+        "took": round(time.monotonic() - began, 1),
+        "images": count.images,
+        "epochs": round(count.images / len(images.train), 1),
+        "collapsed": any(issubclass(warning.category, ConvergenceWarning) for warning in caught),
+    }
+
+
+class CountImages(Callback):
+    images = 0
+
+    def on_batch_end(self, net: Any, batch: tuple, **kwargs: Any) -> None:
+        self.images += len(batch[0])
+
+
+def labels(one: dict, images: Images) -> np.ndarray:
+    """What the loss sees: classes of `labelled_rows`, else -1."""
+    y = np.full(len(images.train), -1)
+    rows = labelled_rows(one, images)
+    y[rows] = images.y_train[rows]
+    return y
+
+
+def labelled_rows(one: dict, images: Images) -> np.ndarray:
+    return some_of_each_class(images.y_train[:BANK], one["labels_a_class"], one["seed"])
+
+
+def scores(one: dict, images: Images, train: np.ndarray, test: np.ndarray) -> dict[str, float]:
+    if one["data"] == "digits":
+        rows = labelled_rows(one, images) if one.get("labels_a_class") else None
+        return few_labels(train, images.y_train, test, images.y_test, rows)
+    return neighbours_and_probe(train[:BANK], images.y_train[:BANK], test, images.y_test)
+
+
+# ------------------------------------------------------------------ what is there, and the table
+
+
+def key(one: dict) -> str:
+    return json.dumps(one, sort_keys=True)
+
+
+def done(path: str) -> dict[str, dict]:
+    if not Path(path).exists():
+        return {}
+    rows = [json.loads(line) for line in Path(path).read_text().splitlines()]
+    return {row.pop("key"): row for row in rows}
+
+
+def table(rows: list[dict]) -> None:
+    """A line for each method, in markdown: the floor, then by family and name."""
+    families = {name: info.family for name, info in available_losses(details=True).items()}
+    metrics = [name for name in METRICS if rows and name in rows[0]]
+    print()
+    line("family", "method", *metrics, "images", "epochs", "seconds", "collapsed")
+    line(*["---"] * (6 + len(metrics)))
+    for method in sorted({row["method"] for row in rows}, key=lambda name: (families.get(name, ""), name)):
+        mine = [row for row in rows if row["method"] == method]
+        family, means = families.get(method, "floor"), [over_seeds(mine, name) for name in metrics]
+        line(family, method_cell(mine[0]), *means, *training_cells(mine))
+
+
+def line(*cells: str) -> None:
+    print("| " + " | ".join(cells) + " |", flush=True)
+
+
+def method_cell(row: dict) -> str:
+    labels = row.get("labels_a_class")
+    return f"{row['method']} ({labels} labels a class)" if labels else row["method"]
+
+
+def training_cells(rows: list[dict]) -> list[str]:
+    if "took" not in rows[0]:
+        return [""] * 4
+    images, epochs, seconds = (np.mean([row[name] for row in rows]) for name in ("images", "epochs", "took"))
+    collapsed = sum(row["collapsed"] for row in rows)
+    return [
+        f"{images:,.0f}",
+        f"{epochs:.1f}",
+        f"{seconds:.1f}",
+        f"{collapsed} of {len(rows)}" if collapsed else "no",
+    ]
+
+
+def over_seeds(rows: list[dict], name: str) -> str:
+    """The mean over the seeds; where there are several, with their range."""
+    values = [row[name] for row in rows]
+    span = f" ({min(values):.1f} - {max(values):.1f})" if len(values) > 1 else ""
+    return f"{np.mean(values):.1f}{span}"
+
+
+if __name__ == "__main__":
+    main()

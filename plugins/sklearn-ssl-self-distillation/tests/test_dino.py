@@ -1,0 +1,234 @@
+import functools
+import math
+import pickle
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from sklearn_ssl_self_distillation import DINO
+from torch import nn
+
+from sklearn_ssl import Batch, Spec, SSLImageEmbedder, available_losses
+from sklearn_ssl.testing import parametrize_with_loss_checks
+
+multi_crop = functools.partial(DINO, local_crops=2, local_size=1.0, freeze_last_layer=0)
+
+
+@parametrize_with_loss_checks(["dino", multi_crop])
+def test_dino_keeps_the_contract(check):
+    check()
+
+
+def built(loss, dim=4, size=(8, 8), backbone=None):
+    """A loss made for 64 images, in double precision."""
+    backbone, generator = nn.Flatten() if backbone is None else backbone, torch.Generator().manual_seed(0)
+    loss.build(Spec(math.prod(size), dim, 64, 4, 1, size, backbone, generator))
+    return loss.double()
+
+
+def value(loss, z, t, epoch=0, progress=0.0):
+    """The loss where student and teacher say z and t, a tensor for each view."""
+    batch = Batch([None] * len(z), torch.arange(len(z[0])), None, epoch, progress, torch.Generator())
+    return loss.step(batch, lambda views: z[: len(views)], lambda views: t[: len(views)])
+
+
+def with_identity(**params):
+    """DINO whose last layers are the identity: it takes outputs that have length 1, as they are."""
+    loss = built(DINO(out_dim=4, **params))
+    loss.last_layer.data = torch.eye(4, dtype=torch.float64)
+    loss.teacher_last_layer.copy_(torch.eye(4))
+    return loss
+
+
+def outputs(views, seed=0, n=3):
+    z = torch.from_numpy(np.random.default_rng(seed).normal(size=(views, n, 4)))
+    return list(F.normalize(z, dim=2))
+
+
+def slow_dino(s, t, center, student_temp, teacher_temp):
+    """Algorithm 1 of the paper with multi-crop, one image and one output after the other."""
+    total, terms = 0.0, 0
+    for i in range(len(t)):
+        for j in range(len(s)):
+            if i == j:
+                continue
+            for a, b in zip(t[i], s[j], strict=True):
+                p = np.exp((a - center) / teacher_temp)
+                q = np.exp(b / student_temp)
+                total -= sum(p[k] / p.sum() * np.log(q[k] / q.sum()) for k in range(len(p)))
+                terms += 1
+    return total / terms
+
+
+@pytest.mark.parametrize("views", [2, 5])
+def test_the_loss_is_the_papers_sum(views):
+    loss, s, t = with_identity(), outputs(views), outputs(2, seed=1)
+    loss.center.copy_(torch.tensor([0.1, -0.2, 0.0, 0.3]))
+    slow = slow_dino(
+        [each.numpy() for each in s], [each.numpy() for each in t], loss.center.numpy(), 0.1, 0.04
+    )
+    assert float(value(loss, s, t)) == pytest.approx(slow, rel=1e-12)
+
+
+def test_a_value_worked_out_by_hand():
+    # One image; both views of the teacher are the first axis, both of the student the second. With
+    # temperatures of 1 / ln 3 an output of 1 weighs 3 and one of 0 weighs 1, so that the probabilities are
+    # (3, 1, 1, 1) / 6 for the teacher and (1, 3, 1, 1) / 6 for the student:
+    # -(3 ln 1/6 + ln 3/6 + 2 ln 1/6) / 6 = ln 6 - ln 3 / 6.
+    temp = 1 / math.log(3)
+    loss = with_identity(student_temp=temp, teacher_temp=temp, warmup_teacher_temp=temp)
+    first, second = torch.eye(4, dtype=torch.float64)[:2, None]
+    assert float(value(loss, [second] * 2, [first] * 2)) == pytest.approx(math.log(6) - math.log(3) / 6)
+
+
+def test_loss_and_centre_are_lightlys():
+    # lightly 1.6.0, on outputs that have length 1:
+    #   unit = lambda k, f: torch.nn.functional.normalize(f(torch.arange(12.0) + k).reshape(3, 4))
+    #   dino = lightly.loss.DINOLoss(4, teacher_temp=0.04, student_temp=0.1, center_momentum=0.9)
+    #   t, s = [unit(k, torch.cos) for k in (0, 1)], [unit(k, torch.sin) for k in (0, 1, 2)]
+    #   dino(t, s), dino(t, s), dino.center
+    values = [3.750452756881714, 3.7495663166046143]
+    center = [0.0022852839902043343, -0.009098445065319538, -0.012117104604840279, -0.003995354287326336]
+    loss = with_identity()
+    t, s = ([unit(k, f) for k in views] for f, views in ((torch.cos, (0, 1)), (torch.sin, (0, 1, 2))))
+    assert [float(value(loss, s, t)) for _ in range(2)] == pytest.approx(values, rel=1e-6)
+    assert loss.center.tolist() == pytest.approx(center, rel=1e-5)
+
+
+def unit(k, f):
+    return F.normalize(f(torch.arange(12.0, dtype=torch.float64) + k).reshape(3, 4))
+
+
+def test_the_centre_follows_the_teachers_outputs():
+    # Both views of both images are the first axis: the centre goes a tenth of the way to it, then a tenth
+    # of the rest: 0.1, then 0.1 + 0.1 * 0.9.
+    loss, axis = with_identity(center_momentum=0.9), torch.eye(4, dtype=torch.float64)[[0, 0]]
+    for expected in (0.1, 0.19):
+        value(loss, outputs(2, n=2), [axis, axis])
+        assert loss.center.tolist() == pytest.approx([expected, 0, 0, 0])
+
+
+def test_a_teacher_that_says_the_same_of_all_images_is_centred_to_indecision():
+    # Centred on its own constant output, the teacher finds all K = 4 outputs equally likely; so does a
+    # student that says nothing, and the cross entropy is ln 4.
+    loss, axis = with_identity(), torch.eye(4, dtype=torch.float64)[[0, 0]]
+    loss.center.copy_(axis[0])
+    silent = torch.zeros(2, 4, dtype=torch.float64)
+    assert float(value(loss, [silent, silent], [axis, axis])) == pytest.approx(math.log(4))
+
+
+def test_the_last_layer_is_still_while_frozen_and_then_learns():
+    loss = built(DINO(out_dim=6, freeze_last_layer=2))
+    gradients = []
+    for epoch in range(3):
+        z = [each.requires_grad_() for each in outputs(2)]
+        value(loss, z, outputs(2, seed=1), epoch=epoch).backward()
+        assert z[0].grad.abs().max() > 0
+        gradients.append(loss.last_layer.grad)
+    assert gradients[:2] == [None, None]
+    assert gradients[2].abs().max() > 0
+
+
+def test_the_length_of_the_last_layers_rows_does_not_matter():
+    a, b = built(DINO(out_dim=6)), built(DINO(out_dim=6))
+    b.last_layer.data *= 7
+    b.teacher_last_layer *= 3
+    s, t = outputs(2), outputs(2, seed=1)
+    assert float(value(a, s, t)) == pytest.approx(float(value(b, s, t)), rel=1e-12)
+
+
+def test_the_teachers_last_layer_follows_the_students_by_the_rest_of_the_momentum():
+    # The momentum is 0.6 at the start and 1 - 0.4 * (cos(pi / 2) + 1) / 2 = 0.8 half-way.
+    loss = built(DINO(out_dim=6, momentum=0.6))
+    for progress, share in ((0.0, 0.4), (0.5, 0.2), (1.0, 0.0)):
+        before = loss.teacher_last_layer.clone()
+        loss.last_layer.data += 1.0
+        value(loss, outputs(2), outputs(2), progress=progress)
+        loss.after_step(None, None)
+        expected = before + share * (loss.last_layer.detach() - before)
+        torch.testing.assert_close(loss.teacher_last_layer, expected)
+
+
+def test_the_teachers_temperature_warms_up_in_a_straight_line():
+    loss = DINO(warmup_teacher_temp=0.04, teacher_temp=0.07, teacher_temp_warmup=0.3)
+    assert [loss.teacher_temp(k) for k in (0, 0.1, 0.3, 1)] == pytest.approx([0.04, 0.05, 0.07, 0.07])
+    assert DINO(teacher_temp=0.07, teacher_temp_warmup=0.0).teacher_temp(0.0) == 0.07
+
+
+# ------------------------------------------------------------------ multi-crop
+
+
+def test_by_default_there_are_local_crops_from_32_pixels_on():
+    for size, crops in (((8, 8), 0), ((30, 100), 0), ((32, 32), 4), ((64, 48), 4)):
+        loss = built(DINO(), size=size, backbone=Pools(math.prod(size)))
+        assert (loss.views.n, loss.views.local) == (2, crops)
+
+
+class Pools(nn.Module):
+    """Images of any size -> so many features."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.width = width
+
+    def forward(self, x):
+        return x.mean(dim=(1, 2, 3))[:, None].expand(-1, self.width)
+
+
+@pytest.mark.parametrize(
+    ("params", "words"),
+    [
+        ({"local_crops": -1}, r"loss__local_crops=-1: give a number of crops"),
+        ({"local_crops": "many"}, r"loss__local_crops='many': give a number of crops"),
+        ({"out_dim": 1}, r"loss__out_dim=1: .*at least 2"),
+        ({"momentum": -0.1}, r"loss__momentum=-0\.1: .* from 0 .* to 1 "),
+    ],
+)
+def test_what_cannot_work_is_named(params, words):
+    with pytest.raises(ValueError, match=words):
+        SSLImageEmbedder("dino", backbone=tiny_backbone, loss_params=params).fit(images())
+
+
+# ------------------------------------------------------------------ in the embedder
+
+
+def images(n=64, side=16):
+    return np.random.default_rng(0).integers(0, 256, size=(n, side, side), dtype=np.uint8)
+
+
+def tiny_backbone(in_channels):
+    layers = [nn.Conv2d(in_channels, 8, 3, stride=2), nn.BatchNorm2d(8), nn.ReLU()]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+
+def embedder(**params):
+    return SSLImageEmbedder("dino", backbone=tiny_backbone, batch_size=64, random_state=0, **params)
+
+
+@pytest.mark.parametrize("side", [8, 16, 32])
+def test_64_images_of_any_size_are_enough(side):
+    embedding = embedder(max_epochs=2).fit_transform(images(side=side))
+    assert embedding.shape == (64, 8)
+    assert embedding.std(axis=0).max() > 0
+
+
+def test_a_large_batch_may_go_through_the_network_in_parts():
+    assert embedder(max_epochs=1, accumulate=2).fit(images(side=32)).n_iter_ == 1
+
+
+def test_training_goes_on_after_a_pickle_as_if_it_had_not_stopped():
+    first = embedder(max_epochs=2, warm_start=True).fit(images())
+    again = pickle.loads(pickle.dumps(first))
+    for each in (first, again):
+        each.set_params(max_epochs=4).fit(images())
+    assert again.n_iter_ == 4
+    np.testing.assert_array_equal(again.transform(images()), first.transform(images()))
+
+
+def test_centre_and_last_layers_are_in_the_state_from_the_start():
+    assert set(built(DINO()).state_dict()) == {"last_layer", "teacher_last_layer", "center"}
+
+
+def test_it_is_found_by_name():
+    assert available_losses()["dino"].distribution == "sklearn-ssl-self-distillation"
