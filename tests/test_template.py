@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
-from importlib.util import find_spec
+from importlib.metadata import distributions
 from pathlib import Path
 
 import pytest
@@ -41,8 +41,8 @@ def mine(clone):
 @pytest.fixture(scope="module")
 def site(clone, mine):
     """A folder with the core and the renamed template installed in it."""
-    # Not imported: setuptools would take over distutils in this process.
-    if not (find_spec("pip") and find_spec("setuptools")):
+    # Not looked for by importing: setuptools would take over distutils in this process.
+    if not {"pip", "setuptools"} <= {each.name.lower() for each in distributions()}:
         pytest.skip("this environment has no pip and setuptools of its own")
     site = clone.parent / "site"
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
