@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sklearn_ssl.convolution import SmallMapConvolutions
+from sklearn_ssl.losses.base import SSLLoss
 
 
 class Student(nn.Module):
@@ -77,6 +78,17 @@ class Teacher(nn.Module):
         for mine, theirs in pairs:
             if not mine.is_floating_point():
                 mine.copy_(theirs)
+
+
+def momentum_at(loss: SSLLoss, progress: float) -> float:
+    """How much of itself the teacher of a loss keeps in a step, at this share of the training."""
+    momentum = loss.teacher(progress) if callable(loss.teacher) else loss.teacher
+    if not 0 <= momentum <= 1:
+        raise ValueError(
+            f"{type(loss).__name__}: the momentum of the teacher is {momentum:.4g}. The share of itself that "
+            "it keeps in a step is from 0 (it copies the student) to 1 (it never moves); 0.99 is usual."
+        )
+    return momentum
 
 
 @contextmanager

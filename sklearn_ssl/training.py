@@ -30,7 +30,7 @@ from sklearn_ssl.devices import (
 from sklearn_ssl.gradient_cache import GradientCache, InParts
 from sklearn_ssl.images import PixelScale, Source
 from sklearn_ssl.losses.base import Batch, SSLLoss
-from sklearn_ssl.network import Student, Teacher
+from sklearn_ssl.network import Student, Teacher, momentum_at
 from sklearn_ssl.optimizers import decay_groups
 from sklearn_ssl.prefetch import ahead
 from sklearn_ssl.views import RandomViews
@@ -174,6 +174,7 @@ class SSLNet(NeuralNet):
         super().initialize_module()
         self.module_.to(memory_format=torch.channels_last)
         if self.criterion.teacher is not None:
+            momentum_at(self.criterion, 0.0)  # wrong ones are told before anything is trained
             self.teacher_ = Teacher(self.module_)
         if self.compile_network:
             for student in [self.module_, *([self.teacher.average] if self.teacher else [])]:
@@ -315,9 +316,7 @@ class SSLNet(NeuralNet):
 
     def _move_teacher(self) -> None:
         if self.teacher is not None:
-            momentum = self.criterion_.teacher
-            momentum = momentum(self.progress()) if callable(momentum) else momentum
-            self.teacher.follow(self.module_, momentum)
+            self.teacher.follow(self.module_, momentum_at(self.criterion_, self.progress()))
 
     @contextmanager
     def _reproducible_layers(self) -> Iterator[None]:

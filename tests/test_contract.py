@@ -138,6 +138,28 @@ def test_a_number_is_a_constant_momentum():
             torch.testing.assert_close(new, 0.75 * old + 0.25 * target, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("momentum", [-0.1, 1.5, float("nan")])
+def test_a_momentum_that_is_none_is_told_before_anything_is_trained(momentum):
+    class Constant(Recorder):
+        teacher = momentum
+
+    keep = Keep()
+    with pytest.raises(ValueError, match=rf"^Constant: the momentum .* is {momentum}\..* from 0 .* to 1 "):
+        embedder(Constant, callbacks=[keep]).fit(images())
+    assert not hasattr(keep, "net")
+
+
+def test_a_schedule_that_leaves_the_range_is_told_in_the_step_where_it_does():
+    with pytest.raises(ValueError, match=r"Leaves: the momentum of the teacher is 1\.5"):
+        embedder(Leaves).fit(images())
+
+
+class Leaves(SmallBYOL):
+    def __init__(self):
+        super().__init__()
+        self.teacher = Cosine(0.5, 2.5)  # half-way it is at 1.5
+
+
 def test_the_predictor_is_trained_and_the_teacher_is_not():
     keep = trained(SmallBYOL)
     assert all(keep.in_optimizer(p) for p in keep.loss.predictor.parameters())

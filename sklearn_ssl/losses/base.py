@@ -107,12 +107,20 @@ class Spec:
     generator: torch.Generator
 
 
-def mlp(*widths: int) -> nn.Sequential:
-    """Linear - BatchNorm - ReLU between the widths given; the last layer is linear alone."""
+def mlp(*widths: int, norm_output: bool = False) -> nn.Sequential:
+    """Linear - BatchNorm - ReLU between the widths given; the last layer is linear alone.
+
+    `norm_output` standardises what comes out over the batch: BatchNorm without weights of its own, as in
+    SimSiam (arXiv:2011.10566). Before it is trained, an MLP sends all images in one direction; centred, they
+    differ from the first step on, which methods without negatives need in a short training.
+    """
     layers: list[nn.Module] = []
     for wide, next_wide in pairwise(widths[:-1]):
         layers += [nn.Linear(wide, next_wide, bias=False), nn.BatchNorm1d(next_wide), nn.ReLU(inplace=True)]
-    return nn.Sequential(*layers, nn.Linear(widths[-2], widths[-1], bias=False))
+    layers.append(nn.Linear(widths[-2], widths[-1], bias=False))
+    if norm_output:
+        layers.append(nn.BatchNorm1d(widths[-1], affine=False))
+    return nn.Sequential(*layers)
 
 
 def mean_over_pairs(loss_of_pair: Callable[[Tensor, Tensor], Tensor], z: Sequence[Tensor]) -> Tensor:
@@ -143,7 +151,7 @@ class SSLLoss(nn.Module):
     Attributes
     ----------
     views : Views
-        How many views of an image, and which.
+        How many views of an image, and which. `build` may set it, where it depends on sizes.
     uses_labels : bool
         Whether `Batch.y` is wanted.
     teacher : float, callable or None

@@ -35,9 +35,8 @@ class Queue(nn.Module):
     def __init__(self, size: int, dim: int):
         super().__init__()
         self.register_buffer("rows", torch.zeros(size, dim))
-        self.register_buffer(
-            "n_filled", torch.zeros((), dtype=torch.int64)
-        )  # on the device: never waited for
+        # A tensor, so that a GPU's count is never waited for.
+        self.register_buffer("n_filled", torch.zeros((), dtype=torch.int64))
         self.register_load_state_dict_pre_hook(_newest_that_fit)
 
     @property

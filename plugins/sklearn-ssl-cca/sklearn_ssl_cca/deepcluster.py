@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from sklearn_ssl import Batch, Spec, SSLLoss
+from sklearn_ssl.losses import mlp
 from sklearn_ssl_cca.sizes import number_of_groups
 
 ROWS = 2**14  # that k-means compares with the centroids at a time
@@ -40,6 +41,9 @@ class DeepCluster(SSLLoss):
 
     Notes
     -----
+    The projections are standardised over the batch (BatchNorm, without weights of its own), which the authors
+    do not do: else they share one large direction at first, and k-means has little to tell them apart by.
+
     The bank that is grouped holds for each image the mean direction of its views' projections, as they were
     when the image last came up: no extra pass over the images. Before it has anything, in the first epoch,
     the images are dealt to random centroids in equal numbers: views of an image have to find each other, and
@@ -68,6 +72,10 @@ class DeepCluster(SSLLoss):
         self.temperature = temperature
         self.kmeans_iterations = kmeans_iterations
         self.register_load_state_dict_pre_hook(_new_bank_for_other_images)
+
+    def make_projector(self, in_dim: int, widths: tuple[int, ...]) -> nn.Module:
+        """An MLP with BatchNorm on its output too; see the notes."""
+        return mlp(in_dim, *widths, norm_output=True)
 
     def build(self, spec: Spec) -> None:
         k = number_of_groups("n_clusters", self.n_clusters, 300, spec.n_samples)

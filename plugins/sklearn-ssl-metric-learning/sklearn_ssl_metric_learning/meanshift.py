@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from sklearn_ssl import Batch, Spec, SSLLoss, Views
 from sklearn_ssl.losses import Queue, mlp, queue_size
-from sklearn_ssl_metric_learning.moco import checked_momentum
 
 
 def twice_then_a_quarter(feature_dim: int) -> tuple[int, ...]:
@@ -72,12 +71,12 @@ class MeanShift(SSLLoss):
     ):
         super().__init__()
         self.k = k
-        self.teacher = checked_momentum(momentum)
+        self.teacher = momentum
         self.queue_size = queue_size
 
     def make_projector(self, in_dim: int, widths: tuple[int, ...]) -> nn.Module:
         """An MLP with BatchNorm on its output too; see the notes."""
-        return nn.Sequential(*mlp(in_dim, *widths), nn.BatchNorm1d(widths[-1], affine=False))
+        return mlp(in_dim, *widths, norm_output=True)
 
     def build(self, spec: Spec) -> None:
         size = queue_size(self.queue_size, 128_000, spec)

@@ -69,7 +69,7 @@ class MoCo(SSLLoss):
     ):
         super().__init__()
         self.temperature = temperature
-        self.teacher = checked_momentum(momentum)
+        self.teacher = momentum
         self.queue_size = queue_size
 
     def build(self, spec: Spec) -> None:
@@ -84,19 +84,3 @@ class MoCo(SSLLoss):
         logits = q @ self.queue.rows.T / self.temperature  # (n, queue_size)
         positive = torch.arange(size - len(q), size, device=q.device)  # the newest rows are the last
         return F.cross_entropy(logits.masked_fill(~self.queue.filled, float("-inf")), positive)
-
-
-def checked_momentum(momentum: float | Callable[[float], float]) -> float | Callable[[float], float]:
-    """The momentum of a teacher, if it is one.
-
-    Raises
-    ------
-    ValueError
-        It is neither a function nor in [0, 1].
-    """
-    if not callable(momentum) and not 0 <= momentum <= 1:
-        raise ValueError(
-            f"loss__momentum={momentum!r}: the share of itself that the teacher keeps in a step is from 0 "
-            "(it copies the student) to 1 (it never moves). Try 0.9, or a function of the progress in [0, 1]."
-        )
-    return momentum

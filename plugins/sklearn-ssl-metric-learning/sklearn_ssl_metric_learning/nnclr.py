@@ -44,7 +44,7 @@ class NNCLR(SSLLoss):
     References
     ----------
     Dwibedi et al., "With a Little Help from My Friends: Nearest-Neighbor Contrastive Learning of Visual
-    Representations", ICCV 2021, arXiv:2104.14548, equations 2 to 4 and the pseudo-code.
+    Representations", ICCV 2021, arXiv:2104.14548, section 3 and the pseudo-code.
     """
 
     family = "contrastive"

@@ -43,7 +43,7 @@ def cosine(a, b):
 
 
 def slow_nnclr(z, p, queue, temperature):
-    """Equations 2 to 4, one image after the other, in both directions."""
+    """The loss of section 3.2, one image after the other, in both directions."""
     losses = []
     for here, there in ((0, 1), (1, 0)):
         for i in range(len(z[0])):

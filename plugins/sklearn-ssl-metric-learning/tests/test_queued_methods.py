@@ -108,7 +108,7 @@ def test_the_teacher_goes_on_as_well(loss):
 @pytest.mark.parametrize("loss", WITH_A_TEACHER)
 @pytest.mark.parametrize("momentum", [-0.1, 1.5])
 def test_a_momentum_that_is_none_is_told_what_is(loss, momentum):
-    with pytest.raises(ValueError, match=rf"^loss__momentum={momentum}: .* from 0 .* to 1"):
+    with pytest.raises(ValueError, match=rf"momentum of the teacher is {momentum}\..* from 0 .* to 1"):
         embedder(loss, loss__momentum=momentum).fit(images(40))
 
 

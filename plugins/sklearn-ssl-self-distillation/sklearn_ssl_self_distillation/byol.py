@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sklearn_ssl import Batch, Spec, SSLLoss
-from sklearn_ssl_self_distillation.heads import make_predictor, standardised_mlp
+from sklearn_ssl.losses import mlp
+from sklearn_ssl_self_distillation.heads import make_predictor
 from sklearn_ssl_self_distillation.schedules import CosineToOne
 
 
@@ -65,7 +66,7 @@ class BYOL(SSLLoss):
 
     def make_projector(self, in_dim: int, widths: tuple[int, ...]) -> nn.Module:
         """An MLP with BatchNorm on its output too; see the notes."""
-        return standardised_mlp(in_dim, *widths)
+        return mlp(in_dim, *widths, norm_output=True)
 
     def build(self, spec: Spec) -> None:
         self.predictor = make_predictor(spec.dim, self.predictor_dim, default=2 * spec.feature_dim)

@@ -10,8 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sklearn_ssl import Batch, Spec, SSLLoss, Views
-from sklearn_ssl.losses import local_crops_that_fit
-from sklearn_ssl_self_distillation.heads import standardised_mlp
+from sklearn_ssl.losses import local_crops_that_fit, mlp
 from sklearn_ssl_self_distillation.schedules import CosineToOne, LinearWarmup
 
 
@@ -116,7 +115,7 @@ class DINO(SSLLoss):
 
     def make_projector(self, in_dim: int, widths: tuple[int, ...]) -> nn.Module:
         """An MLP with BatchNorm on its output too; see the notes."""
-        return standardised_mlp(in_dim, *widths)
+        return mlp(in_dim, *widths, norm_output=True)
 
     def build(self, spec: Spec) -> None:
         if self.out_dim < 2:

@@ -1,19 +1,10 @@
-"""Projectors and predictors."""
+"""Predictors."""
 
 from __future__ import annotations
 
 from torch import nn
 
 from sklearn_ssl.losses import mlp
-
-
-def standardised_mlp(*widths: int) -> nn.Module:
-    """An MLP whose output, too, goes through a BatchNorm, without weights of its own.
-
-    In the first steps all projections point the same way, and there is nothing to predict but that:
-    centred over the batch they differ from the start.
-    """
-    return nn.Sequential(mlp(*widths), nn.BatchNorm1d(widths[-1], affine=False))
 
 
 def make_predictor(dim: int, given: int | None, default: int) -> nn.Module:

@@ -17,21 +17,9 @@ class CosineToOne:
     ----------
     start : float
         :math:`\tau`, from 0 to 1.
-
-    Raises
-    ------
-    ValueError
-        When `start` is not in [0, 1].
     """
 
     start: float
-
-    def __post_init__(self):
-        if not 0 <= self.start <= 1:
-            raise ValueError(
-                f"loss__momentum={self.start!r}: the share of itself that the teacher keeps in a step is "
-                f"from 0 (it copies the student) to 1 (it never moves)."
-            )
 
     def __call__(self, progress: float) -> float:
         return 1 - (1 - self.start) * (math.cos(math.pi * progress) + 1) / 2

@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sklearn_ssl import Batch, Spec, SSLLoss
-from sklearn_ssl_self_distillation.heads import make_predictor, standardised_mlp
+from sklearn_ssl.losses import mlp
+from sklearn_ssl_self_distillation.heads import make_predictor
 
 
 def three_times_the_features(feature_dim: int) -> tuple[int, ...]:
@@ -54,7 +55,7 @@ class SimSiam(SSLLoss):
 
     def make_projector(self, in_dim: int, widths: tuple[int, ...]) -> nn.Module:
         """An MLP with BatchNorm on its output too, as in the paper."""
-        return standardised_mlp(in_dim, *widths)
+        return mlp(in_dim, *widths, norm_output=True)
 
     def build(self, spec: Spec) -> None:
         self.predictor = make_predictor(spec.dim, self.predictor_dim, default=max(1, spec.dim // 4))

@@ -1,12 +1,10 @@
-import pickle
-
 import numpy as np
 import pytest
 import torch
 from sklearn_ssl_self_distillation import BYOL
 from torch import nn
 
-from sklearn_ssl import Batch, Spec, SSLImageEmbedder, available_losses
+from sklearn_ssl import Batch, Spec
 from sklearn_ssl.testing import parametrize_with_loss_checks
 
 
@@ -81,47 +79,3 @@ def test_the_predictor_follows_the_features_unless_it_is_told_its_width():
     widths = [layer.out_features for layer in built(BYOL()).predictor if isinstance(layer, nn.Linear)]
     assert widths == [16, 2]  # twice the 8 features, then the projections' 2
     assert built(BYOL(predictor_dim=5)).predictor[0].out_features == 5
-
-
-@pytest.mark.parametrize(
-    ("params", "words"),
-    [
-        ({"loss__momentum": 1.5}, r"loss__momentum=1\.5: .* from 0 .* to 1 .*moves"),
-        ({"loss__predictor_dim": 0}, r"loss__predictor_dim=0: .*at least 1"),
-    ],
-)
-def test_what_cannot_work_is_named(params, words):
-    with pytest.raises(ValueError, match=words):
-        SSLImageEmbedder("byol", **params).fit(images(4))
-
-
-def images(n=64, side=16):
-    return np.random.default_rng(0).integers(0, 256, size=(n, side, side), dtype=np.uint8)
-
-
-def tiny_backbone(in_channels):
-    layers = [nn.Conv2d(in_channels, 8, 3, stride=2), nn.BatchNorm2d(8), nn.ReLU()]
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
-
-
-def embedder(**params):
-    return SSLImageEmbedder("byol", backbone=tiny_backbone, batch_size=64, random_state=0, **params)
-
-
-def test_64_images_are_enough():
-    embedding = embedder(max_epochs=2).fit_transform(images())
-    assert embedding.shape == (64, 8)
-    assert embedding.std(axis=0).max() > 0
-
-
-def test_training_goes_on_after_a_pickle_as_if_it_had_not_stopped():
-    first = embedder(max_epochs=1, warm_start=True).fit(images())
-    again = pickle.loads(pickle.dumps(first))
-    for each in (first, again):
-        each.set_params(max_epochs=3).fit(images())
-    assert again.n_iter_ == 3
-    np.testing.assert_array_equal(again.transform(images()), first.transform(images()))
-
-
-def test_it_is_found_by_name():
-    assert available_losses()["byol"].distribution == "sklearn-ssl-self-distillation"

@@ -1,6 +1,5 @@
 import functools
 import math
-import pickle
 
 import numpy as np
 import pytest
@@ -9,7 +8,7 @@ import torch.nn.functional as F
 from sklearn_ssl_self_distillation import DINO
 from torch import nn
 
-from sklearn_ssl import Batch, Spec, SSLImageEmbedder, available_losses
+from sklearn_ssl import Batch, Spec
 from sklearn_ssl.testing import parametrize_with_loss_checks
 
 multi_crop = functools.partial(DINO, local_crops=2, local_size=1.0, freeze_last_layer=0)
@@ -176,59 +175,5 @@ class Pools(nn.Module):
         return x.mean(dim=(1, 2, 3))[:, None].expand(-1, self.width)
 
 
-@pytest.mark.parametrize(
-    ("params", "words"),
-    [
-        ({"local_crops": -1}, r"loss__local_crops=-1: give a number of crops"),
-        ({"local_crops": "many"}, r"loss__local_crops='many': give a number of crops"),
-        ({"out_dim": 1}, r"loss__out_dim=1: .*at least 2"),
-        ({"momentum": -0.1}, r"loss__momentum=-0\.1: .* from 0 .* to 1 "),
-    ],
-)
-def test_what_cannot_work_is_named(params, words):
-    with pytest.raises(ValueError, match=words):
-        SSLImageEmbedder("dino", backbone=tiny_backbone, loss_params=params).fit(images())
-
-
-# ------------------------------------------------------------------ in the embedder
-
-
-def images(n=64, side=16):
-    return np.random.default_rng(0).integers(0, 256, size=(n, side, side), dtype=np.uint8)
-
-
-def tiny_backbone(in_channels):
-    layers = [nn.Conv2d(in_channels, 8, 3, stride=2), nn.BatchNorm2d(8), nn.ReLU()]
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
-
-
-def embedder(**params):
-    return SSLImageEmbedder("dino", backbone=tiny_backbone, batch_size=64, random_state=0, **params)
-
-
-@pytest.mark.parametrize("side", [8, 16, 32])
-def test_64_images_of_any_size_are_enough(side):
-    embedding = embedder(max_epochs=2).fit_transform(images(side=side))
-    assert embedding.shape == (64, 8)
-    assert embedding.std(axis=0).max() > 0
-
-
-def test_a_large_batch_may_go_through_the_network_in_parts():
-    assert embedder(max_epochs=1, accumulate=2).fit(images(side=32)).n_iter_ == 1
-
-
-def test_training_goes_on_after_a_pickle_as_if_it_had_not_stopped():
-    first = embedder(max_epochs=2, warm_start=True).fit(images())
-    again = pickle.loads(pickle.dumps(first))
-    for each in (first, again):
-        each.set_params(max_epochs=4).fit(images())
-    assert again.n_iter_ == 4
-    np.testing.assert_array_equal(again.transform(images()), first.transform(images()))
-
-
 def test_centre_and_last_layers_are_in_the_state_from_the_start():
     assert set(built(DINO()).state_dict()) == {"last_layer", "teacher_last_layer", "center"}
-
-
-def test_it_is_found_by_name():
-    assert available_losses()["dino"].distribution == "sklearn-ssl-self-distillation"

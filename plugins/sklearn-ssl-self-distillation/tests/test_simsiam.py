@@ -1,12 +1,10 @@
-import pickle
-
 import numpy as np
 import pytest
 import torch
 from sklearn_ssl_self_distillation import SimSiam
 from torch import nn
 
-from sklearn_ssl import Batch, Spec, SSLImageEmbedder, available_losses
+from sklearn_ssl import Batch, Spec
 from sklearn_ssl.testing import parametrize_with_loss_checks
 
 
@@ -99,44 +97,3 @@ def test_the_predictor_is_a_bottleneck_that_follows_the_projections():
     assert widths == [2, 8]
     assert built(SimSiam(predictor_dim=5)).predictor[0].out_features == 5
     assert built(SimSiam(), dim=1).predictor[0].out_features == 1
-
-
-def test_a_predictor_of_no_width_is_refused():
-    with pytest.raises(ValueError, match=r"loss__predictor_dim=-1: .*at least 1 unit.* None for 2"):
-        embedder(loss__predictor_dim=-1).fit(images())
-
-
-def images(n=64, side=16):
-    return np.random.default_rng(0).integers(0, 256, size=(n, side, side), dtype=np.uint8)
-
-
-def tiny_backbone(in_channels):
-    layers = [nn.Conv2d(in_channels, 8, 3, stride=2), nn.BatchNorm2d(8), nn.ReLU()]
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
-
-
-def embedder(**params):
-    return SSLImageEmbedder("simsiam", backbone=tiny_backbone, batch_size=64, random_state=0, **params)
-
-
-def test_64_images_are_enough():
-    embedding = embedder(max_epochs=2).fit_transform(images())
-    assert embedding.shape == (64, 8)
-    assert embedding.std(axis=0).max() > 0
-
-
-def test_a_large_batch_may_go_through_the_network_in_parts():
-    assert embedder(max_epochs=1, accumulate=2).fit(images()).n_iter_ == 1
-
-
-def test_training_goes_on_after_a_pickle_as_if_it_had_not_stopped():
-    first = embedder(max_epochs=1, warm_start=True).fit(images())
-    again = pickle.loads(pickle.dumps(first))
-    for each in (first, again):
-        each.set_params(max_epochs=3).fit(images())
-    assert again.n_iter_ == 3
-    np.testing.assert_array_equal(again.transform(images()), first.transform(images()))
-
-
-def test_it_is_found_by_name():
-    assert available_losses()["simsiam"].distribution == "sklearn-ssl-self-distillation"
