@@ -44,10 +44,9 @@ class BYOL(SSLLoss):
 
     Notes
     -----
-    For some hundred steps, two things differ from the paper. The projections are standardised over the
-    batch (BatchNorm, without weights of its own, as in SimSiam): before that they share one large
-    direction, and the student learns little but to predict it. And the learning rate is twice as high
-    as for other losses with AdamW.
+    Unlike the paper's, the projections are standardised over the batch (BatchNorm, without weights of its
+    own, as in SimSiam): else they share one large direction at first, and for some hundred steps the student
+    learns little but to predict it.
 
     References
     ----------
@@ -56,7 +55,7 @@ class BYOL(SSLLoss):
     """
 
     family = "self-distillation"
-    defaults: ClassVar[dict] = {"projector": twice_then_half_the_features, "lr": 4e-3}
+    defaults: ClassVar[dict] = {"projector": twice_then_half_the_features}
 
     def __init__(self, momentum: float = 0.99, predictor_dim: int | None = None):
         super().__init__()

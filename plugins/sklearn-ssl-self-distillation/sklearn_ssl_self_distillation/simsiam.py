@@ -47,7 +47,7 @@ class SimSiam(SSLLoss):
     """
 
     family = "self-distillation"
-    defaults: ClassVar[dict] = {"projector": three_times_the_features, "lr": 4e-3}
+    defaults: ClassVar[dict] = {"projector": three_times_the_features}
 
     def __init__(self, predictor_dim: int | None = None):
         super().__init__()
