@@ -110,7 +110,6 @@ class AtTimes(Callback):
             self._evaluate(net, self.due.pop(0))
             pause = time.monotonic() - began
             net.started += pause
-            net.epoch_started += pause
             net.meter.started += pause
 
     def on_train_end(self, net: SSLNet, **kwargs: Any) -> None:

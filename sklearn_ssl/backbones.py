@@ -162,7 +162,7 @@ def resnet(
         For an unknown stem, and for weights that cannot be read or do not fit.
     """
     state = read_weights(name, weights)
-    kernel, stride, pool = STEMS[_choose_stem(stem, image_size, state)]
+    kernel, stride, pool = STEMS[choose_stem(stem, image_size, state)]
     model = get_model(name, weights=None)
     model.conv1 = nn.Conv2d(in_channels, 64, kernel, stride, padding=kernel // 2, bias=False)
     nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")  # as torchvision does
@@ -284,7 +284,8 @@ def _without_prefix(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return dict(state)
 
 
-def _choose_stem(stem: str, image_size: tuple[int, int], state: dict[str, Tensor] | None) -> str:
+def choose_stem(stem: str, image_size: tuple[int, int], state: Mapping[str, Tensor] | None) -> str:
+    """What "auto" means: what fits the weights, if there are some, else the images."""
     if stem != "auto" and stem not in STEMS:
         raise ValueError(f"Unknown backbone__stem {stem!r}. Possible: 'auto', {', '.join(map(repr, STEMS))}.")
     if not state or "conv1.weight" not in state:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import copy
 import functools
 import operator
+import os
 import time
 import warnings
-from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from numbers import Integral, Real
 from types import FunctionType
@@ -25,25 +25,28 @@ from torch import Tensor, nn
 
 from sklearn_ssl.allocator import kept_memory
 from sklearn_ssl.backbones import build_backbone, resolve_backbone
+from sklearn_ssl.checkpoint import Checkpoint
 from sklearn_ssl.devices import resolve_compile, resolve_device, resolve_precision
+from sklearn_ssl.fingerprint import fingerprint
 from sklearn_ssl.images import (
     ConcatSource,
     PixelScale,
     Source,
-    Standardize,
     inference_source,
     near,
     training_source,
 )
-from sklearn_ssl.inference import InferenceNetwork, KeptNetwork, chunk_size, detached_copy
+from sklearn_ssl.inference import InferenceNetwork, KeptNetwork, chunk_size, make_encoder
 from sklearn_ssl.losses.adapters import loss_name, make_loss, resolve_loss
 from sklearn_ssl.losses.base import Spec, SSLLoss
 from sklearn_ssl.nested_params import ComponentParamsMixin, did_you_mean, hide_var_keyword
 from sklearn_ssl.network import Student, uncompiled
+from sklearn_ssl.onnx import export_onnx
 from sklearn_ssl.optimizers import AUTO_OPTIMIZER, base_settings, resolve_optimizer
 from sklearn_ssl.prefetch import ahead
 from sklearn_ssl.presets import make_augment, resolve_augment
 from sklearn_ssl.progress import FitProgress, over_images
+from sklearn_ssl.saving import load_model, pack, save_model, unpack
 from sklearn_ssl.training import Schedule, SSLNet, TrainingSet, dimension, seeded_modules
 from sklearn_ssl.views import RandomViews, resize_and_center
 
@@ -62,6 +65,8 @@ DEFAULTS: dict[str, Any] = {
     "warmup": 0.05,
     "max_epochs": 100,
 }
+# Parameters that change nothing in what a training makes of the images.
+NOT_OF_THE_TRAINING = ("callbacks", "checkpoint", "verbose", "warm_start")
 # Standard deviation between images, as a share of the embeddings' size, below which they are "all alike".
 COLLAPSED = 1e-2
 
@@ -145,6 +150,12 @@ class SSLImageEmbedder(
     callbacks : list of skorch callbacks, optional
         They see the training as any skorch callback does; each epoch's "train_loss" and further terms are in
         the net's history.
+    checkpoint : path, optional
+        A folder in which the training is kept, in a file for each combination of parameters and images. A
+        later `fit` with the same ones goes on from it, in another process too and in mid-epoch, to the very
+        weights of a training without a break (on a CPU, with `max_epochs`); a finished training is taken
+        from it as it is. Written after every epoch, and every five minutes in its middle, but taking a tenth
+        of the time at most; about three times as large as the network. Callbacks begin anew.
     warm_start : bool, default=False
         With a larger `max_epochs` (or `max_time`), the next `fit` trains the difference; the learning rate
         goes on where the longer schedule is at that epoch.
@@ -225,6 +236,7 @@ max_epochs_, device_, precision_, compile_
         precision: str = "auto",
         compile: bool = False,
         callbacks: Sequence | None = None,
+        checkpoint: Any = None,
         warm_start: bool = False,
         random_state: Any = None,
         verbose: int = 0,
@@ -252,6 +264,7 @@ max_epochs_, device_, precision_, compile_
         self.precision = precision
         self.compile = compile
         self.callbacks = callbacks
+        self.checkpoint = checkpoint
         self.warm_start = warm_start
         self.random_state = random_state
         self.verbose = verbose
@@ -284,18 +297,22 @@ max_epochs_, device_, precision_, compile_
             A parameter or an image is not what it should be; the estimator is then as before.
         FloatingPointError
             The loss became infinite or not a number.
+        OSError
+            The checkpoint cannot be written: before the training, or in its course; then the model so far is
+            kept.
         KeyboardInterrupt
-            On Ctrl-C; the model so far is kept, and `warm_start=True` goes on from it.
+            On Ctrl-C, after the step in hand (a second one: at once); the model so far is kept, with a
+            warning, and `warm_start=True` goes on from it.
         """
         started = time.monotonic()
         with _unchanged_on_error(self), kept_memory():
             loss, source = self._prepare(X, X_unlabeled)
             labels = self._labels(loss, y, source)
-            net = self._net(loss, source)
+            checkpoint = self._checkpoint(source, labels)
+            net = self._net(loss, source, checkpoint)
             net.train(TrainingSet(near(source, self.device_), labels), started)
             self._keep(net, source)
-        if net.interrupted:
-            raise KeyboardInterrupt
+        self._raise_what_ended(net, checkpoint)
         return self
 
     def transform(self, X: Any) -> np.ndarray:
@@ -314,6 +331,53 @@ max_epochs_, device_, precision_, compile_
         check_is_fitted(self)
         source = inference_source(self, X)
         return self._embed(source, torch.arange(len(source)), verbose=self.verbose).numpy()
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write what `transform` needs into one file, for `sklearn_ssl.load`: safetensors, without code.
+
+        Parameters
+        ----------
+        path : path-like
+            Conventionally ends in ".safetensors". The file is written whole or not at all.
+
+        Raises
+        ------
+        ValueError
+            `encoder_` was given other layers since the fit.
+        OSError
+            The file cannot be written.
+
+        Notes
+        -----
+        The file has the encoder's weights, all parameters and fitted attributes that are plain values, and a
+        checksum (SHA-256) of them all. Parameters that are objects, such as a function as `augment` or
+        callbacks, are left out, and named when it is loaded. What a warm start would need is not in it.
+        """
+        check_is_fitted(self)
+        save_model(self, path)
+
+    def to_onnx(self, path: str | os.PathLike) -> None:
+        """Write the encoder for ONNX runtimes: images in, embeddings out, for any number of images.
+
+        Parameters
+        ----------
+        path : path-like
+            Conventionally ends in ".onnx".
+
+        Raises
+        ------
+        ImportError
+            onnx or onnxscript is not installed: ``pip install "sklearn-ssl[onnx]"``.
+
+        Notes
+        -----
+        The input "images" is float32 of shape (n, channels, height, width), of the size `image_size_` and in
+        the units that `fit` was given (0 to 255 for uint8): standardisation is inside, resizing is not. The
+        output "embeddings" is float32 of shape (n, n_features_out), as `transform` makes it with
+        ``precision="float32"``, to some 1e-5.
+        """
+        check_is_fitted(self)
+        export_onnx(self.encoder_, (self.image_shape_[2], *self.image_size_), path)
 
     # ------------------------------------------------------------------ steps of fit
 
@@ -343,6 +407,8 @@ max_epochs_, device_, precision_, compile_
         _check_number("weight_decay", self.weight_decay, Real, "auto", at_least=0)
         _check_number("warmup", self.warmup, Real, "auto", at_least=0, at_most=1)
         _check_projector(self.projector)
+        if not isinstance(self.checkpoint, str | os.PathLike | None):
+            raise ValueError(f"checkpoint={self.checkpoint!r}: give the path of a folder, or None.")
 
     def _resolve(self, loss: SSLLoss, source: Source) -> None:
         """Every "auto", from the images, the device and the loss, into `<name>_`."""
@@ -398,16 +464,43 @@ max_epochs_, device_, precision_, compile_
         numbers[: len(y)][~unlabeled] = LabelEncoder().fit_transform(y[~unlabeled])
         return torch.from_numpy(numbers)
 
-    def _net(self, loss: SSLLoss, source: Source) -> SSLNet:
-        """Everything that training needs, at its start or where a warm start goes on."""
-        # A copy: an optimizer goes on to change the very tensors that it loads, and this fit may fail.
-        earlier = copy.deepcopy(self._earlier_state())
-        seed = earlier["seed"] if earlier else int(check_random_state(self.random_state).randint(2**31))
+    def _checkpoint(self, source: Source, labels: Tensor | None) -> Checkpoint | None:
+        """The file of this very training: the same parameters, images, labels, and state to go on from."""
+        if self.checkpoint is None:
+            return None
+        params = self.get_params(deep=False)
+        wanted = {name: value for name, value in params.items() if name not in NOT_OF_THE_TRAINING}
+        digits = fingerprint(wanted, source.identity(), labels, self._earlier_state())
+        return Checkpoint(self.checkpoint, f"{loss_name(self.loss)}-{digits}")
+
+    def _earlier(self, checkpoint: Checkpoint | None) -> dict | None:
+        """Where to go on: {"training": state, "history": rows, "finished": bool}; None at a start."""
+        earlier = checkpoint and checkpoint.read()
+        if earlier:
+            how = "is taken from" if earlier["finished"] else "goes on from"
+            steps = earlier["training"]["steps_done"]
+            warnings.warn(f"This fit {how} {checkpoint.path}, after {steps} steps.", stacklevel=4)
+        elif self._earlier_state() is not None:
+            # A copy: an optimizer goes on to change the very tensors that it loads, and this fit may fail.
+            state = copy.deepcopy(self._earlier_state())
+            earlier = {"training": state, "history": self.history_, "finished": False}
+        return earlier
+
+    def _net(self, loss: SSLLoss, source: Source, checkpoint: Checkpoint | None = None) -> SSLNet:
+        """Everything that training needs, at its start or where an earlier one goes on."""
+        earlier = self._earlier(checkpoint)
+        seed = (
+            earlier["training"]["seed"]
+            if earlier
+            else int(check_random_state(self.random_state).randint(2**31))
+        )
         with seeded_modules(seed) as generator:
             student = self._student(loss, source, generator)
         callbacks = list(self.callbacks or [])
         if self.verbose:
             callbacks.append(FitProgress(loss_name(self.loss)))
+        if checkpoint:
+            callbacks.append(checkpoint)
         net = SSLNet(
             student,
             loss,
@@ -426,7 +519,7 @@ max_epochs_, device_, precision_, compile_
             device=self.device_,
             callbacks=callbacks,
         ).initialize()
-        return _going_on(net, earlier, self.history_) if earlier else net
+        return _going_on(net, earlier) if earlier else net
 
     def _student(self, loss: SSLLoss, source: Source, generator: torch.Generator) -> Student:
         backbone, feature_dim = build_backbone(
@@ -469,13 +562,26 @@ max_epochs_, device_, precision_, compile_
         """What is learned; the rest is thrown away, unless training may go on."""
         if net.steps_done == 0:
             raise KeyboardInterrupt
-        encoder = OrderedDict(pixels=Standardize(self._pixels), backbone=uncompiled(net.module_.backbone))
-        self.encoder_ = nn.Sequential(encoder).to(self.device_).eval()
+        encoder = make_encoder(self._pixels, uncompiled(net.module_.backbone))
+        self.encoder_ = encoder.to(self.device_).eval()
         vars(self).pop("_kept_network", None)  # an earlier encoder's
         self.history_ = [_without_batches(row) for row in net.history if "train_loss" in row]
         self.n_iter_ = net.epochs_begun()
         self._training_state = net.training_state() if self.warm_start or net.interrupted else None
         self._warn_if_collapsed(source)
+
+    def _raise_what_ended(self, net: SSLNet, checkpoint: Checkpoint | None) -> None:
+        """What has ended a training before its time, now that the model so far is kept."""
+        if net.failure:
+            raise net.failure
+        if net.interrupted:
+            file = f", or as before: it then goes on from {checkpoint.path}" if checkpoint else ""
+            warnings.warn(
+                f"The fit was interrupted in epoch {self.n_iter_}, after {net.steps_done} steps. The model "
+                f"so far is kept and can be used. To go on, fit again with warm_start=True{file}.",
+                stacklevel=3,
+            )
+            raise KeyboardInterrupt
 
     def _warn_if_collapsed(self, source: Source) -> None:
         index = torch.linspace(0, len(source) - 1, min(256, len(source))).round().long()
@@ -534,13 +640,10 @@ max_epochs_, device_, precision_, compile_
     # ------------------------------------------------------------------ scikit-learn's protocol
 
     def __getstate__(self) -> dict:
-        state = dict(super().__getstate__())  # which is the estimator's own
-        state.pop("_kept_network", None)
-        if "encoder_" in state:  # so that a machine without the training device can unpickle it
-            state["encoder_"] = detached_copy(state["encoder_"]).cpu()
-        if state.get("_training_state") is not None:
-            state["_training_state"] = _on_cpu(state["_training_state"])
-        return state
+        return pack(super().__getstate__())  # so that a machine without the training device can unpickle it
+
+    def __setstate__(self, state: dict) -> None:
+        super().__setstate__(unpack(state))
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
@@ -548,6 +651,31 @@ max_epochs_, device_, precision_, compile_
         tags.input_tags.three_d_array = True
         tags.transformer_tags.preserves_dtype = ["float32"]
         return tags
+
+
+def load(path: str | os.PathLike, *, backbone: nn.Module | Callable | None = None) -> SSLImageEmbedder:
+    """A fitted embedder from a file that `SSLImageEmbedder.save` wrote; nothing in the file is executed.
+
+    Parameters
+    ----------
+    path : path-like
+    backbone : nn.Module, class or factory, optional
+        What was given as `backbone` to the embedder, where that was no name.
+
+    Returns
+    -------
+    SSLImageEmbedder
+        On the CPU; `transform` uses the device of the training where there is one. The loss need not be
+        installed, except for another `fit`.
+
+    Raises
+    ------
+    ValueError
+        The file is damaged, of a later version, no model, or needs `backbone`.
+    OSError
+        The file cannot be read.
+    """
+    return load_model(SSLImageEmbedder, path, backbone)
 
 
 def _batches(source: Source, parts: Sequence[Tensor], device: torch.device) -> Iterator[Tensor]:
@@ -576,9 +704,10 @@ def _check_number(name: str, value: Any, kind: type, *instead: str | None, **lim
         raise ValueError(f"{name}={value!r}: give {what} {bounds}, or leave it at its default.")
 
 
-def _going_on(net: SSLNet, earlier: dict, history: list[dict]) -> SSLNet:
+def _going_on(net: SSLNet, earlier: dict) -> SSLNet:
+    net.finished = earlier["finished"]
     try:
-        return net.load_training_state(earlier, history)
+        return net.load_training_state(earlier["training"], earlier["history"])
     except (RuntimeError, ValueError) as error:
         raise ValueError(
             "warm_start=True goes on with the network of the last fit, but it does not fit the backbone, "
@@ -630,11 +759,3 @@ def _unchanged_on_error(estimator: BaseEstimator) -> Iterator[None]:
 
 def _without_batches(row: dict) -> dict:
     return {name: value for name, value in row.items() if name != "batches"}
-
-
-def _on_cpu(state: Any) -> Any:
-    if isinstance(state, Tensor):
-        return state.cpu()
-    if isinstance(state, dict):
-        return {name: _on_cpu(value) for name, value in state.items()}
-    return state

@@ -41,6 +41,10 @@ class Source(Protocol):
         """Images of shape (len(index), channels, *size)."""
         ...
 
+    def identity(self) -> Any:
+        """What differs where the images do, for a fingerprint."""
+        ...
+
 
 @dataclass
 class ArraySource:
@@ -63,6 +67,9 @@ class ArraySource:
 
     def batch(self, index: Tensor) -> Tensor:
         return self.images[index.to(self.images.device)]
+
+    def identity(self) -> Tensor:
+        return self.images
 
 
 class FileSource:
@@ -98,6 +105,11 @@ class FileSource:
             for i, image in enumerate(threads.map(self._image, index.tolist())):
                 images[i] = image
         return images
+
+    def identity(self) -> tuple:
+        """Of each file its place, length and time of change; and what is made of it."""
+        files = [(str(path.absolute()), path.stat()) for path in self.paths]
+        return self.size, self.channels, [(path, stat.st_size, stat.st_mtime_ns) for path, stat in files]
 
     def _image(self, position: int) -> Tensor:
         if self._kept is None:
@@ -140,6 +152,9 @@ class ConcatSource:
         images[from_first] = self.first.batch(index[from_first])
         images[~from_first] = self.second.batch(index[~from_first] - len(self.first))
         return images
+
+    def identity(self) -> tuple:
+        return self.first.identity(), self.second.identity()
 
 
 def near(source: Source, device: torch.device) -> Source:

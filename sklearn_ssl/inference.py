@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import threading
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from sklearn_ssl.images import PixelScale, Standardize
 from sklearn_ssl.network import as_float32, computing
 
 # Images in a chunk times the side of an image, and limits to the number of images (`benchmarks/chunk.py`):
@@ -120,6 +121,11 @@ class KeptNetwork:
         )
 
 
+def make_encoder(pixels: PixelScale, backbone: nn.Module) -> nn.Sequential:
+    """Pixels as the user gives them -> embeddings."""
+    return nn.Sequential(OrderedDict(pixels=Standardize(pixels), backbone=backbone))
+
+
 def tensors_of(network: nn.Module) -> list[Tensor]:
     """Parameters and buffers, without history."""
     return [tensor.detach() for tensor in (*network.parameters(), *network.buffers())]
@@ -137,6 +143,11 @@ def detached_copy(network: nn.Module) -> nn.Module:
     values = (value for module in network.modules() for value in vars(module).values())
     computed = [value for value in values if isinstance(value, Tensor) and not value.is_leaf]
     return copy.deepcopy(network, {id(value): value.detach().clone() for value in computed})
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Whether somebody has added to what a module does."""
+    return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
 # ---------------------------------------------------------------------------- BatchNorm
@@ -180,13 +191,9 @@ def _can_fold(convolution: nn.Module, norm: nn.Module) -> bool:
         type(convolution) in CONVOLUTIONS  # not a subclass: it may compute its weights
         and type(norm) is CONVOLUTIONS[type(convolution)]
         and norm.running_mean is not None
-        and not _has_hooks(convolution)
-        and not _has_hooks(norm)
+        and not has_hooks(convolution)
+        and not has_hooks(norm)
     )
-
-
-def _has_hooks(module: nn.Module) -> bool:
-    return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
 class Tracer(fx.Tracer):
@@ -216,5 +223,5 @@ def _traced(network: nn.Module) -> fx.Graph | None:
 def _cast_weights(network: nn.Module, dtype: torch.dtype) -> None:
     """Once, rather than by autocast at each call; other layers compute in what autocast says."""
     for module in network.modules():
-        if type(module) in {nn.Linear, *CONVOLUTIONS} and not _has_hooks(module):
+        if type(module) in {nn.Linear, *CONVOLUTIONS} and not has_hooks(module):
             module.to(dtype)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import linecache
 import math
+import operator
 import sys
 import threading
 import time
@@ -29,6 +31,7 @@ from sklearn_ssl.devices import (
 )
 from sklearn_ssl.gradient_cache import GradientCache, InParts
 from sklearn_ssl.images import PixelScale, Source
+from sklearn_ssl.interrupts import interrupt_held_back
 from sklearn_ssl.losses.base import Batch, SSLLoss
 from sklearn_ssl.network import Student, Teacher, momentum_at
 from sklearn_ssl.optimizers import decay_groups
@@ -103,6 +106,9 @@ class StopTraining(Exception):
 class SSLNet(NeuralNet):
     """The training loop: skorch's, with a self-supervised step.
 
+    After `train`, at most one of these is so: it is `finished`, as planned; it was `interrupted` by the user;
+    it ended with a `failure` that is no fault of the model's.
+
     Parameters
     ----------
     module : Student
@@ -162,7 +168,11 @@ class SSLNet(NeuralNet):
         self.compile_network = compile
         self.steps_done = 0
         self.seconds_before = 0.0
+        self.meter = Meter(loss_name)
+        self.in_step = False
+        self.finished = False
         self.interrupted = False
+        self.failure: Exception | None = None
 
     # ------------------------------------------------------------------ components
 
@@ -193,7 +203,7 @@ class SSLNet(NeuralNet):
     # ------------------------------------------------------------------ the loop
 
     def train(self, dataset: TrainingSet, started: float) -> SSLNet:
-        """Train until the schedule ends, a callback stops, or the user interrupts.
+        """Train until the schedule ends, a callback stops, or the user interrupts; unless it is finished.
 
         Parameters
         ----------
@@ -203,15 +213,24 @@ class SSLNet(NeuralNet):
         """
         self.started = started
         self.epoch_size = max(1, len(dataset) // self.batch_size)
+        if self.finished:
+            return self
         self.notify("on_train_begin", X=dataset, y=None)
         try:
-            with memory_advice(self.batch_size, self.accumulate), fast_float32(self.device):
+            with (
+                memory_advice(self.batch_size, self.accumulate),
+                fast_float32(self.device),
+                interrupt_held_back() as self.interrupt_asked_for,
+            ):
                 self.fit_loop(dataset, epochs=self._epochs_left())
+            self.finished = True
         except StopTraining:
             self._record_finished_epoch()
+            self.finished = not self.interrupted and self.failure is None
         except KeyboardInterrupt as interrupt:
             # skorch's EarlyStopping ends a training by raising this itself.
-            self.interrupted = not _raised_by_statement(interrupt)
+            self.finished = _raised_by_statement(interrupt)
+            self.interrupted = not self.finished
             self._record_finished_epoch()
         finally:
             self.notify("on_train_end", X=dataset, y=None)
@@ -226,11 +245,11 @@ class SSLNet(NeuralNet):
     def on_epoch_begin(self, net: NeuralNet, **kwargs: Any) -> None:
         self.history.new_epoch()
         self.history.record("epoch", self.epoch + 1)  # skorch counts rows, and an interruption loses one
-        self.epoch_started = time.monotonic()
-        self.meter = Meter(self.loss_name)
+        if not self.in_mid_epoch() or self.meter.steps != self.steps_done % self.epoch_size:
+            self.meter = Meter(self.loss_name)
         self.module_.train()
         self.criterion_.train()
-        if self.steps_done % self.epoch_size == 0:  # not when a fit goes on in mid-epoch
+        if not self.in_mid_epoch():
             self.criterion_.on_epoch_start(self.epoch, self._generator(LOSS_EPOCH, self.epoch))
 
     def run_single_epoch(
@@ -244,6 +263,9 @@ class SSLNet(NeuralNet):
             self.history.record_batch("train_batch_size", len(batch[0]))
             step_fn(batch)
             self.notify("on_batch_end", batch=batch, training=training)
+            if self.interrupt_asked_for():
+                self.interrupted = True
+                raise StopTraining
         self._record_epoch()
         if self.out_of_time():
             # The epoch is in the history; its callbacks still see its end.
@@ -252,6 +274,7 @@ class SSLNet(NeuralNet):
 
     def train_step(self, batch: tuple[Tensor, Tensor, Tensor | None], **_: Any) -> None:
         """Views, loss, gradient, optimizer, teacher: everything that one batch causes."""
+        self.in_step = True
         self._set_rate()
         self._zero_grad_optimizer()
         self.train_step_single(batch)
@@ -261,6 +284,7 @@ class SSLNet(NeuralNet):
         self._move_teacher()
         self.criterion_.after_step(self.module_, self.teacher)
         self.steps_done += 1
+        self.in_step = False
 
     def train_step_single(self, batch: tuple[Tensor, Tensor, Tensor | None], **_: Any) -> None:
         """The gradient of one batch."""
@@ -337,6 +361,9 @@ class SSLNet(NeuralNet):
         """The running epoch, from 0."""
         return self.steps_done // self.epoch_size
 
+    def in_mid_epoch(self) -> bool:
+        return self.steps_done % self.epoch_size != 0
+
     def epochs_begun(self) -> int:
         return math.ceil(self.steps_done / self.epoch_size)
 
@@ -357,20 +384,19 @@ class SSLNet(NeuralNet):
 
     def _record_finished_epoch(self) -> None:
         """After an interruption between an epoch's last step and its record."""
-        if self.steps_done and self.steps_done % self.epoch_size == 0 and "lr" not in self.history[-1]:
+        if self.steps_done and not self.in_mid_epoch() and "lr" not in self.history[-1]:
             self._record_epoch()
 
     def _record_epoch(self) -> None:
         row = self.history[-1]
-        images = sum(batch["train_batch_size"] for batch in row["batches"])
         row["batches"] = []  # skorch would keep 356 bytes for each batch, for ever
-        seconds = time.monotonic() - self.epoch_started
+        seconds = self.meter.seconds()
         self.history.record("train_loss", self.meter.mean("loss"))
         for term in self.meter.terms():
             self.history.record(term, self.meter.mean(term))
         self.history.record("lr", self.rate)
         self.history.record("dur", seconds)
-        self.history.record("images_per_second", images / seconds)
+        self.history.record("images_per_second", self.meter.steps * self.batch_size / seconds)
 
     def _generator(self, purpose: int, number: int) -> torch.Generator:
         return torch.Generator(self.device).manual_seed(derived(self.seed, purpose, number))
@@ -387,6 +413,7 @@ class SSLNet(NeuralNet):
             "steps_done": self.steps_done,
             "seconds": self.seconds(),
             "seed": self.seed,
+            "meter": self.meter.state() if self.in_mid_epoch() else None,
         }
 
     def load_training_state(self, state: dict, history: list[dict]) -> SSLNet:
@@ -400,10 +427,13 @@ class SSLNet(NeuralNet):
         self.module_.load_state_dict(state["student"])
         self.criterion_.load_state_dict(state["loss"])
         self.optimizer_.load_state_dict(state["optimizer"])
+        _lay_out_like_parameters(self.optimizer_)
         if self.teacher is not None:
             self.teacher.load_state_dict(state["teacher"])
         self.steps_done = state["steps_done"]
         self.seconds_before = state["seconds"]
+        if state["meter"] is not None:
+            self.meter.load_state(state["meter"])
         self.history_.extend({**row, "batches": []} for row in history)
         return self
 
@@ -477,7 +507,8 @@ class Meter:
             ).tolist()
             if name == "loss":
                 self._check_finite(values, where)
-            self._sums[name] = self._sums.get(name, 0.0) + sum(values)
+            # One after the other, whenever they are read: a training that goes on adds the same way.
+            self._sums[name] = functools.reduce(operator.add, values, self._sums.get(name, 0.0))
             self._counts[name] = self._counts.get(name, 0) + len(values)
 
     def mean(self, name: str) -> float:
@@ -489,8 +520,22 @@ class Meter:
         self.read()
         return [name for name in self._sums if name != "loss"]
 
+    def seconds(self) -> float:
+        return time.monotonic() - self.started
+
     def seconds_per_step(self) -> float:
-        return (time.monotonic() - self.started) / max(1, self.steps)
+        return self.seconds() / max(1, self.steps)
+
+    def state(self) -> dict[str, Any]:
+        """What was counted so far, as plain numbers."""
+        self.read()
+        counted = {"sums": dict(self._sums), "counts": dict(self._counts)}
+        return {"steps": self.steps, "seconds": self.seconds(), **counted}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on counting where `state` was taken."""
+        self.steps, self.started = state["steps"], time.monotonic() - state["seconds"]
+        self._sums, self._counts = dict(state["sums"]), dict(state["counts"])
 
     def _check_finite(self, values: list[float], where: list[tuple[int, float]]) -> None:
         for value, (step, rate) in zip(values, where, strict=True):
@@ -499,6 +544,14 @@ class Meter:
                     f"The loss {self.loss_name!r} became {value} in step {step}, at lr {rate:.3g}. "
                     f"Try a lower lr, optimizer__clip_norm=1.0, a longer warmup, or precision='float32'."
                 )
+
+
+def _lay_out_like_parameters(optimizer: torch.optim.Optimizer) -> None:
+    """What a file has kept in plain order lies in memory as it did: fused steps want it, and are faster."""
+    for parameter, state in optimizer.state.items():
+        for name, value in state.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape:
+                state[name] = torch.empty_like(parameter).copy_(value)
 
 
 def check_loss_value(name: str, terms: dict[str, Tensor]) -> None:

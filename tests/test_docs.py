@@ -37,6 +37,13 @@ def test_the_readmes_code_runs_from_top_to_bottom(tmp_path):
     assert "% right from 20 labels" in run(program, cwd=tmp_path).stdout
 
 
+@pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda page: page.stem)
+def test_the_code_of_a_page_runs_from_top_to_bottom(page, tmp_path):
+    program = tmp_path / "page.py"
+    program.write_text("\n".join(code_blocks(page)))
+    run(program, cwd=tmp_path)
+
+
 def test_the_quickstart_prints_its_table_and_draws_its_picture(tmp_path):
     done = run_example("quickstart.py", "--seconds", "2", cwd=tmp_path)
     for row in ("raw pixels", "untrained encoder", "vicreg, 2 s"):

@@ -460,7 +460,8 @@ def test_an_error_in_a_callback_is_its_own_and_changes_nothing(embedder, images)
 
 def test_ctrl_c_keeps_the_model_so_far_and_is_raised_again(embedder, images):
     estimator = embedder(max_epochs=50, callbacks=[Interrupt(after=3)])
-    with pytest.raises(KeyboardInterrupt):
+    words = "interrupted in epoch 3, after 3 steps.* is kept .* warm_start=True"
+    with pytest.raises(KeyboardInterrupt), pytest.warns(UserWarning, match=words):
         estimator.fit(images)
     assert estimator.n_iter_ == 3
     assert np.isfinite(estimator.transform(images)).all()
@@ -483,7 +484,7 @@ def test_an_interrupted_fit_goes_on_as_if_nothing_had_happened(after, embedder, 
     params = {"batch_size": 6, "max_epochs": 4}
     undisturbed = embedder(**params).fit(images)
     estimator = embedder(**params, callbacks=[Interrupt(after)])
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt), pytest.warns(UserWarning, match=f"after {after} steps"):
         estimator.fit(images)
     estimator.set_params(warm_start=True, callbacks=None).fit(images)
     assert same(estimator.transform(images), undisturbed.transform(images))

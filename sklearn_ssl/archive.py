@@ -1,0 +1,167 @@
+"""Files of tensors and plain values: safetensors, with a checksum; written whole, read without code."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import uuid
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+# Of the file's layout. A reader takes every version up to its own.
+FORMAT = 1
+# Words that stand for what JSON has not; a dict that has one of them as a key is written as pairs.
+TENSOR, TUPLE, PAIRS = "$tensor", "$tuple", "$pairs"
+
+
+class ArchiveError(ValueError):
+    """A file that is not what was asked for, or no longer what was written."""
+
+
+def write_archive(path: str | os.PathLike, kind: str, content: Any) -> None:
+    """Write a file in place of the one there was, in one go: a reader sees the old one or the new one.
+
+    Parameters
+    ----------
+    path : path-like
+        Its folder exists.
+    kind : str
+        What the file is; `read_archive` asks for it.
+    content : dict, list, tuple, Tensor, str, int, float, bool or None, nested
+        Tensors may be anywhere in it, on any device.
+
+    Raises
+    ------
+    TypeError
+        There is something else in it.
+    OSError
+        The folder cannot be written to, or the disk is full; the file is then as before.
+    """
+    tensors: dict[str, Tensor] = {}
+    head = json.dumps({"format": FORMAT, "kind": kind, "content": _encode(content, "", tensors)})
+    metadata = {"sklearn_ssl": head, "sha256": _checksum(head, tensors)}
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
+    try:
+        partial.touch()
+        usual = partial.stat().st_mode
+        save_file(tensors, partial, metadata)
+        partial.chmod(usual)  # safetensors lets nobody else read its files
+        _to_disk(partial)
+        os.replace(partial, path)
+        if os.name == "posix":  # elsewhere a folder cannot be opened
+            _to_disk(path.parent)
+    except SafetensorError as error:  # "I/O error: No space left on device"
+        raise OSError(f"{path} cannot be written: {error}") from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def read_archive(path: str | os.PathLike, kind: str) -> Any:
+    """What `write_archive` was given, with tensors on the CPU; nothing in the file is executed.
+
+    Raises
+    ------
+    ArchiveError
+        The file is of another kind, of a later format, or damaged.
+    OSError
+        There is no such file, or it cannot be read.
+    """
+    with open(path, "rb"):  # the system's own words for a missing file
+        pass
+    try:
+        head, tensors = _read(path)
+        head = _of_this_format(json.loads(head), kind)
+        return _decode(head["content"], tensors)
+    except ArchiveError as error:
+        raise ArchiveError(f"{path} {error}") from None
+    except Exception as error:  # whatever safetensors and json say to bytes that are none of ours
+        raise ArchiveError(f"{path} is not a file of sklearn_ssl, or it is damaged: {error}") from error
+
+
+def is_plain(content: Any) -> bool:
+    """Whether `write_archive` takes it."""
+    try:
+        _encode(content, "", {})
+    except TypeError:
+        return False
+    return True
+
+
+def _read(path: str | os.PathLike) -> tuple[str, dict[str, Tensor]]:
+    with safe_open(path, framework="pt", device="cpu") as file:
+        metadata = file.metadata() or {}
+        # Copies: the file is mapped into memory, and may be replaced.
+        tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+    head = metadata["sklearn_ssl"]
+    if metadata["sha256"] != _checksum(head, tensors):
+        raise ArchiveError("is damaged: its contents are not those that were written (SHA-256).")
+    return head, tensors
+
+
+def _of_this_format(head: dict, kind: str) -> dict:
+    if head["format"] > FORMAT:
+        raise ArchiveError(
+            f"has format {head['format']}, of a later version of sklearn_ssl than this one, which reads "
+            f"formats up to {FORMAT}: pip install -U sklearn-ssl."
+        )
+    if head["kind"] != kind:
+        raise ArchiveError(f"is a {head['kind']}, not a {kind}.")
+    return head
+
+
+def _encode(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
+    """The value as JSON has it; tensors go into the dict, under the names of their places."""
+    if isinstance(value, Tensor):
+        # A copy where two share memory, which a file cannot.
+        tensors[name] = value.detach().cpu().clone(memory_format=torch.contiguous_format)
+        return {TENSOR: name}
+    if value is None or type(value) in (bool, int, float, str):
+        return value
+    if isinstance(value, tuple):
+        return {TUPLE: _encode(list(value), name, tensors)}
+    if isinstance(value, list):
+        return [_encode(item, f"{name}/{i}", tensors) for i, item in enumerate(value)]
+    if not isinstance(value, dict):
+        raise TypeError(f"A {type(value).__name__} ({name or 'content'}) cannot be written to a file.")
+    items = {key: _encode(item, f"{name}/{key}", tensors) for key, item in value.items()}
+    if all(type(key) is str for key in items) and not items.keys() & {TENSOR, TUPLE, PAIRS}:
+        return items
+    return {PAIRS: [[key, item] for key, item in items.items()]}
+
+
+def _decode(value: Any, tensors: dict[str, Tensor]) -> Any:
+    if isinstance(value, list):
+        return [_decode(item, tensors) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if TENSOR in value:
+        return tensors[value[TENSOR]]
+    if TUPLE in value:
+        return tuple(_decode(value[TUPLE], tensors))
+    if PAIRS in value:
+        return {key: _decode(item, tensors) for key, item in value[PAIRS]}
+    return {key: _decode(item, tensors) for key, item in value.items()}
+
+
+def _checksum(head: str, tensors: dict[str, Tensor]) -> str:
+    digest = hashlib.sha256(head.encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _to_disk(path: str | os.PathLike) -> None:
+    """What was written survives a loss of power."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

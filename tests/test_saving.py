@@ -1,0 +1,301 @@
+"""Models as files without code: safetensors, ONNX, skops; and what the weights fit elsewhere."""
+
+import functools
+import json
+import pickle
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import torchvision
+from sklearn.exceptions import NotFittedError
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from torch import nn
+
+import sklearn_ssl
+from sklearn_ssl import SSLImageEmbedder, saving
+from sklearn_ssl.archive import read_archive
+from sklearn_ssl.losses import NTXent
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "model.safetensors"
+
+
+@pytest.fixture
+def named(embedder):
+    """An estimator whose backbone has a name, as all but a few have."""
+    return functools.partial(embedder, backbone="resnet18", backbone__stem="imagenet")
+
+
+def round_trip(fitted, path, **params):
+    fitted.save(path)
+    return sklearn_ssl.load(path, **params)
+
+
+# ------------------------------------------------------------------ one file
+
+
+def test_what_is_loaded_embeds_bit_for_bit(named, images, path):
+    fitted = named(loss="vicreg").fit(images)
+    again = round_trip(fitted, path)
+    np.testing.assert_array_equal(again.transform(images), fitted.transform(images))
+
+
+def test_parameters_and_fitted_attributes_are_the_same(named, images, path):
+    fitted = named(loss__temperature=0.1, projector=(8, 4), image_size=(8, 8), device=torch.device("cpu"))
+    again = round_trip(fitted.fit(images), path)
+    assert again.get_params() == fitted.set_params(device="cpu").get_params()
+    for name, value in vars(fitted).items():
+        if name.endswith("_") and name != "encoder_":
+            assert getattr(again, name) == value, name
+    np.testing.assert_array_equal(again.get_feature_names_out(), fitted.get_feature_names_out())
+    assert not again.encoder_.training
+
+
+def test_names_of_columns_are_kept(named, images, path):
+    frame = pd.DataFrame(images.reshape(12, -1)).add_prefix("pixel")
+    fitted = named(image_shape=(8, 8, 3)).fit(frame)
+    again = round_trip(fitted, path)
+    np.testing.assert_array_equal(again.feature_names_in_, frame.columns)
+    np.testing.assert_array_equal(again.transform(frame), fitted.transform(frame))
+
+
+def test_it_can_be_fitted_again(named, images, path):
+    fitted = named().fit(images)
+    again = round_trip(fitted, path).fit(images)
+    np.testing.assert_array_equal(again.transform(images), fitted.transform(images))
+
+
+def test_floats_and_files_keep_their_scale(named, images, path, save_images):
+    for X in (images / 7.0, list(save_images(images))):
+        fitted = named().fit(X)
+        np.testing.assert_array_equal(round_trip(fitted, path).transform(X), fitted.transform(X))
+
+
+def test_a_file_is_as_large_as_the_encoder(named, images, path):
+    fitted = named(warm_start=True).fit(images)
+    fitted.save(path)
+    weights = sum(tensor.nbytes for tensor in fitted.encoder_.state_dict().values())
+    assert weights < path.stat().st_size < weights + 50_000
+
+
+def test_weights_trained_further_are_what_is_saved(named, images, path):
+    fitted = named().fit(images)
+    with torch.no_grad():
+        fitted.encoder_.backbone.conv1.weight.mul_(1.1)
+    np.testing.assert_array_equal(round_trip(fitted, path).transform(images), fitted.transform(images))
+
+
+def test_a_pretrained_start_is_not_needed_again(named, images, path, tmp_path):
+    start = torchvision.models.resnet18().state_dict()
+    torch.save(start, tmp_path / "start.pt")
+    for weights in (start, str(tmp_path / "start.pt")):
+        fitted = named(backbone__stem="auto", backbone__weights=weights).fit(images)
+        fitted.save(path)
+        assert path.stat().st_size < 50e6  # the weights once
+        with pytest.warns(UserWarning, match=r"could not hold backbone__weights="):
+            again = sklearn_ssl.load(path)
+        assert again.backbone_params == {"stem": "imagenet"}
+        np.testing.assert_array_equal(again.transform(images), fitted.transform(images))
+
+
+# ------------------------------------------------------------------ what a file cannot hold
+
+
+def test_the_users_own_backbone_is_given_again(embedder, images, path, tiny):
+    fitted = embedder().fit(images)
+    fitted.save(path)
+    with pytest.raises(ValueError, match=r"backbone of .*model\.safetensors was Tiny, .* load\(path, backb"):
+        sklearn_ssl.load(path)
+    for backbone in (tiny, tiny(3)):
+        again = sklearn_ssl.load(path, backbone=backbone)
+        np.testing.assert_array_equal(again.transform(images), fitted.transform(images))
+        assert again.get_params()["backbone"] is backbone
+
+
+def test_another_backbone_does_not_fit(embedder, images, path, tiny):
+    embedder().fit(images).save(path)
+    with pytest.raises(
+        ValueError, match=r"(?s)The backbone does not fit the weights that were kept: .*size mismatch"
+    ):
+        sklearn_ssl.load(path, backbone=functools.partial(tiny, width=9))
+
+
+def test_a_backbone_that_the_file_knows_is_not_given(named, images, path, tiny):
+    named().fit(images).save(path)
+    with pytest.raises(ValueError, match="has the backbone 'resnet18': leave backbone= out"):
+        sklearn_ssl.load(path, backbone=tiny)
+
+
+def test_objects_are_left_out_and_named(named, images, path):
+    fitted = named(loss=NTXent, augment=lambda images, generator: images, callbacks=[]).fit(images)
+    fitted.save(path)
+    with pytest.warns(UserWarning, match=r"could not hold augment=.*, loss=NTXent: before another fit"):
+        again = sklearn_ssl.load(path)
+    assert again.loss == "ntxent"  # the default
+    np.testing.assert_array_equal(again.transform(images), fitted.transform(images))
+
+
+def test_other_layers_cannot_be_saved(named, images, path):
+    fitted = named().fit(images)
+    fitted.encoder_.backbone.layer4 = nn.Identity()
+    with pytest.raises(ValueError, match=r"no longer those of backbone='resnet18'.* torch\.save\("):
+        fitted.save(path)
+    np.testing.assert_array_equal(
+        pickle.loads(pickle.dumps(fitted)).transform(images), fitted.transform(images)
+    )
+
+
+def test_the_plugin_of_the_loss_need_not_be_there(named, images, path, monkeypatch):
+    monkeypatch.setitem(sklearn_ssl.registry._registered, "of_a_plugin", NTXent)
+    fitted = named(loss="of_a_plugin", loss__temperature=0.3).fit(images)
+    expected = fitted.transform(images)
+    fitted.save(path)
+    monkeypatch.undo()
+    again = sklearn_ssl.load(path)
+    np.testing.assert_array_equal(again.transform(images), expected)
+    assert again.loss_params == {"temperature": 0.3}
+    assert "of_a_plugin" in repr(again)
+    with pytest.raises(ValueError, match="Unknown loss 'of_a_plugin'"):
+        again.fit(images)
+
+
+def test_only_a_fitted_one_can_be_saved(named, path):
+    with pytest.raises(NotFittedError):
+        named().save(path)
+
+
+# ------------------------------------------------------------------ the format
+
+
+FORMAT_1 = Path(__file__).parent / "data" / "model_format_1.safetensors"
+
+
+def test_a_file_of_format_1_is_read(convolution):
+    """Made by `python tests/test_saving.py` when the format was new; never made again."""
+    again = sklearn_ssl.load(FORMAT_1, backbone=convolution)
+    expected = json.loads(FORMAT_1.with_suffix(".json").read_text())
+    np.testing.assert_allclose(again.transform(ramps()), expected, rtol=1e-5, atol=1e-5)
+    assert again.loss_params == {"temperature": 0.2}
+    assert again.image_shape_ == (8, 8, 3)
+
+
+def ramps():
+    return (np.arange(4 * 8 * 8 * 3) % 251).astype(np.uint8).reshape(4, 8, 8, 3)
+
+
+def test_a_parameter_of_a_later_version_is_named(named, images, path, monkeypatch):
+    fitted = named().fit(images)
+    later = {**fitted.get_params(deep=False), "telepathy": True}
+    monkeypatch.setattr(fitted, "get_params", lambda deep=True: later)
+    fitted.save(path)
+    with pytest.raises(ValueError, match=r"parameters \['telepathy'\] this version does not have"):
+        sklearn_ssl.load(path)
+
+
+def test_no_changed_file_embeds_otherwise(embedder, images, path, tiny):
+    fitted = embedder().fit(images)
+    fitted.save(path)
+    whole, expected = path.read_bytes(), fitted.transform(images)
+    rng = np.random.default_rng(0)
+    refused = 0
+    for _ in range(200):
+        path.write_bytes(mutated(whole, rng))
+        try:
+            again = sklearn_ssl.load(path, backbone=tiny)
+        except ValueError:
+            refused += 1
+        else:
+            np.testing.assert_array_equal(again.transform(images), expected)
+    assert refused > 150
+
+
+def mutated(whole, rng):
+    """Some bits flipped, a part cut out, or the end lost."""
+    kind, at = rng.integers(3), int(rng.integers(len(whole)))
+    if kind == 0:
+        changed = bytearray(whole)
+        for position in rng.integers(len(whole), size=rng.integers(1, 4)):
+            changed[position] ^= 1 << rng.integers(8)
+        return bytes(changed)
+    return whole[:at] if kind == 1 else whole[:at] + whole[at + int(rng.integers(1, 50)) :]
+
+
+def test_nothing_is_imported_to_read_a_file(named, images, path):
+    named(loss="vicreg").fit(images).save(path)
+    assert read_archive(path, saving.KIND)["params"]["loss"] == "vicreg"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        sklearn_ssl.load(path)
+
+
+# ------------------------------------------------------------------ skops, torchvision
+
+
+def test_a_pipeline_goes_through_skops(named, images, labels):
+    skops = pytest.importorskip("skops.io")
+    pipe = make_pipeline(named(loss="vicreg"), LogisticRegression(max_iter=1000)).fit(images, labels)
+    dumped = skops.dumps(pipe)
+    assert skops.get_untrusted_types(data=dumped) == ["sklearn_ssl.embedder.SSLImageEmbedder"]
+    again = skops.loads(dumped, trusted=["sklearn_ssl.embedder.SSLImageEmbedder"])
+    np.testing.assert_array_equal(again.predict_proba(images), pipe.predict_proba(images))
+
+
+def test_a_pickle_of_a_named_backbone_holds_arrays_only(named, images):
+    state = named(warm_start=True).fit(images).__getstate__()
+    assert not any(isinstance(value, nn.Module | torch.Tensor) for value in state.values())
+
+
+def test_the_weights_fit_torchvisions_own_network(named, images):
+    fitted = named(precision="float32").fit(images)
+    resnet = torchvision.models.resnet18()
+    missing, unexpected = resnet.load_state_dict(fitted.encoder_.backbone.state_dict(), strict=False)
+    assert missing == ["fc.weight", "fc.bias"]
+    assert unexpected == []
+    resnet.fc = nn.Identity()
+    x = fitted.encoder_.pixels(torch.from_numpy(images).movedim(-1, 1))
+    with torch.inference_mode():
+        torch.testing.assert_close(
+            resnet.eval()(x), torch.from_numpy(fitted.transform(images)), rtol=1e-4, atol=1e-5
+        )
+
+
+# ------------------------------------------------------------------ ONNX
+
+
+@pytest.mark.parametrize("backbone", ["tiny", "resnet18"])
+def test_onnx_embeds_the_same_for_any_number_of_images(embedder, draw_images, tmp_path, tiny, backbone):
+    runtime = pytest.importorskip("onnxruntime")
+    images = draw_images(12, (32, 32, 3))
+    backbone = tiny if backbone == "tiny" else backbone
+    fitted = embedder(backbone=backbone, precision="float32").fit(images)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # torch's own
+        fitted.to_onnx(tmp_path / "model.onnx")
+    assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
+    session = runtime.InferenceSession(tmp_path / "model.onnx")
+    expected = fitted.transform(images)
+    for n in (1, 5, 12):
+        x = images[:n].transpose(0, 3, 1, 2).astype(np.float32)
+        [embeddings] = session.run(None, {"images": x})
+        np.testing.assert_allclose(embeddings, expected[:n], rtol=1e-4, atol=1e-4)
+
+
+def test_without_onnx_it_says_what_to_install(named, images, tmp_path, monkeypatch):
+    monkeypatch.setattr("sklearn_ssl.onnx.find_spec", lambda name: None)
+    with pytest.raises(ImportError, match=r'onnx and onnxscript: pip install "sklearn-ssl\[onnx\]"'):
+        named().fit(images).to_onnx(tmp_path / "model.onnx")
+
+
+if __name__ == "__main__":
+    backbone = functools.partial(nn.Conv2d, out_channels=8, kernel_size=3, padding=1)
+    settings = {"max_epochs": 1, "batch_size": 4, "precision": "float32", "random_state": 0}
+    made = SSLImageEmbedder("ntxent", backbone=backbone, loss__temperature=0.2, **settings).fit(ramps())
+    made.save(FORMAT_1)
+    FORMAT_1.with_suffix(".json").write_text(json.dumps(made.transform(ramps()).round(6).tolist()))
