@@ -1,6 +1,7 @@
 """Learn to embed images without labels: a scikit-learn transformer whose learning method is a plugin."""
 
 from sklearn_ssl.embedder import SSLImageEmbedder, load
+from sklearn_ssl.files import list_images
 from sklearn_ssl.losses.base import Batch, Spec, SSLLoss, Views
 from sklearn_ssl.nested_params import param_grid
 from sklearn_ssl.plotting import plot_views, sample_views
@@ -17,6 +18,7 @@ __all__ = [
     "Views",
     "available_losses",
     "get_loss",
+    "list_images",
     "load",
     "param_grid",
     "plot_views",

@@ -30,7 +30,6 @@ from sklearn_ssl.devices import resolve_compile, resolve_device, resolve_precisi
 from sklearn_ssl.fingerprint import fingerprint
 from sklearn_ssl.images import (
     ConcatSource,
-    PixelScale,
     Source,
     inference_source,
     near,
@@ -43,9 +42,11 @@ from sklearn_ssl.nested_params import ComponentParamsMixin, did_you_mean, hide_v
 from sklearn_ssl.network import Student, uncompiled
 from sklearn_ssl.onnx import export_onnx
 from sklearn_ssl.optimizers import AUTO_OPTIMIZER, base_settings, resolve_optimizer
+from sklearn_ssl.pixels import PixelScale
 from sklearn_ssl.prefetch import ahead
 from sklearn_ssl.presets import make_augment, resolve_augment
 from sklearn_ssl.progress import FitProgress, over_images
+from sklearn_ssl.reader import resolve_reader
 from sklearn_ssl.saving import load_model, pack, save_model, unpack
 from sklearn_ssl.training import Schedule, SSLNet, TrainingSet, dimension, seeded_modules
 from sklearn_ssl.views import RandomViews, resize_and_center
@@ -67,6 +68,8 @@ DEFAULTS: dict[str, Any] = {
 }
 # Parameters that change nothing in what a training makes of the images.
 NOT_OF_THE_TRAINING = ("callbacks", "checkpoint", "verbose", "warm_start")
+# Images that cannot be read, of which a warning names so many; it counts the others.
+NAMED = 5
 # Standard deviation between images, as a share of the embeddings' size, below which they are "all alike".
 COLLAPSED = 1e-2
 
@@ -81,7 +84,8 @@ class SSLImageEmbedder(
     labels, for nearest neighbours, clustering or a map.
 
     Parameters are also found under nested names: ``loss__temperature`` is ``loss_params["temperature"]``, in
-    the constructor, `set_params` and grid searches; likewise ``backbone__``, ``augment__``, ``optimizer__``.
+    the constructor, `set_params` and grid searches; likewise ``backbone__``, ``augment__``, ``optimizer__``,
+    ``reader__``.
 
     Parameters
     ----------
@@ -114,6 +118,13 @@ class SSLImageEmbedder(
     image_size : int or (height, width), default="auto"
         Resolution of the views. "auto": the images' own, at most 224 on the short side; for files, the median
         short side of some of them, at most 224. Files are resized and centre-cropped to it.
+    reader : "auto"
+        The name under which the settings of reading files stand.
+    reader_params : dict, optional
+        ``reader__on_error="skip"`` goes on without files that cannot be read; ``reader__cache`` is a folder
+        for decoded images; ``reader__read`` a function of your own from a path to an array; also
+        ``reader__memory_limit``, ``reader__max_pixels``, ``reader__background``, ``reader__workers``: see
+        `sklearn_ssl.reader.Reader`.
     max_epochs : int, default="auto"
         Passes over the images, in all. "auto": 100, unless the loss says otherwise; no limit with `max_time`.
     max_time : float, optional
@@ -179,6 +190,9 @@ class SSLImageEmbedder(
         (height, width, channels) of the images.
     n_features_in_ : int
         Their product; not for files.
+    skipped_ : dict of int to str
+        With ``reader__on_error="skip"``, the positions of the images that could not be read (those of
+        `X_unlabeled` follow those of X), and why.
     image_size_, batch_size_, backbone_, projector_, augment_, optimizer_, lr_, weight_decay_, warmup_, \
 max_epochs_, device_, precision_, compile_
         What was used where "auto" was given, and elsewhere.
@@ -208,6 +222,7 @@ max_epochs_, device_, precision_, compile_
         "backbone": resolve_backbone,
         "augment": resolve_augment,
         "optimizer": resolve_optimizer,
+        "reader": resolve_reader,
     }
 
     @hide_var_keyword
@@ -223,6 +238,8 @@ max_epochs_, device_, precision_, compile_
         augment_params: dict | None = None,
         image_shape: tuple[int, ...] | None = None,
         image_size: Any = "auto",
+        reader: str = "auto",
+        reader_params: dict | None = None,
         max_epochs: int | str = "auto",
         max_time: float | None = None,
         batch_size: int = 256,
@@ -251,6 +268,8 @@ max_epochs_, device_, precision_, compile_
         self.augment_params = augment_params
         self.image_shape = image_shape
         self.image_size = image_size
+        self.reader = reader
+        self.reader_params = reader_params
         self.max_epochs = max_epochs
         self.max_time = max_time
         self.batch_size = batch_size
@@ -280,7 +299,10 @@ max_epochs_, device_, precision_, compile_
         X : images
             Array of shape (n_images, height, width) or (n_images, height, width, channels); rows of
             shape (n_images, height * width * channels) with `image_shape`; torch tensor of shape
-            (n_images, channels, height, width); list of PIL images or arrays of one size; or paths.
+            (n_images, channels, height, width); list of PIL images, or of arrays of one size; list, array or
+            column of paths; a folder, whose image files are taken in the order of `sklearn_ssl.list_images`;
+            torch dataset of images, or of tuples that begin with one. Arrays that are mapped into memory
+            (``np.load(path, mmap_mode="r")``) are read when they are needed where they are large.
         y : array-like of shape (n_images,), optional
             Ignored, unless the loss uses labels: then classes, with -1 for unlabeled.
         X_unlabeled : images, optional
@@ -295,6 +317,8 @@ max_epochs_, device_, precision_, compile_
         ------
         ValueError
             A parameter or an image is not what it should be; the estimator is then as before.
+        FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError
+            A path leads to no image, or a folder cannot be read.
         FloatingPointError
             The loss became infinite or not a number.
         OSError
@@ -315,22 +339,60 @@ max_epochs_, device_, precision_, compile_
         self._raise_what_ended(net, checkpoint)
         return self
 
-    def transform(self, X: Any) -> np.ndarray:
+    def transform(self, X: Any, *, out: np.ndarray | None = None) -> np.ndarray:
         """Embed images: the backbone's features of each, in evaluation mode, without augmentation.
 
         Parameters
         ----------
         X : images
-            In any form that `fit` takes, of the fitted size and channel count; files are resized.
+            In any form that `fit` takes, of the fitted size and channel count; files, PIL images of several
+            sizes and datasets are resized.
+        out : ndarray of shape (n_images, n_features_out), float32, optional
+            Where to write, such as a memory map for more embeddings than memory holds
+            (``np.lib.format.open_memmap``).
 
         Returns
         -------
         embeddings : ndarray of shape (n_images, n_features_out), float32
-            A row does not depend on the other images in the call.
+            A row does not depend on the other images in the call. With ``reader__on_error="skip"``, rows of
+            images that cannot be read are NaN.
         """
         check_is_fitted(self)
         source = inference_source(self, X)
-        return self._embed(source, torch.arange(len(source)), verbose=self.verbose).numpy()
+        shape = (len(source), self._n_features_out)
+        out = np.empty(shape, np.float32) if out is None else _checked_out(out, shape)
+        begin = 0
+        for rows in self._embed(source, torch.arange(len(source)), verbose=self.verbose):
+            out[begin : begin + len(rows)] = rows.numpy()
+            begin += len(rows)
+        if source.bad:
+            out[list(source.bad)] = np.nan
+            warnings.warn(_about_bad(source, "have rows of NaN"), stacklevel=2)
+        return out
+
+    def transform_batches(self, X: Any) -> Iterator[np.ndarray]:
+        """`transform`, some rows at a time: for more images and embeddings than memory holds.
+
+        Parameters
+        ----------
+        X : images
+            As for `transform`.
+
+        Yields
+        ------
+        embeddings : ndarray of shape (some, n_features_out), float32
+            In the order of X.
+        """
+        check_is_fitted(self)
+        source, begin = inference_source(self, X), 0
+        for rows in self._embed(source, torch.arange(len(source)), verbose=self.verbose):
+            # A list of them: the next images are being read meanwhile.
+            bad = [position - begin for position in list(source.bad)]
+            bad = [row for row in bad if 0 <= row < len(rows)]
+            begin += len(rows)
+            array = rows.numpy()
+            array[bad] = np.nan
+            yield array
 
     def save(self, path: str | os.PathLike) -> None:
         """Write what `transform` needs into one file, for `sklearn_ssl.load`: safetensors, without code.
@@ -568,6 +630,9 @@ max_epochs_, device_, precision_, compile_
         self.history_ = [_without_batches(row) for row in net.history if "train_loss" in row]
         self.n_iter_ = net.epochs_begun()
         self._training_state = net.training_state() if self.warm_start or net.interrupted else None
+        self.skipped_ = dict(sorted(source.bad.items()))
+        if source.bad:
+            warnings.warn(_about_bad(source, "were left out"), stacklevel=4)
         self._warn_if_collapsed(source)
 
     def _raise_what_ended(self, net: SSLNet, checkpoint: Checkpoint | None) -> None:
@@ -585,7 +650,7 @@ max_epochs_, device_, precision_, compile_
 
     def _warn_if_collapsed(self, source: Source) -> None:
         index = torch.linspace(0, len(source) - 1, min(256, len(source))).round().long()
-        embeddings = self._embed(source, index)
+        embeddings = torch.cat(list(self._embed(source, index)))
         size = embeddings.square().mean(dim=0).sum().sqrt()
         # Embeddings that are all zero differ by nothing, rather than by 0 / 0.
         spread = embeddings.std(dim=0, correction=0).norm() / size.clamp(min=torch.finfo(torch.float32).tiny)
@@ -599,18 +664,17 @@ max_epochs_, device_, precision_, compile_
 
     # ------------------------------------------------------------------ steps of transform
 
-    def _embed(self, source: Source, index: Tensor, verbose: int = 0) -> Tensor:
-        """Embeddings of the images numbered `index`, of shape (len(index), n_features_out)."""
+    def _embed(self, source: Source, index: Tensor, verbose: int = 0) -> Iterator[Tensor]:
+        """Embeddings of the images numbered `index`, some rows of n_features_out at a time."""
         device = self._inference_device()
         network = self._network(device)
         chunk = chunk_size(self.image_size_, device)
         batches = _batches(source, index.split(chunk), device)
-        with kept_memory(), torch.inference_mode(), closing(batches):
-            rows = [
-                self._embed_chunk(network, images.to(device, non_blocking=True), chunk)
-                for images in over_images(batches, len(index), verbose)
-            ]
-        return torch.cat(rows)
+        with closing(batches), kept_memory():
+            for images in over_images(batches, len(index), verbose):
+                with torch.inference_mode():  # not while others' code runs, between two chunks
+                    rows = self._embed_chunk(network, images.to(device, non_blocking=True), chunk)
+                yield rows
 
     def _embed_chunk(self, network: InferenceNetwork, images: Tensor, chunk: int) -> Tensor:
         """One chunk, padded to the size of every other: a row never depends on its neighbours."""
@@ -687,6 +751,19 @@ def _batches(source: Source, parts: Sequence[Tensor], device: torch.device) -> I
 def _read(source: Source, index: Tensor, *, pinned: bool) -> Tensor:
     images = source.batch(index)
     return images.pin_memory() if pinned else images  # so that the copy to the GPU waits for nothing
+
+
+def _checked_out(out: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    if out.shape != shape or out.dtype != np.float32:
+        raise ValueError(f"out is {out.dtype} of shape {out.shape}: give float32 of shape {shape}.")
+    return out
+
+
+def _about_bad(source: Source, what: str) -> str:
+    """One sentence for all images that could not be read."""
+    bad = [source.bad[position] for position in sorted(source.bad)]
+    more = f"; and {len(bad) - NAMED} more" if len(bad) > NAMED else ""
+    return f"{len(bad)} of {len(source)} images {what}: {'; '.join(bad[:NAMED])}{more}."
 
 
 def _is_auto(value: Any) -> bool:

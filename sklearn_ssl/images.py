@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from numbers import Integral
 from pathlib import Path
@@ -13,17 +12,20 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import validate_data
+from skorch.helper import SliceDataset
 from torch import Tensor
+from torch.utils.data import Dataset, IterableDataset
 
-from sklearn_ssl.views import resize_and_center
+from sklearn_ssl.decoding import SUFFIXES, header_of_image, pixels_of_image
+from sklearn_ssl.files import Files, Items, Things, files_below
+from sklearn_ssl.lazy import LazySource, look_at_some, resized
+from sklearn_ssl.reader import Reader, make_reader
 
 # Larger images are trained at this short side unless the user says otherwise: ImageNet's resolution.
 LARGEST_AUTO_SIZE = 224
-# Decoded files are kept for the next epoch up to this many bytes in all.
-KEPT_BYTES = 2**31
 
 
 class Source(Protocol):
@@ -33,12 +35,17 @@ class Source(Protocol):
     channels: int
     dtype: torch.dtype  # uint8 or float32
     device: torch.device  # of the batches
-    lazy: bool  # whether a batch is decoded when it is asked for
+    lazy: bool  # whether a batch is read when it is asked for
+    bad: dict[int, str]  # what could not be read so far, where that is no error, and why
 
     def __len__(self) -> int: ...
 
     def batch(self, index: Tensor) -> Tensor:
         """Images of shape (len(index), channels, *size)."""
+        ...
+
+    def stand_ins(self, index: Tensor) -> Tensor:
+        """The numbers of the images that `batch` gave: others in place of bad ones."""
         ...
 
     def identity(self) -> Any:
@@ -52,6 +59,7 @@ class ArraySource:
 
     images: Tensor
     lazy: ClassVar[bool] = False
+    bad: ClassVar[dict[int, str]] = {}
 
     def __post_init__(self) -> None:
         self.channels, *size = self.images.shape[1:]
@@ -68,67 +76,11 @@ class ArraySource:
     def batch(self, index: Tensor) -> Tensor:
         return self.images[index.to(self.images.device)]
 
+    def stand_ins(self, index: Tensor) -> Tensor:
+        return index
+
     def identity(self) -> Tensor:
         return self.images
-
-
-class FileSource:
-    """Image files, decoded when they are needed, by threads; kept while there is room.
-
-    Parameters
-    ----------
-    paths : list of path-like
-    size : tuple of two ints
-        Every image is resized (antialiased, short side) and centre-cropped to this (H, W).
-    channels : {1, 3}
-    dtype : torch.dtype
-        uint8, or float32 for files of more than 8 bits, whose levels are kept.
-    """
-
-    device = torch.device("cpu")
-    lazy = True
-
-    def __init__(self, paths: Sequence, size: tuple[int, int], channels: int, dtype: torch.dtype):
-        self.paths = paths
-        self.size = size
-        self.channels = channels
-        self.dtype = dtype
-        image_bytes = channels * size[0] * size[1] * dtype.itemsize
-        self._kept: dict[int, Tensor] | None = {} if image_bytes * len(paths) <= KEPT_BYTES else None
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def batch(self, index: Tensor) -> Tensor:
-        images = torch.empty(len(index), self.channels, *self.size, dtype=self.dtype)
-        with ThreadPoolExecutor(os.cpu_count()) as threads:
-            for i, image in enumerate(threads.map(self._image, index.tolist())):
-                images[i] = image
-        return images
-
-    def identity(self) -> tuple:
-        """Of each file its place, length and time of change; and what is made of it."""
-        files = [(str(path.absolute()), path.stat()) for path in self.paths]
-        return self.size, self.channels, [(path, stat.st_size, stat.st_mtime_ns) for path, stat in files]
-
-    def _image(self, position: int) -> Tensor:
-        if self._kept is None:
-            return self._decode(position)
-        if position not in self._kept:
-            self._kept[position] = self._decode(position)
-        return self._kept[position]
-
-    def _decode(self, position: int) -> Tensor:
-        pixels = _read(self.paths[position], position, self.channels)
-        if pixels.dtype != np.uint8 and self.dtype == torch.uint8:
-            raise ValueError(
-                f"{self.paths[position]} (position {position}) has more than 8 bits a channel, the files "
-                f"looked at first have 8. Convert one kind, or give the deeper images first."
-            )
-        image = torch.from_numpy(pixels).permute(2, 0, 1)[None]  # (1, C, H, W)
-        if image.dtype == torch.uint8 and self.dtype == torch.float32:
-            image = image.to(torch.float32) * 257  # 255 -> 65535: the white of a 16-bit file
-        return _resize(image, self.size)[0]
 
 
 @dataclass
@@ -152,6 +104,16 @@ class ConcatSource:
         images[from_first] = self.first.batch(index[from_first])
         images[~from_first] = self.second.batch(index[~from_first] - len(self.first))
         return images
+
+    def stand_ins(self, index: Tensor) -> Tensor:
+        from_first, others = index < len(self.first), index.clone()
+        others[from_first] = self.first.stand_ins(index[from_first])
+        others[~from_first] = self.second.stand_ins(index[~from_first] - len(self.first)) + len(self.first)
+        return others
+
+    @property
+    def bad(self) -> dict[int, str]:
+        return {**self.first.bad, **{p + len(self.first): why for p, why in self.second.bad.items()}}
 
     def identity(self) -> tuple:
         return self.first.identity(), self.second.identity()
@@ -229,79 +191,28 @@ def training_size(image_size: Any, given: tuple[int, int]) -> tuple[int, int]:
     return int(sides[0]), int(sides[1])
 
 
-@dataclass
-class PixelScale:
-    """What pixel values mean, learned from the training images.
-
-    Views are drawn in units in which black is about 0 and white about 1, then standardised:
-
-    - uint8: the value divided by 255;
-    - other types with all values in [0, 1]: as they are;
-    - anything else: the 0.1 and 99.9 percentiles of the training images become 0 and 1 (for each
-      channel; for three channels together, so that colours stay), and nothing is clipped.
-
-    Attributes
-    ----------
-    low, span, mean, std : Tensor of shape (channels,)
-        unit = (pixel - low) / span; standardised = (unit - mean) / std.
-    bounded : bool
-        Whether unit values lie in [0, 1] by their nature.
-    """
-
-    low: Tensor
-    span: Tensor
-    mean: Tensor
-    std: Tensor
-    bounded: bool
-
-    @classmethod
-    def of(cls, source: Source, n_images: int = 1024, n_values: int = 2**20) -> PixelScale:
-        """Statistics of up to `n_images` evenly spaced images (`n_values` of their pixels)."""
-        index = torch.linspace(0, len(source) - 1, min(n_images, len(source))).round().long()
-        pixels = torch.cat(
-            [_some_pixels(source.batch(part), n_values // len(index)) for part in index.split(64)]
-        )
-        low, span, bounded = _range(pixels, source.dtype)
-        unit = (pixels - low) / span  # (n_values, C)
-        return cls(low, span, unit.mean(0), unit.std(0, correction=0).clamp(min=1e-3), bounded)
-
-    def to_unit(self, images: Tensor) -> Tensor:
-        """(n, C, H, W) pixels as given -> float32 unit values."""
-        low, span = (t.to(images.device)[:, None, None] for t in (self.low, self.span))
-        return images.to(torch.float32).sub(low).div_(span)
-
-
-class Standardize(torch.nn.Module):
-    """Pixels as the user gives them -> what the backbone was trained on: the first part of an encoder."""
-
-    def __init__(self, pixels: PixelScale):
-        super().__init__()
-        shape = (-1, 1, 1)
-        self.register_buffer("mean", (pixels.low + pixels.mean * pixels.span).reshape(shape))
-        self.register_buffer("std", (pixels.std * pixels.span).reshape(shape))
-
-    def forward(self, images: Tensor) -> Tensor:
-        return (images.to(torch.float32) - self.mean) / self.std
-
-
 # ---------------------------------------------------------------------------- any form
 
 
 def _open(estimator: BaseEstimator, X: Any, *, reset: bool) -> Source:
-    if isinstance(X, str | os.PathLike | Image.Image):
-        raise ValueError(
-            f"X is a single {'image' if isinstance(X, Image.Image) else 'path'}, {X!r}: give a list of them. "
-            f"The files of a folder: sorted(pathlib.Path(folder).glob('*.png'))."
-        )
-    if _is_list_of_paths(X):
-        return _open_files(estimator, X, reset=reset)
+    reader = make_reader(estimator.reader, estimator.reader_params or {})
+    if _is_mapped(X) and X.nbytes > reader.memory_limit:
+        return _open_mapped(estimator, X, reader, reset=reset)
+    items = _items(X, reader)
+    if items is not None:
+        return _open_items(estimator, items, reader, reset=reset)
     images = _validated_tensor(estimator, X, reset=reset)  # (n, C, H, W)
     _, channels, height, width = images.shape
     if reset:
-        _check_agrees(estimator.image_shape, (height, width, channels))
-        estimator.image_shape_ = (height, width, channels)
-        estimator.image_size_ = training_size(estimator.image_size, (height, width))
+        _set_sizes(estimator, (height, width, channels))
     return ArraySource(images)
+
+
+def _set_sizes(estimator: BaseEstimator, shape: tuple[int, int, int]) -> None:
+    """What arrays say of an image."""
+    _check_agrees(estimator.image_shape, shape)
+    estimator.image_shape_ = shape
+    estimator.image_size_ = training_size(estimator.image_size, shape[:2])
 
 
 def _check_same_kind(first: Source, second: Source) -> None:
@@ -321,7 +232,7 @@ def _resized(source: Source, size: tuple[int, int]) -> Source:
     if source.size == size:
         return source
     index = torch.arange(len(source))
-    return ArraySource(torch.cat([_resize(source.batch(part), size) for part in index.split(256)]))
+    return ArraySource(torch.cat([resized(source.batch(part), size) for part in index.split(256)]))
 
 
 # ---------------------------------------------------------------------------- arrays
@@ -457,7 +368,7 @@ def _stacked(images: Sequence) -> np.ndarray:
 
 def _array_of(image: Any) -> np.ndarray:
     if isinstance(image, Image.Image):  # as its file would be read: palette, transparency, rotation
-        return _pixels_of(image, 1 if _is_grey(image) else 3)
+        return pixels_of_image(image, None, header_of_image(image).channels, "white")
     return np.asarray(image)
 
 
@@ -471,33 +382,86 @@ def _writeable(rows: np.ndarray) -> np.ndarray:
     return rows if rows.flags.writeable else rows.copy()
 
 
-# ---------------------------------------------------------------------------- files
+# ---------------------------------------------------------------------------- what is read when it is needed
 
 
-def _is_list_of_paths(X: Any) -> bool:
-    if not (isinstance(X, list | tuple) or getattr(X, "ndim", None) == 1) or len(X) == 0:
-        return False
-    return all(isinstance(x, str | os.PathLike) for x in X)
+def _items(X: Any, reader: Reader) -> Items | None:
+    """Files, a dataset, or PIL images of several sizes; None for anything that is held in memory."""
+    if isinstance(X, str | os.PathLike):
+        return Files(files_below(X, SUFFIXES if reader.read is None else None))
+    if isinstance(X, Image.Image):
+        raise ValueError(f"X is a single image, {X!r}: give a list of them.")
+    if isinstance(X, IterableDataset):
+        raise ValueError(
+            f"X is {X!r}, a dataset without numbers: give one with __len__ and __getitem__, whose images can "
+            f"be shuffled."
+        )
+    if isinstance(X, Dataset | SliceDataset):
+        return Things(X, one_by_one=True)
+    paths = _paths(X)
+    if paths is not None:
+        return Files(paths)
+    if _is_list_of_images(X) and all(isinstance(x, Image.Image) for x in X) and len({x.size for x in X}) > 1:
+        return Things(list(X), one_by_one=False)
+    return None
 
 
-def _open_files(estimator: BaseEstimator, X: Any, *, reset: bool) -> FileSource:
-    paths = [Path(x) for x in X]
-    _check_files(paths)
-    if not reset:
-        _check_files_suit(estimator, paths)
-        return FileSource(paths, estimator.image_size_, estimator.image_shape_[2], estimator._pixel_dtype)
-    if len(paths) < 2:
-        raise ValueError(f"Found 1 image, while a minimum of 2 is required by {type(estimator).__name__}.")
-    headers = _headers(paths)
-    sizes = [min(header.size) for header in headers]
-    typical = int(np.median(sizes))
-    channels = 1 if all(_is_grey(header) for header in headers) else 3
-    dtype = torch.float32 if any(_is_deep(header) for header in headers) else torch.uint8
+def _paths(X: Any) -> list[Path] | None:
+    """Of a list, an array or a column of paths; a frame or an array of one column is one too."""
+    if hasattr(X, "columns") and X.shape[1] == 1:
+        X = X[X.columns[0]]
+    elif isinstance(X, np.ndarray) and X.ndim == 2 and X.shape[1] == 1:
+        X = X[:, 0]
+    if not (isinstance(X, list | tuple) or len(getattr(X, "shape", ())) == 1) or len(X) == 0:
+        return None
+    return [Path(x) for x in X] if all(isinstance(x, str | os.PathLike) for x in X) else None
+
+
+def _open_items(estimator: BaseEstimator, items: Items, reader: Reader, *, reset: bool) -> LazySource:
+    if isinstance(items, Files) and reader.on_error == "raise":
+        _check_files(items.paths)
+    if reset:
+        if len(items) < 2:
+            raise ValueError(
+                f"Found {len(items)} image, while a minimum of 2 is required by {type(estimator).__name__}."
+            )
+        _look_at(estimator, items, reader)
+    else:
+        _check_suit(estimator, items, reader)
+    dtype, channels = estimator._pixel_dtype, estimator.image_shape_[2]
+    return LazySource(items, estimator.image_size_, channels, dtype, reader, training=reset)
+
+
+def _look_at(estimator: BaseEstimator, items: Items, reader: Reader) -> None:
+    """Sizes and kinds of some of them decide for all."""
+    headers = look_at_some(items, reader)
+    typical = int(np.median([min(header.height, header.width) for header in headers]))
+    kinds = {header.channels for header in headers}
+    if len(kinds) > 1 and kinds != {1, 3}:
+        raise ValueError(
+            f"Some images have {min(kinds)} channel(s), some {max(kinds)}: give those of one kind."
+        )
     estimator.image_size_ = training_size(estimator.image_size, (typical, typical))
-    estimator.image_shape_ = (*estimator.image_size_, channels)
+    estimator.image_shape_ = (*estimator.image_size_, max(kinds))
+    estimator._pixel_dtype = torch.float32 if any(header.deep for header in headers) else torch.uint8
     for name in ("n_features_in_", "feature_names_in_"):  # of an earlier fit on arrays
         vars(estimator).pop(name, None)
-    return FileSource(paths, estimator.image_size_, channels, dtype)
+
+
+def _check_suit(estimator: BaseEstimator, items: Items, reader: Reader) -> None:
+    """Whether they can be what an estimator takes that knows arrays so far, if it does."""
+    if not hasattr(estimator, "n_features_in_") or len(items) == 0:
+        return
+    name, channels = type(estimator).__name__, estimator.image_shape_[2]
+    headers = look_at_some(items, reader)
+    other = max(header.channels for header in headers)
+    if other != channels and (other > 1 or channels != 3) and (other, channels) != (3, 1):
+        raise ValueError(f"{name} was fitted on {channels} channels; these images have {other}.")
+    if estimator._pixel_dtype == torch.float32 and not all(header.deep for header in headers):
+        raise ValueError(
+            f"These images have 8 bits a channel (0 to 255), but {name} was fitted on an array of another "
+            f"dtype than uint8, whose units may be others. Read them into such an array first."
+        )
 
 
 def _check_files(paths: Sequence[Path]) -> None:
@@ -509,93 +473,24 @@ def _check_files(paths: Sequence[Path]) -> None:
             raise FileNotFoundError(f"There is no file {where}.")
 
 
-def _check_files_suit(estimator: BaseEstimator, paths: Sequence[Path]) -> None:
-    """Whether files can be what an estimator takes that knows arrays so far, if it does."""
-    if not hasattr(estimator, "n_features_in_"):
-        return
-    name, channels = type(estimator).__name__, estimator.image_shape_[2]
-    if channels not in (1, 3):
-        raise ValueError(f"{name} was fitted on {channels} channels; image files are read as 1 or 3.")
-    if estimator._pixel_dtype == torch.float32 and not all(map(_is_deep, _headers(paths))):
-        raise ValueError(
-            f"These files have 8 bits a channel (0 to 255), but {name} was fitted on an array of another "
-            f"dtype than uint8, whose units may be others. Read the files into such an array first."
-        )
+def _is_mapped(X: Any) -> bool:
+    """Whether an array lies in a file, as ``np.load(path, mmap_mode="r")`` makes it."""
+    return isinstance(X, np.memmap) or isinstance(getattr(X, "base", None), np.memmap)
 
 
-def _headers(paths: Sequence[Path]) -> list[Image.Image]:
-    """Up to 64 files, closed again: their size and mode are known, their pixels are not."""
-    headers = []
-    for i in np.unique(np.linspace(0, len(paths) - 1, 64).astype(int)):
-        with _opened(paths[i], i) as header:
-            headers.append(header)
-    return headers
-
-
-def _opened(path: Path, position: int) -> Image.Image:
-    try:
-        return Image.open(path)
-    except (UnidentifiedImageError, OSError) as error:
-        raise ValueError(f"{path} (position {position}) cannot be read as an image: {error}") from error
-
-
-def _read(path: Path, position: int, channels: int) -> np.ndarray:
-    with _opened(path, position) as image:
-        try:
-            return _pixels_of(image, channels)
-        except Exception as error:  # OSError, SyntaxError, struct.error, ...: every decoder has its own
-            raise ValueError(f"{path} (position {position}) is damaged: {error}") from error
-
-
-def _is_grey(image: Image.Image) -> bool:
-    return image.mode in ("1", "L", "LA", "F") or image.mode.startswith("I")
-
-
-def _is_deep(image: Image.Image) -> bool:
-    return image.mode == "F" or image.mode.startswith("I")
-
-
-def _pixels_of(image: Image.Image, channels: int) -> np.ndarray:
-    """(H, W, channels), uint8, or float32 where the file has more than 8 bits."""
-    image = ImageOps.exif_transpose(image)
-    if _is_deep(image):
-        # Not convert(): Pillow clips 16-bit values at 255.
-        deep = np.asarray(image).astype(np.float32)[:, :, None]
-        return np.repeat(deep, channels, axis=2)
-    if image.has_transparency_data:
-        page = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(page, image.convert("RGBA"))
-    pixels = np.array(image.convert("L" if channels == 1 else "RGB"))
-    return pixels.reshape(*pixels.shape[:2], channels)
-
-
-# ---------------------------------------------------------------------------- pixels
-
-
-def _resize(images: Tensor, size: tuple[int, int]) -> Tensor:
-    """Resized and centred, in the images' own dtype."""
-    resized = resize_and_center(images.to(torch.float32), size)
-    return resized.round().clamp(0, 255).to(torch.uint8) if images.dtype == torch.uint8 else resized
-
-
-def _some_pixels(images: Tensor, per_image: int) -> Tensor:
-    """Evenly spaced pixels of each image, float32, of shape (some, C)."""
-    flat = images.flatten(2)  # (n, C, H*W)
-    stride = max(1, flat.shape[2] // max(1, per_image))
-    return flat[:, :, ::stride].movedim(1, 2).flatten(0, 1).to(torch.float32)
-
-
-def _range(pixels: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, bool]:
-    """(low, span, bounded) of pixels (n, C); see PixelScale."""
-    zero, one = torch.zeros(pixels.shape[1]), torch.ones(pixels.shape[1])
-    if dtype == torch.uint8:
-        return zero, 255 * one, True
-    if pixels.min() >= 0 and pixels.max() <= 1:
-        return zero, one, True
-    values = pixels.numpy().reshape(-1, 1) if pixels.shape[1] == 3 else pixels.numpy()
-    low, high = torch.from_numpy(np.percentile(values, [0.1, 99.9], axis=0)).to(torch.float32)
-    span = (high - low).clamp(min=torch.finfo(torch.float32).tiny)
-    return low.expand_as(zero), torch.where(high > low, span, 1.0).expand_as(one), False
+def _open_mapped(estimator: BaseEstimator, X: np.ndarray, reader: Reader, *, reset: bool) -> LazySource:
+    """An array that is too large for memory: its images are read when they are needed."""
+    rows, shape, _ = _as_rows(X, estimator.image_shape)  # a view
+    if not reset:
+        _check_fitted_shape(estimator, shape, False)
+    dtype = np.uint8 if rows.dtype == np.uint8 else np.float32
+    validate_data(estimator, rows[:2], reset=reset, dtype=dtype)
+    shape = _image_shape(shape, rows.shape[1])
+    if reset:
+        _set_sizes(estimator, shape)
+    things = Things(rows.reshape(len(rows), *shape), one_by_one=False)
+    kept_as = torch.uint8 if dtype is np.uint8 else torch.float32
+    return LazySource(things, estimator.image_size_, shape[2], kept_as, reader, training=reset)
 
 
 def _name(dtype: torch.dtype) -> str:

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from sklearn_ssl.images import PixelScale, Standardize
 from sklearn_ssl.network import as_float32, computing
+from sklearn_ssl.pixels import PixelScale, Standardize
 
 # Images in a chunk times the side of an image, and limits to the number of images (`benchmarks/chunk.py`):
 # more are faster, but a single image costs as much as all of them. A constant number of pixels would be too

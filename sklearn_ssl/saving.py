@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from sklearn_ssl.archive import is_plain, read_archive, write_archive
 from sklearn_ssl.backbones import RESNETS, build_backbone, choose_stem
-from sklearn_ssl.images import PixelScale
 from sklearn_ssl.inference import detached_copy, has_hooks, make_encoder
+from sklearn_ssl.pixels import PixelScale
 
 if TYPE_CHECKING:
     from sklearn_ssl.embedder import SSLImageEmbedder

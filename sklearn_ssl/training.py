@@ -30,11 +30,12 @@ from sklearn_ssl.devices import (
     set_rng_state,
 )
 from sklearn_ssl.gradient_cache import GradientCache, InParts
-from sklearn_ssl.images import PixelScale, Source
+from sklearn_ssl.images import Source
 from sklearn_ssl.interrupts import interrupt_held_back
 from sklearn_ssl.losses.base import Batch, SSLLoss
 from sklearn_ssl.network import Student, Teacher, momentum_at
 from sklearn_ssl.optimizers import decay_groups
+from sklearn_ssl.pixels import PixelScale
 from sklearn_ssl.prefetch import ahead
 from sklearn_ssl.views import RandomViews
 
@@ -467,6 +468,7 @@ class EpochBatches:
 
     def _read(self, index: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         images = self.dataset.source.batch(index)
+        index = self.dataset.source.stand_ins(index)
         if images.device.type == "cpu" and self.net.device.type == "cuda":
             images = images.pin_memory()  # so that the copy to the GPU waits for nothing
         return images, index, None if self.dataset.y is None else self.dataset.y[index]

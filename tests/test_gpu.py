@@ -11,10 +11,11 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from sklearn_ssl import get_loss
 from sklearn_ssl.backbones import build_backbone
 from sklearn_ssl.gradient_cache import GradientCache
-from sklearn_ssl.images import ArraySource, ConcatSource, PixelScale, near
+from sklearn_ssl.images import ArraySource, ConcatSource, near
 from sklearn_ssl.losses.base import Views, mlp
 from sklearn_ssl.network import Student, Teacher
 from sklearn_ssl.optimizers import OPTIMIZERS, decay_groups
+from sklearn_ssl.pixels import PixelScale
 from sklearn_ssl.presets import make_augment
 from sklearn_ssl.testing import _to_fake_cuda as to_fake_cuda
 from sklearn_ssl.views import RandomViews, cutout, gaussian_blur, sobel

@@ -5,7 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
-from sklearn_ssl.images import PixelScale, Standardize, inference_source, training_size, training_source
+from sklearn_ssl.images import inference_source, training_size, training_source
+from sklearn_ssl.pixels import PixelScale, Standardize
 
 N = 12
 FIRST = torch.arange(1)
@@ -415,7 +416,7 @@ def test_8_bit_files_do_not_mix_with_arrays_of_other_units(embedder, images, sav
 
 def test_files_do_not_have_thirteen_channels(embedder, draw_images, images, save_images):
     fitted = embedder().fit(draw_images(N, (8, 8, 13)))
-    with pytest.raises(ValueError, match="fitted on 13 channels; image files are read as 1 or 3"):
+    with pytest.raises(ValueError, match="fitted on 13 channels; these images have 3"):
         fitted.transform(save_images(images))
 
 

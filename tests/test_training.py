@@ -16,10 +16,11 @@ from torch import nn
 from torchvision.ops import StochasticDepth
 
 from sklearn_ssl import SSLImageEmbedder
-from sklearn_ssl.images import ArraySource, PixelScale
+from sklearn_ssl.images import ArraySource
 from sklearn_ssl.losses import NTXent, Spec, SSLLoss, Views, mlp
 from sklearn_ssl.network import Student
 from sklearn_ssl.optimizers import resolve_optimizer
+from sklearn_ssl.pixels import PixelScale
 from sklearn_ssl.presets import make_augment
 from sklearn_ssl.training import (
     READ_EVERY,

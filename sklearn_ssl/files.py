@@ -1,0 +1,167 @@
+"""What there is to read: files, folders of them, PIL images, datasets, arrays on disk."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from sklearn_ssl.decoding import (
+    SUFFIXES,
+    Header,
+    header_of,
+    header_of_array,
+    header_of_image,
+    pixels_of_array,
+    pixels_of_file,
+    pixels_of_image,
+)
+from sklearn_ssl.reader import Reader
+
+
+class Items(Protocol):
+    """Images by position."""
+
+    one_by_one: bool  # whether only one thread may read
+
+    def __len__(self) -> int: ...
+
+    def name(self, position: int) -> str:
+        """For messages."""
+        ...
+
+    def identity(self, position: int) -> tuple | None:
+        """What differs where the image does, without reading it; None if nothing does."""
+        ...
+
+    def header(self, position: int, reader: Reader) -> Header: ...
+
+    def pixels(
+        self, position: int, size: tuple[int, int] | None, channels: int, reader: Reader
+    ) -> np.ndarray:
+        """(height, width, channels); 8-bit images of some kinds at that size already."""
+        ...
+
+
+@dataclass(frozen=True)
+class Files:
+    paths: Sequence[Path]
+    one_by_one = False
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def name(self, position: int) -> str:
+        return str(self.paths[position])
+
+    def identity(self, position: int) -> tuple:
+        path = self.paths[position]
+        stat = path.stat()
+        return str(path.absolute()), stat.st_size, stat.st_mtime_ns
+
+    def header(self, position: int, reader: Reader) -> Header:
+        if reader.read is not None:
+            return header_of_array(np.asarray(reader.read(self.paths[position])))
+        return header_of(self.paths[position], reader.max_pixels)
+
+    def pixels(self, position: int, size: tuple | None, channels: int, reader: Reader) -> np.ndarray:
+        path = self.paths[position]
+        if reader.read is not None:
+            return pixels_of_array(reader.read(path), channels)
+        return pixels_of_file(path, size, channels, reader.max_pixels, reader.background)
+
+
+@dataclass(frozen=True)
+class Things:
+    """A list of PIL images, a dataset of images or of tuples that begin with one, an array on disk."""
+
+    things: Any
+    one_by_one: bool
+
+    def __len__(self) -> int:
+        return len(self.things)
+
+    def name(self, position: int) -> str:
+        return "The image"
+
+    def identity(self, position: int) -> None:
+        return None
+
+    def header(self, position: int, reader: Reader) -> Header:
+        image = self._image(position)
+        return header_of_image(image) if isinstance(image, Image.Image) else header_of_array(image)
+
+    def pixels(self, position: int, size: tuple | None, channels: int, reader: Reader) -> np.ndarray:
+        image = self._image(position)
+        if isinstance(image, Image.Image):
+            return pixels_of_image(image, size, channels, reader.background)
+        return pixels_of_array(image, channels)
+
+    def _image(self, position: int) -> Image.Image | np.ndarray:
+        thing = self.things[position]
+        image = thing[0] if isinstance(thing, tuple | list) else thing
+        if isinstance(image, Tensor):  # (channels, height, width)
+            image = image.detach().cpu()
+            return (image.movedim(0, -1) if image.ndim == 3 else image).numpy()
+        return image if isinstance(image, Image.Image) else np.asarray(image)
+
+
+def list_images(folder: str | os.PathLike) -> list[Path]:
+    """The image files in a folder and in those below it, sorted: the rows of ``fit(folder)``.
+
+    Parameters
+    ----------
+    folder : path-like
+        Links to folders are followed. Names that begin with a dot are left out.
+
+    Returns
+    -------
+    list of Path
+        Those whose names end as images' do, in any case: .bmp, .gif, .jp2, .jpg, .jpeg, .npy, .pgm, .png,
+        .pnm, .ppm, .tif, .tiff, .webp.
+
+    Raises
+    ------
+    FileNotFoundError, NotADirectoryError, PermissionError
+        There is no such folder, or one of those below cannot be listed.
+    ValueError
+        There is no image in it, or a link in it leads back to where it is.
+    """
+    return files_below(folder, SUFFIXES)
+
+
+def files_below(folder: str | os.PathLike, suffixes: tuple[str, ...] | None) -> list[Path]:
+    """Those with one of these suffixes, or all; see `list_images`."""
+    folder = Path(folder)
+    if not folder.exists():
+        raise FileNotFoundError(f"There is no folder {folder}.")
+    if not folder.is_dir():
+        raise NotADirectoryError(f"{folder} is a file: give a list of paths, or a folder.")
+    found = [path for path in _walk(folder) if suffixes is None or path.suffix.lower() in suffixes]
+    if not found:
+        kinds = "" if suffixes is None else f" whose name ends in {', '.join(suffixes)}"
+        raise ValueError(f"There is no file{kinds} in the folder {folder}, or below it.")
+    return sorted(found)
+
+
+def _walk(folder: Path, above: frozenset[Path] = frozenset()) -> Iterator[Path]:
+    real = folder.resolve()
+    if real in above:
+        raise ValueError(f"{folder} is a link that leads back to {real}: remove it, or give a list of paths.")
+    try:
+        entries = list(folder.iterdir())
+    except OSError as error:
+        raise PermissionError(f"The folder {folder} cannot be read: {error.strerror}.") from error
+    for entry in entries:
+        if entry.name.startswith("."):
+            continue
+        if entry.is_dir():
+            yield from _walk(entry, above | {real})
+        else:
+            yield entry

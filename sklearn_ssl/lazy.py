@@ -1,0 +1,206 @@
+"""Images that are read when they are needed, by threads, and kept while there is room."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import torch
+from joblib import cpu_count
+from torch import Tensor
+
+from sklearn_ssl.decoding import Header
+from sklearn_ssl.disk_cache import DiskCache
+from sklearn_ssl.files import Items
+from sklearn_ssl.fingerprint import fingerprint
+from sklearn_ssl.reader import Reader
+from sklearn_ssl.views import resize_and_center
+
+# Images looked at before the others, to learn of what size and kind they are.
+LOOKED_AT_FIRST = 64
+
+
+class LazySource:
+    """Images that are read when they are needed, by threads; kept while there is room.
+
+    Parameters
+    ----------
+    items : Items
+    size : (height, width)
+        Every image is resized (antialiased, short side) and centre-cropped to it.
+    channels : int
+    dtype : torch.dtype
+        uint8, or float32 where some have more than 8 bits, whose levels are kept.
+    reader : Reader
+    training : bool
+        Whether images will be wanted again, and bad ones have another in their place rather than black.
+
+    Attributes
+    ----------
+    bad : dict of int to str
+        Positions that could not be read so far, and why; only with ``on_error="skip"``.
+    """
+
+    device = torch.device("cpu")
+    lazy = True
+
+    def __init__(
+        self,
+        items: Items,
+        size: tuple[int, int],
+        channels: int,
+        dtype: torch.dtype,
+        reader: Reader,
+        training: bool,
+    ):
+        self.items = items
+        self.size = size
+        self.channels = channels
+        self.dtype = dtype
+        self.reader = reader
+        self.stands_in = training
+        self.bad: dict[int, str] = {}
+        shape = (len(items), channels, *size)
+        fits = int(np.prod(shape)) * dtype.itemsize <= reader.memory_limit
+        self._kept = torch.empty(shape, dtype=dtype) if training and fits else None
+        self._is_kept = np.zeros(len(items), dtype=bool)
+        self._cache = None if reader.cache is None else DiskCache(reader.cache, reader.cache_limit)
+        self._threads = ThreadPoolExecutor(self._workers(), thread_name_prefix="sklearn_ssl-read")
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def batch(self, index: Tensor) -> Tensor:
+        """The images of these numbers; `stand_ins` says which others are in place of bad ones."""
+        images = torch.empty(len(index), self.channels, *self.size, dtype=self.dtype)
+        positions = index.tolist()
+        for i, image in enumerate(self._threads.map(self._image_or_none, positions)):
+            if image is None:
+                image = self._image(self._stand_in(positions[i])) if self.stands_in else torch.zeros(())
+            images[i] = image
+        return images
+
+    def stand_ins(self, index: Tensor) -> Tensor:
+        """The numbers of the images that `batch` has given for these."""
+        if not self.bad:
+            return index
+        return torch.tensor([self._stand_in(p) if p in self.bad else p for p in index.tolist()])
+
+    def identity(self) -> tuple:
+        """Of each image what tells it from others; a dataset's have to be read for that."""
+        kind = self.size, self.channels, self.dtype, self.reader.background
+        return kind, [self._identity(p) or self._digest(p) for p in range(len(self))]
+
+    # ------------------------------------------------------------------ one image
+
+    def _image_or_none(self, position: int) -> Tensor | None:
+        """None: it cannot be read, and is to be skipped."""
+        if position in self.bad:
+            return None
+        try:
+            return self._image(position)
+        except UnreadableImage as error:
+            if self.reader.on_error == "raise":
+                raise
+            self.bad[position] = str(error)
+            return None
+
+    def _stand_in(self, position: int) -> int:
+        """The next one that can be read: it depends on the images alone, not on what was read before."""
+        for step in range(1, len(self)):
+            other = (position + step) % len(self)
+            if self._image_or_none(other) is not None:
+                return other
+        raise ValueError(f"None of the {len(self)} images can be read. {self.bad[position]}")
+
+    def _image(self, position: int) -> Tensor:
+        if self._is_kept[position]:
+            return self._kept[position]
+        image = self._cached(position)
+        if self._kept is not None:
+            self._kept[position] = image
+            self._is_kept[position] = True
+        return image
+
+    def _cached(self, position: int) -> Tensor:
+        if self._cache is None:
+            return self._decode(position)
+        identity = self._identity(position)
+        if identity is None:
+            return self._decode(position)
+        kind = self.size, self.channels, self.dtype
+        key = fingerprint(identity, kind, self.reader.background, self.reader.read)
+        image = self._cache.get(key, (self.channels, *self.size), self.dtype)
+        if image is None:
+            image = self._decode(position)
+            self._cache.put(key, image)
+        return image
+
+    def _identity(self, position: int) -> tuple | None:
+        try:
+            return self.items.identity(position)
+        except OSError:  # a file that is not there: reading it says so
+            return None
+
+    def _digest(self, position: int) -> str | None:
+        image = self._image_or_none(position)
+        return None if image is None else fingerprint(image)
+
+    def _decode(self, position: int) -> Tensor:
+        try:
+            pixels = self.items.pixels(position, self.size, self.channels, self.reader)
+        except Exception as error:  # OSError, SyntaxError, struct.error, ...: every decoder has its own
+            raise unreadable(self.items, position, error) from error
+        if pixels.dtype != np.uint8 and self.dtype == torch.uint8:
+            raise UnreadableImage(
+                f"{_where(self.items, position)} has more than 8 bits a channel, the images looked at first "
+                f"have 8. Convert one kind, or give the deeper images first."
+            )
+        if pixels.dtype != np.uint8 and not np.isfinite(pixels).all():
+            raise UnreadableImage(f"{_where(self.items, position)} has NaN or infinity among its pixels.")
+        kind = np.uint8 if self.dtype == torch.uint8 else np.float32
+        image = torch.from_numpy(np.array(pixels.transpose(2, 0, 1), dtype=kind, order="C"))  # (C, H, W)
+        if self.dtype == torch.float32 and pixels.dtype == np.uint8:
+            image *= 257  # the white of 8 bits becomes that of 16, where files have either
+        return resized(image[None], self.size)[0]
+
+    def _workers(self) -> int:
+        if self.reader.workers != "auto":
+            return int(self.reader.workers)
+        return 1 if self.items.one_by_one else cpu_count()
+
+
+class UnreadableImage(ValueError):
+    """With its place and the cause."""
+
+
+def unreadable(items: Items, position: int, error: Exception) -> UnreadableImage:
+    return UnreadableImage(f"{_where(items, position)} cannot be read as an image: {error}")
+
+
+def _where(items: Items, position: int) -> str:
+    return f"{items.name(position)} (position {position})"
+
+
+def look_at_some(items: Items, reader: Reader) -> list[Header]:
+    """Headers of up to 64 of them, evenly spaced."""
+    headers, first = [], None
+    positions = np.unique(np.linspace(0, len(items) - 1, LOOKED_AT_FIRST).astype(int)).tolist()
+    for position in positions:
+        try:
+            headers.append(items.header(position, reader))
+        except Exception as error:
+            first = first or unreadable(items, position, error)
+            if reader.on_error == "raise":
+                raise first from error
+    if not headers:
+        raise ValueError(f"None of the {len(positions)} images looked at first can be read. {first}")
+    return headers
+
+
+def resized(images: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resized and centred, in the images' own dtype."""
+    if tuple(images.shape[2:]) == tuple(size):
+        return images
+    made = resize_and_center(images.to(torch.float32), size)
+    return made.round().clamp(0, 255).to(torch.uint8) if images.dtype == torch.uint8 else made
