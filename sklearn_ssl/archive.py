@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import uuid
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+
+from sklearn_ssl.devices import is_out_of_memory
 
 # Of the file's layout. A reader takes every version up to its own.
 FORMAT = 1
@@ -51,12 +57,12 @@ def write_archive(path: str | os.PathLike, kind: str, content: Any) -> None:
     try:
         partial.touch()
         usual = partial.stat().st_mode
-        save_file(tensors, partial, metadata)
+        save_file(_each_its_own(tensors), partial, metadata)
         partial.chmod(usual)  # safetensors lets nobody else read its files
         _to_disk(partial)
         os.replace(partial, path)
-        if os.name == "posix":  # elsewhere a folder cannot be opened
-            _to_disk(path.parent)
+        with contextlib.suppress(OSError):  # not every system can
+            _to_disk(path.parent, os.O_RDONLY)
     except SafetensorError as error:  # "I/O error: No space left on device"
         raise OSError(f"{path} cannot be written: {error}") from error
     finally:
@@ -81,8 +87,17 @@ def read_archive(path: str | os.PathLike, kind: str) -> Any:
         return _decode(head["content"], tensors)
     except ArchiveError as error:
         raise ArchiveError(f"{path} {error}") from None
+    except (MemoryError, OSError):  # no fault of the file's
+        raise
     except Exception as error:  # whatever safetensors and json say to bytes that are none of ours
+        if is_out_of_memory(error):
+            raise
         raise ArchiveError(f"{path} is not a file of sklearn_ssl, or it is damaged: {error}") from error
+
+
+def plain_items(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Those that `write_archive` takes."""
+    return {name: value for name, value in row.items() if is_plain(value)}
 
 
 def is_plain(content: Any) -> bool:
@@ -119,9 +134,12 @@ def _of_this_format(head: dict, kind: str) -> dict:
 def _encode(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
     """The value as JSON has it; tensors go into the dict, under the names of their places."""
     if isinstance(value, Tensor):
-        # A copy where two share memory, which a file cannot.
-        tensors[name] = value.detach().cpu().clone(memory_format=torch.contiguous_format)
+        while name in tensors:  # {"a/b": x, "a": {"b": y}}
+            name += "'"
+        tensors[name] = value.detach().cpu().contiguous()
         return {TENSOR: name}
+    if isinstance(value, np.generic):
+        value = value.item()
     if value is None or type(value) in (bool, int, float, str):
         return value
     if isinstance(value, tuple):
@@ -158,9 +176,18 @@ def _checksum(head: str, tensors: dict[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _to_disk(path: str | os.PathLike) -> None:
+def _each_its_own(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Copies of those that share memory, which they could not do in a file."""
+    places = Counter(tensor.untyped_storage().data_ptr() for tensor in tensors.values())
+    return {
+        name: tensor.clone() if places[tensor.untyped_storage().data_ptr()] > 1 else tensor
+        for name, tensor in tensors.items()
+    }
+
+
+def _to_disk(path: str | os.PathLike, access: int = os.O_RDWR) -> None:
     """What was written survives a loss of power."""
-    handle = os.open(path, os.O_RDONLY)
+    handle = os.open(path, access)
     try:
         os.fsync(handle)
     finally:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import time
-from collections.abc import Mapping
-from numbers import Number
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from skorch.callbacks import Callback
 
-from sklearn_ssl.archive import ArchiveError, read_archive, write_archive
+from sklearn_ssl.archive import ArchiveError, plain_items, read_archive, write_archive
+from sklearn_ssl.images import Source
 from sklearn_ssl.training import SSLNet, StopTraining
 
 KIND = "checkpoint"
@@ -38,14 +37,20 @@ class Checkpoint(Callback):
         Made if it is not there.
     name : str
         The same for the same training.
+    source : Source
+        Its images, of which some may be bad.
     """
 
-    def __init__(self, folder: str | os.PathLike, name: str):
+    def __init__(self, folder: str | os.PathLike, name: str, source: Source):
         name = re.sub(r"[^\w.-]", "-", name)  # a loss may be named "package:loss" or "<lambda>"
         self.path = Path(folder) / f"{name}.safetensors"
+        self.source = source
 
     def read(self) -> dict | None:
-        """What was written: {"training": state, "history": rows, "finished": bool}; None if nothing was.
+        """What was written; None if nothing was.
+
+        {"training": state, "history": rows, "bad": images that could not be read, "finished": what ended it
+        as planned, "schedule" or "callback", or None}.
 
         Raises
         ------
@@ -57,7 +62,7 @@ class Checkpoint(Callback):
         try:
             return read_archive(self.path, KIND)
         except ArchiveError as error:
-            raise ValueError(f"{error} Delete it to train from the start.") from error
+            raise ValueError(f"{error} To train from the start, delete it.") from error
 
     # ------------------------------------------------------------------ while it trains
 
@@ -93,8 +98,10 @@ class Checkpoint(Callback):
 
     def _write(self, net: SSLNet) -> None:
         began = time.monotonic()
-        rows = [_plain(row) for row in net.history if "train_loss" in row]
+        # What callbacks note, and a file cannot hold, stays out.
+        rows = [plain_items({**row, "batches": []}) for row in net.history if "train_loss" in row]
         content = {"training": net.training_state(), "history": rows, "finished": net.finished}
+        content["bad"] = {**net.bad_before, **self.source.bad}
         try:
             write_archive(self.path, KIND, content)
         except OSError as error:
@@ -112,11 +119,6 @@ class Checkpoint(Callback):
         except OSError as error:
             raise OSError(f"checkpoint={str(self.path.parent)!r} cannot be made: {error}") from error
         for partial in self.path.parent.glob(f".{self.path.name}.*.partial"):
-            if time.time() - partial.stat().st_mtime > ABANDONED:
-                partial.unlink(missing_ok=True)
-
-
-def _plain(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row of the history as a file has it: numbers and words; other things that callbacks note stay out."""
-    values = {key: value.item() if isinstance(value, np.generic) else value for key, value in row.items()}
-    return {key: value for key, value in values.items() if isinstance(value, Number | str | None)}
+            with contextlib.suppress(FileNotFoundError):  # its process has just finished it
+                if time.time() - partial.stat().st_mtime > ABANDONED:
+                    partial.unlink()

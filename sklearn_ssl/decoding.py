@@ -2,33 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import contextlib
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageColor, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageColor, ImageOps, UnidentifiedImageError
+
+from sklearn_ssl.tiff import read_tiff, tiff_shape
 
 # Pillow knows 42 formats; more doors than images need.
 FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
 SUFFIXES = (
-    ".bmp",
-    ".gif",
-    ".jp2",
-    ".jpeg",
-    ".jpg",
-    ".npy",
-    ".pgm",
-    ".png",
-    ".pnm",
-    ".ppm",
-    ".tif",
-    ".tiff",
+    *(".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".npy", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff"),
     ".webp",
 )
-TIFFS = (".tif", ".tiff")
+# Raised where the rules change: images in a cache were made by some.
+RULES = 1
 NPY = b"\x93NUMPY"
+TIFFS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+BITS_PER_SAMPLE = 258  # a TIFF's tag
 
 
 @dataclass(frozen=True)
@@ -50,7 +45,7 @@ class Header:
     deep: bool
 
 
-def header_of(path: Path, max_pixels: int) -> Header:
+def header_of(path: Path) -> Header:
     """Of a file, without decoding it.
 
     Raises
@@ -62,14 +57,15 @@ def header_of(path: Path, max_pixels: int) -> Header:
         return header_of_array(np.load(path, mmap_mode="r", allow_pickle=False))
     image = _opened(path)
     if image is None:
-        return header_of_array(_read_tiff(path, max_pixels))
+        return _header_of_shape(*tiff_shape(path))
     with image:
-        return header_of_image(image)
+        header = header_of_image(image)
+        return replace(header, deep=header.deep or _has_deep_colours(image))
 
 
 def header_of_image(image: Image.Image) -> Header:
     width, height = image.size
-    return Header(height, width, 1 if _is_grey(image) else 3, _is_deep(image) or _is_deep_colour(image))
+    return Header(height, width, 1 if _is_grey(image) else 3, _is_deep(image))
 
 
 def pixels_of_file(
@@ -101,15 +97,16 @@ def pixels_of_file(
     """
     if _is_npy(path):
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-        _check_pixels(*array.shape[:2], max_pixels)
+        _check_axes(array.shape)
+        _check_pixels(*array.shape[1::-1], max_pixels)
         return pixels_of_array(array, channels)
     image = _opened(path)
     if image is None:
-        return pixels_of_array(_read_tiff(path, max_pixels), channels)
+        return pixels_of_array(read_tiff(path, max_pixels), channels)
     with image:
         _check_pixels(*image.size, max_pixels)
-        if _is_deep_colour(image):
-            return pixels_of_array(_deep_colours(path, image.format, max_pixels, background), channels)
+        if _has_deep_colours(image):
+            return pixels_of_array(_deep_colours(path, image, max_pixels, background), channels)
         if size is not None:
             # A JPEG can be decoded at a half, a quarter or an eighth: still twice as large as needed.
             image.draft(None, (2 * max(size), 2 * max(size)))
@@ -120,7 +117,8 @@ def pixels_of_image(
     image: Image.Image, size: tuple[int, int] | None, channels: int, background: str
 ) -> np.ndarray:
     """The pixels of a PIL image (of an animation, the frame that it is at): see `pixels_of_file`."""
-    image = ImageOps.exif_transpose(image)
+    with contextlib.suppress(SyntaxError, ValueError, TypeError):  # an orientation that makes no sense
+        image = ImageOps.exif_transpose(image)
     if _is_deep(image):
         # Not convert(): Pillow clips 16-bit values at 255.
         return pixels_of_array(np.asarray(image), channels)
@@ -136,10 +134,7 @@ def pixels_of_image(
 def pixels_of_array(array: Any, channels: int) -> np.ndarray:
     """An array of shape (height, width[, channels]), with so many channels; grey ones are repeated."""
     array = np.asarray(array)
-    if array.ndim not in (2, 3):
-        raise ValueError(
-            f"an image has the shape (height, width) or (height, width, channels), not {array.shape}"
-        )
+    _check_axes(array.shape)
     array = array[:, :, None] if array.ndim == 2 else array
     if array.shape[2] == 1 and channels != 1:
         return np.repeat(array, channels, axis=2)
@@ -149,12 +144,14 @@ def pixels_of_array(array: Any, channels: int) -> np.ndarray:
 
 
 def header_of_array(array: np.ndarray) -> Header:
-    if array.ndim not in (2, 3):
-        raise ValueError(
-            f"an image has the shape (height, width) or (height, width, channels), not {array.shape}"
-        )
-    channels = array.shape[2] if array.ndim == 3 else 1
-    return Header(*array.shape[:2], channels, array.dtype != np.uint8)
+    return _header_of_shape(array.shape, array.dtype)
+
+
+def _header_of_shape(shape: tuple[int, ...], dtype: np.dtype) -> Header:
+    _check_axes(shape)
+    if 0 in shape:
+        raise ValueError(f"it has the shape {shape}, without any pixel")
+    return Header(*shape[:2], shape[2] if len(shape) == 3 else 1, dtype != np.uint8)
 
 
 def _opened(path: Path) -> Image.Image | None:
@@ -162,18 +159,26 @@ def _opened(path: Path) -> Image.Image | None:
     try:
         return Image.open(path, formats=_formats())
     except UnidentifiedImageError:
-        if path.suffix.lower() in TIFFS:
-            return None
+        with open(path, "rb") as file:
+            if file.read(4) in TIFFS:
+                return None
         raise
 
 
-def _deep_colours(path: Path, kind: str, max_pixels: int, background: str) -> np.ndarray:
-    """Colours or transparency of 16 bits, (height, width, 1 or 3): Pillow would take the upper 8."""
-    array = _read_tiff(path, max_pixels) if kind == "TIFF" else _read_deep_png(path)
-    if array.shape[2] in (1, 3):
+def _deep_colours(path: Path, image: Image.Image, max_pixels: int, background: str) -> np.ndarray:
+    """Colours of 16 bits, (height, width, 3): Pillow would take the upper 8."""
+    if image.format == "PPM" or "transparency" in image.info:
+        raise ValueError(
+            f"this kind of {image.format} with 16 bits a channel is not supported: save it as PNG"
+        )
+    array = read_tiff(path, max_pixels) if image.format == "TIFF" else _read_deep_png(path)
+    array = _upright(array, image)
+    if array.shape[2] == 3:
         return array
-    colours, seen = array[..., :-1].astype(np.float32), array[..., -1:] / np.float32(65535)
-    behind = np.array(ImageColor.getrgb(background)[: colours.shape[2]], np.float32) * 257
+    if array.shape[2] != 4:
+        raise ValueError("grey of 16 bits with transparency is not supported: save it without")
+    colours, seen = array[..., :3].astype(np.float32), array[..., 3:] / np.float32(65535)
+    behind = np.array(ImageColor.getrgb(background)[:3], np.float32) * 257
     return seen * colours + (1 - seen) * behind
 
 
@@ -187,32 +192,26 @@ def _read_deep_png(path: Path) -> np.ndarray:
         return np.asarray(upper).astype(np.uint16) * 256 + np.asarray(lower)
 
 
-def _check_axes(array: np.ndarray) -> None:
-    if array.ndim not in (2, 3):
-        raise ValueError(f"an image is (height, width[, channels]), and this has the shape {array.shape}")
+def _upright(array: np.ndarray, image: Image.Image) -> np.ndarray:
+    """Turned as EXIF says, which Pillow does for its own images."""
+    orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    if orientation >= 5:
+        array = array.swapaxes(0, 1)
+    flips = {2: (1,), 3: (0, 1), 4: (0,), 6: (1,), 7: (0, 1), 8: (0,)}
+    return np.flip(array, flips.get(orientation, ()))
 
 
-def _check_pixels(a: int, b: int, max_pixels: int) -> None:
-    if a * b > max_pixels:
+def _check_axes(shape: tuple[int, ...]) -> None:
+    if len(shape) not in (2, 3):
+        raise ValueError(f"an image is (height, width) or (height, width, channels), and this is {shape}")
+
+
+def _check_pixels(width: int, height: int, max_pixels: int) -> None:
+    if width * height > max_pixels:
         raise ValueError(
-            f"it has {a} x {b} pixels, more than reader__max_pixels={max_pixels}: raise that if you trust it"
+            f"it has {width} x {height} pixels, more than reader__max_pixels={max_pixels}: raise that if you "
+            "trust it"
         )
-
-
-def _read_tiff(path: Path, max_pixels: int) -> np.ndarray:
-    """TIFFs of many channels, or of three with 16 bits, which Pillow does not know."""
-    try:
-        import tifffile
-    except ImportError:
-        raise ValueError(
-            "Pillow does not know this kind of TIFF. pip install tifffile, which does, or convert it to .npy"
-        ) from None
-    with tifffile.TiffFile(path) as file:
-        page = file.pages[0]
-        _check_pixels(page.imagelength, page.imagewidth, max_pixels)
-        array = page.asarray()
-    # (channels, height, width), as many instruments write it
-    return np.moveaxis(array, 0, 2) if array.ndim == 3 and page.planarconfig == 2 else array
 
 
 def _is_npy(path: Path) -> bool:
@@ -235,6 +234,12 @@ def _is_deep(image: Image.Image) -> bool:
     return image.mode == "F" or image.mode.startswith("I")
 
 
-def _is_deep_colour(image: Image.Image) -> bool:
-    """Whether Pillow reads 16 bits a channel as 8: in PNG and TIFF, before it is decoded."""
-    return not _is_deep(image) and any(";16" in str(tile) for tile in getattr(image, "tile", ()))
+def _has_deep_colours(image: Image.Image) -> bool:
+    """Whether Pillow reads 16 bits a channel as 8: of a file that is not decoded yet."""
+    if _is_deep(image):
+        return False
+    if image.format == "TIFF":
+        return max(image.tag_v2.get(BITS_PER_SAMPLE, (1,))) > 8
+    if image.format == "PPM":  # the largest number, where it is not 255
+        return any(isinstance(tile[3], tuple) and tile[3][-1] > 255 for tile in image.tile)
+    return any(";16" in str(tile) for tile in image.tile)

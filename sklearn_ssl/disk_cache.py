@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import os
+import re
 import threading
 import uuid
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
 # Of the limit; as much stays when the oldest goes, so that it does not go one by one.
 REST = 0.9
+# Of the limit; after so much of its own, a process looks at what others have put there.
+LOOK_AGAIN = 0.1
+# Nothing with another name is ever touched.
+OURS = re.compile(r"\.?[0-9a-f]{32}(\.[0-9a-f]{32}\.partial)?")
 
 
 class DiskCache:
@@ -21,20 +27,16 @@ class DiskCache:
     Parameters
     ----------
     folder : path-like
-        Made if it is not there.
+        Made when it is first needed.
     limit : int
-        Bytes.
+        Bytes; each process may exceed it by a tenth.
     """
 
     def __init__(self, folder: str | os.PathLike, limit: int):
         self.folder = Path(folder)
         self.limit = limit
+        self._room = -1.0  # nobody has looked yet
         self._lock = threading.Lock()
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OSError(f"reader__cache={str(folder)!r} cannot be made: {error}") from error
-        self._bytes = sum(size for _, size, _ in self._files())
 
     def get(self, key: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor | None:
         """The image that was put there; None if there is none."""
@@ -42,12 +44,18 @@ class DiskCache:
             data = self._path(key).read_bytes()
         except OSError:
             return None
-        if len(data) != int(np.prod(shape)) * dtype.itemsize:
+        if len(data) != math.prod(shape) * dtype.itemsize:
             return None
         return torch.frombuffer(bytearray(data), dtype=dtype).reshape(shape)
 
     def put(self, key: str, image: Tensor) -> None:
         """Keep an image.
+
+        Parameters
+        ----------
+        key : str
+            32 hexadecimal digits.
+        image : Tensor
 
         Raises
         ------
@@ -57,38 +65,46 @@ class DiskCache:
         path = self._path(key)
         partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
         try:
-            path.parent.mkdir(exist_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
             partial.write_bytes(image.contiguous().view(torch.uint8).numpy().tobytes())
             os.replace(partial, path)
         except OSError as error:
-            partial.unlink(missing_ok=True)
-            raise OSError(
-                f"reader__cache: {path} cannot be written: {error}. Make room, or give None."
-            ) from error
+            with contextlib.suppress(OSError):
+                partial.unlink()
+            if not path.exists():  # where another process reads the same file, some systems refuse
+                raise OSError(
+                    f"reader__cache={str(self.folder)!r} cannot be written to: {error}. Make room, or give "
+                    f"another folder, or None."
+                ) from error
         with self._lock:
-            self._bytes += image.nbytes
-            if self._bytes > self.limit:
-                self._forget_the_oldest()
+            self._room -= image.nbytes
+            if self._room < 0:
+                self._room = self._made_room()
 
-    def _forget_the_oldest(self) -> None:
+    def _made_room(self) -> float:
+        """Bytes until it has to be looked at again; where there is too much, the oldest goes."""
         files = sorted(self._files())
-        self._bytes = sum(size for _, size, _ in files)
-        for _, size, path in files:
-            if self._bytes <= REST * self.limit:
-                return
-            Path(path).unlink(missing_ok=True)
-            self._bytes -= size
+        there = sum(size for _, size, _ in files)
+        if there > self.limit:
+            for _, size, path in files:
+                if there <= REST * self.limit:
+                    break
+                with contextlib.suppress(OSError):  # another process removes it, or reads it
+                    os.unlink(path)
+                    there -= size
+        return min(self.limit - there, LOOK_AGAIN * self.limit)
 
     def _files(self) -> list[tuple[int, int, str]]:
-        """(time of change, bytes, path) of each file, other processes' as well."""
+        """(time of change, bytes, path) of each file of ours, other processes' as well."""
         found = []
         for below in os.scandir(self.folder):
-            for entry in os.scandir(below) if below.is_dir() else ():
-                try:
-                    stat = entry.stat()
-                except OSError:  # another process has just removed it
-                    continue
-                found.append((stat.st_mtime_ns, stat.st_size, entry.path))
+            if not (re.fullmatch("[0-9a-f]{2}", below.name) and below.is_dir()):
+                continue
+            for entry in os.scandir(below):
+                if OURS.fullmatch(entry.name):
+                    with contextlib.suppress(OSError):  # another process has just removed it
+                        stat = entry.stat()
+                        found.append((stat.st_mtime_ns, stat.st_size, entry.path))
         return found
 
     def _path(self, key: str) -> Path:

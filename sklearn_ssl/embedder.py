@@ -36,6 +36,7 @@ from sklearn_ssl.images import (
     training_source,
 )
 from sklearn_ssl.inference import InferenceNetwork, KeptNetwork, chunk_size, make_encoder
+from sklearn_ssl.interrupts import interrupt_held_back
 from sklearn_ssl.losses.adapters import loss_name, make_loss, resolve_loss
 from sklearn_ssl.losses.base import Spec, SSLLoss
 from sklearn_ssl.nested_params import ComponentParamsMixin, did_you_mean, hide_var_keyword
@@ -66,8 +67,11 @@ DEFAULTS: dict[str, Any] = {
     "warmup": 0.05,
     "max_epochs": 100,
 }
-# Parameters that change nothing in what a training makes of the images.
+# Parameters, and settings of reading, that do not tell one training from another.
 NOT_OF_THE_TRAINING = ("callbacks", "checkpoint", "verbose", "warm_start")
+NOT_OF_THE_IMAGES = ("cache", "cache_limit", "memory_limit", "workers")
+# What "auto" stands for before anything is trained.
+RESOLVED = ("augment", "backbone", "image_size", "lr", "max_epochs", "optimizer", "precision", "warmup")
 # Images that cannot be read, of which a warning names so many; it counts the others.
 NAMED = 5
 # Standard deviation between images, as a share of the embeddings' size, below which they are "all alike".
@@ -118,8 +122,8 @@ class SSLImageEmbedder(
     image_size : int or (height, width), default="auto"
         Resolution of the views. "auto": the images' own, at most 224 on the short side; for files, the median
         short side of some of them, at most 224. Files are resized and centre-cropped to it.
-    reader : "auto"
-        The name under which the settings of reading files stand.
+    reader : "files"
+        The name under which the settings of reading images stand.
     reader_params : dict, optional
         ``reader__on_error="skip"`` goes on without files that cannot be read; ``reader__cache`` is a folder
         for decoded images; ``reader__read`` a function of your own from a path to an array; also
@@ -238,7 +242,7 @@ max_epochs_, device_, precision_, compile_
         augment_params: dict | None = None,
         image_shape: tuple[int, ...] | None = None,
         image_size: Any = "auto",
-        reader: str = "auto",
+        reader: str = "files",
         reader_params: dict | None = None,
         max_epochs: int | str = "auto",
         max_time: float | None = None,
@@ -334,9 +338,11 @@ max_epochs_, device_, precision_, compile_
             labels = self._labels(loss, y, source)
             checkpoint = self._checkpoint(source, labels)
             net = self._net(loss, source, checkpoint)
-            net.train(TrainingSet(near(source, self.device_), labels), started)
-            self._keep(net, source)
-        self._raise_what_ended(net, checkpoint)
+            images = TrainingSet(near(source, self.device_), labels)
+            with interrupt_held_back() as interrupt_asked_for:
+                net.train(images, started, interrupt_asked_for)
+                self._keep(net, source)
+        self._raise_what_ended(net, checkpoint, interrupt_asked_for())
         return self
 
     def transform(self, X: Any, *, out: np.ndarray | None = None) -> np.ndarray:
@@ -359,15 +365,17 @@ max_epochs_, device_, precision_, compile_
         """
         check_is_fitted(self)
         source = inference_source(self, X)
-        shape = (len(source), self._n_features_out)
-        out = np.empty(shape, np.float32) if out is None else _checked_out(out, shape)
+        if out is not None:
+            _check_out(out, (len(source), self._n_features_out))
         begin = 0
         for rows in self._embed(source, torch.arange(len(source)), verbose=self.verbose):
+            if out is None:
+                out = np.empty((len(source), rows.shape[1]), np.float32)
             out[begin : begin + len(rows)] = rows.numpy()
             begin += len(rows)
         if source.bad:
             out[list(source.bad)] = np.nan
-            warnings.warn(_about_bad(source, "have rows of NaN"), stacklevel=2)
+            warnings.warn(_about_bad(source, "have rows of NaN"), stacklevel=3)
         return out
 
     def transform_batches(self, X: Any) -> Iterator[np.ndarray]:
@@ -384,7 +392,10 @@ max_epochs_, device_, precision_, compile_
             In the order of X.
         """
         check_is_fitted(self)
-        source, begin = inference_source(self, X), 0
+        return self._array_batches(inference_source(self, X))
+
+    def _array_batches(self, source: Source) -> Iterator[np.ndarray]:
+        begin = 0
         for rows in self._embed(source, torch.arange(len(source)), verbose=self.verbose):
             # A list of them: the next images are being read meanwhile.
             bad = [position - begin for position in list(source.bad)]
@@ -393,6 +404,8 @@ max_epochs_, device_, precision_, compile_
             array = rows.numpy()
             array[bad] = np.nan
             yield array
+        if source.bad:
+            warnings.warn(_about_bad(source, "have rows of NaN"), stacklevel=2)
 
     def save(self, path: str | os.PathLike) -> None:
         """Write what `transform` needs into one file, for `sklearn_ssl.load`: safetensors, without code.
@@ -481,7 +494,7 @@ max_epochs_, device_, precision_, compile_
         self.device_ = resolve_device(self.device)
         self.precision_ = resolve_precision(self.precision, self.device_)
         self.compile_ = resolve_compile(self.compile, self.device_)
-        self.batch_size_ = min(self.batch_size, len(source))
+        self.batch_size_ = min(int(self.batch_size), len(source))
         _check_parts(self.accumulate, self.batch_size_)
         self.lr_ = usual["lr"] * self.batch_size_ / 256 if _is_auto(self.lr) else self.lr
         if _is_auto(self.max_epochs) and self.max_time is not None:
@@ -530,32 +543,34 @@ max_epochs_, device_, precision_, compile_
         """The file of this very training: the same parameters, images, labels, and state to go on from."""
         if self.checkpoint is None:
             return None
-        params = self.get_params(deep=False)
-        wanted = {name: value for name, value in params.items() if name not in NOT_OF_THE_TRAINING}
-        digits = fingerprint(wanted, source.identity(), labels, self._earlier_state())
-        return Checkpoint(self.checkpoint, f"{loss_name(self.loss)}-{digits}")
+        params = _without(self.get_params(deep=False), NOT_OF_THE_TRAINING)
+        params["reader_params"] = _without(self.reader_params or {}, NOT_OF_THE_IMAGES)
+        # What names and "auto" stand for: both may be others after an upgrade.
+        resolved = {name: getattr(self, f"{name}_") for name in RESOLVED}
+        earlier = _without(self._earlier_state() or {}, ("seconds", "meter"))
+        images = source.identity(), labels
+        digits = fingerprint(params, resolved, resolve_loss(self.loss), images, earlier)
+        return Checkpoint(self.checkpoint, f"{loss_name(self.loss)}-{digits}", source)
 
     def _earlier(self, checkpoint: Checkpoint | None) -> dict | None:
-        """Where to go on: {"training": state, "history": rows, "finished": bool}; None at a start."""
+        """Where to go on, as `Checkpoint.read` has it; None at a start."""
         earlier = checkpoint and checkpoint.read()
         if earlier:
+            if earlier["finished"] == "callback" and not self.callbacks:
+                earlier["finished"] = None  # nobody wants it to end there any more
             how = "is taken from" if earlier["finished"] else "goes on from"
             steps = earlier["training"]["steps_done"]
             warnings.warn(f"This fit {how} {checkpoint.path}, after {steps} steps.", stacklevel=4)
         elif self._earlier_state() is not None:
             # A copy: an optimizer goes on to change the very tensors that it loads, and this fit may fail.
             state = copy.deepcopy(self._earlier_state())
-            earlier = {"training": state, "history": self.history_, "finished": False}
+            earlier = {"training": state, "history": self.history_, "finished": None, "bad": self.skipped_}
         return earlier
 
     def _net(self, loss: SSLLoss, source: Source, checkpoint: Checkpoint | None = None) -> SSLNet:
         """Everything that training needs, at its start or where an earlier one goes on."""
         earlier = self._earlier(checkpoint)
-        seed = (
-            earlier["training"]["seed"]
-            if earlier
-            else int(check_random_state(self.random_state).randint(2**31))
-        )
+        seed = earlier["training"]["seed"] if earlier else _drawn_seed(self.random_state)
         with seeded_modules(seed) as generator:
             student = self._student(loss, source, generator)
         callbacks = list(self.callbacks or [])
@@ -581,7 +596,7 @@ max_epochs_, device_, precision_, compile_
             device=self.device_,
             callbacks=callbacks,
         ).initialize()
-        return _going_on(net, earlier) if earlier else net
+        return _going_on(net, earlier, checkpoint) if earlier else net
 
     def _student(self, loss: SSLLoss, source: Source, generator: torch.Generator) -> Student:
         backbone, feature_dim = build_backbone(
@@ -627,26 +642,29 @@ max_epochs_, device_, precision_, compile_
         encoder = make_encoder(self._pixels, uncompiled(net.module_.backbone))
         self.encoder_ = encoder.to(self.device_).eval()
         vars(self).pop("_kept_network", None)  # an earlier encoder's
-        self.history_ = [_without_batches(row) for row in net.history if "train_loss" in row]
+        self.history_ = [_without(row, ("batches",)) for row in net.history if "train_loss" in row]
         self.n_iter_ = net.epochs_begun()
-        self._training_state = net.training_state() if self.warm_start or net.interrupted else None
-        self.skipped_ = dict(sorted(source.bad.items()))
-        if source.bad:
-            warnings.warn(_about_bad(source, "were left out"), stacklevel=4)
+        may_go_on = self.warm_start or net.interrupted or net.failure
+        self._training_state = net.training_state() if may_go_on else None
         self._warn_if_collapsed(source)
+        self.skipped_ = dict(sorted({**net.bad_before, **source.bad}.items()))
+        if source.bad:
+            warnings.warn(_about_bad(source, "were left out"), stacklevel=3)
 
-    def _raise_what_ended(self, net: SSLNet, checkpoint: Checkpoint | None) -> None:
-        """What has ended a training before its time, now that the model so far is kept."""
-        if net.failure:
-            raise net.failure
+    def _raise_what_ended(self, net: SSLNet, checkpoint: Checkpoint | None, interrupted: bool) -> None:
+        """What has ended a training, or came too late for that, now that the model is kept."""
         if net.interrupted:
-            file = f", or as before: it then goes on from {checkpoint.path}" if checkpoint else ""
+            written = checkpoint and not net.failure
+            file = f", or as before: it then goes on from {checkpoint.path}" if written else ""
             warnings.warn(
                 f"The fit was interrupted in epoch {self.n_iter_}, after {net.steps_done} steps. The model "
                 f"so far is kept and can be used. To go on, fit again with warm_start=True{file}.",
                 stacklevel=3,
             )
+        if net.interrupted or interrupted:
             raise KeyboardInterrupt
+        if net.failure:
+            raise net.failure
 
     def _warn_if_collapsed(self, source: Source) -> None:
         index = torch.linspace(0, len(source) - 1, min(256, len(source))).round().long()
@@ -753,10 +771,9 @@ def _read(source: Source, index: Tensor, *, pinned: bool) -> Tensor:
     return images.pin_memory() if pinned else images  # so that the copy to the GPU waits for nothing
 
 
-def _checked_out(out: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+def _check_out(out: np.ndarray, shape: tuple[int, int]) -> None:
     if out.shape != shape or out.dtype != np.float32:
         raise ValueError(f"out is {out.dtype} of shape {out.shape}: give float32 of shape {shape}.")
-    return out
 
 
 def _about_bad(source: Source, what: str) -> str:
@@ -781,11 +798,20 @@ def _check_number(name: str, value: Any, kind: type, *instead: str | None, **lim
         raise ValueError(f"{name}={value!r}: give {what} {bounds}, or leave it at its default.")
 
 
-def _going_on(net: SSLNet, earlier: dict) -> SSLNet:
-    net.finished = earlier["finished"]
+def _drawn_seed(random_state: Any) -> int:
+    return int(check_random_state(random_state).randint(2**31))
+
+
+def _going_on(net: SSLNet, earlier: dict, checkpoint: Checkpoint | None) -> SSLNet:
+    net.finished, net.bad_before = earlier["finished"], earlier["bad"]
     try:
         return net.load_training_state(earlier["training"], earlier["history"])
     except (RuntimeError, ValueError) as error:
+        if checkpoint and checkpoint.path.exists():
+            raise ValueError(
+                f"{checkpoint.path} is of another network, loss or optimizer than this fit: was their code "
+                f"changed? Delete it to train from the start. {error}"
+            ) from error
         raise ValueError(
             "warm_start=True goes on with the network of the last fit, but it does not fit the backbone, "
             "projector, loss, optimizer or image channels of this one. Set them back, or start anew with "
@@ -834,5 +860,5 @@ def _unchanged_on_error(estimator: BaseEstimator) -> Iterator[None]:
         raise
 
 
-def _without_batches(row: dict) -> dict:
-    return {name: value for name, value in row.items() if name != "batches"}
+def _without(items: dict, names: Sequence[str]) -> dict:
+    return {name: value for name, value in items.items() if name not in names}

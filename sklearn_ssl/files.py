@@ -68,7 +68,7 @@ class Files:
     def header(self, position: int, reader: Reader) -> Header:
         if reader.read is not None:
             return header_of_array(np.asarray(reader.read(self.paths[position])))
-        return header_of(self.paths[position], reader.max_pixels)
+        return header_of(self.paths[position])
 
     def pixels(self, position: int, size: tuple | None, channels: int, reader: Reader) -> np.ndarray:
         path = self.paths[position]

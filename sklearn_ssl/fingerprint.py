@@ -6,12 +6,15 @@ import functools
 import hashlib
 import os
 from collections.abc import Iterable, Mapping
-from types import BuiltinFunctionType, CodeType, FunctionType
+from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+# Classes of these packages are told apart by their names alone.
+LIBRARIES = ("builtins", "numpy", "sklearn", "skorch", "torch", "torchvision")
 
 
 def fingerprint(*values: Any) -> str:
@@ -20,8 +23,8 @@ def fingerprint(*values: Any) -> str:
     Parameters
     ----------
     *values : anything
-        Numbers, strings, arrays, tensors, modules (class, structure and weights), classes and functions (name
-        and code), containers of these, and objects by their class and attributes.
+        Numbers, strings, arrays, tensors, containers of these; functions and classes (name, code, attributes;
+        not what they call); modules (class, attributes, weights) and other objects (class, attributes).
 
     Returns
     -------
@@ -29,49 +32,104 @@ def fingerprint(*values: Any) -> str:
         32 digits.
     """
     digest = hashlib.blake2b(digest_size=16)
-    for part in _parts(values):
+    for part in _Parts().of(values):
         digest.update(part if isinstance(part, memoryview) else f"{len(part)}:{part}".encode())
     return digest.hexdigest()
 
 
-def _parts(value: Any) -> Iterable[str | memoryview]:
-    """What tells a value from others, in pieces."""
-    # A dict is one by what it holds: state dicts become plain ones in a file.
-    yield "dict" if isinstance(value, Mapping) else type(value).__qualname__
-    if isinstance(value, Tensor):
-        value = value.detach().cpu().contiguous()
-        yield f"{value.dtype} {tuple(value.shape)}"
-        yield memoryview(value.reshape(-1).view(torch.uint8).numpy())
-    elif isinstance(value, np.ndarray) and value.dtype != object:
-        yield f"{value.dtype} {value.shape}"
-        yield memoryview(np.ascontiguousarray(value).reshape(-1).view(np.uint8))
-    elif isinstance(value, nn.Module):
-        yield repr(value)
-        yield from _parts(dict(value.state_dict()))
-    elif isinstance(value, Mapping):
-        for key in sorted(value, key=repr):
-            yield from _parts((key, value[key]))
-    elif isinstance(value, list | tuple | np.ndarray):
-        yield str(len(value))
-        for item in value:
-            yield from _parts(item)
-    elif isinstance(value, set | frozenset):
-        yield from sorted(map(fingerprint, value))
-    elif isinstance(value, FunctionType):
+class _Parts:
+    """What tells a value from others, in pieces; what it meets twice, it tells once."""
+
+    def __init__(self) -> None:
+        # By id, the number under which it was met, and itself: so that no other comes to have its id.
+        self.met: dict[int, tuple[int, Any]] = {}
+
+    def of(self, value: Any) -> Iterable[str | memoryview]:
+        # A dict is one by what it holds: state dicts become plain ones in a file.
+        yield "dict" if isinstance(value, Mapping) else type(value).__qualname__
+        if isinstance(value, Tensor):
+            yield from _tensor(value.detach())
+        elif isinstance(value, np.ndarray) and value.dtype != object:
+            yield from _array(value)
+        elif isinstance(value, Mapping):
+            yield str(len(value))
+            for key in sorted(value, key=repr):
+                yield from self.of(key)
+                yield from self.of(value[key])
+        elif isinstance(value, list | tuple | np.ndarray):
+            yield str(len(value))
+            for item in value:
+                yield from self.of(item)
+        elif isinstance(value, set | frozenset):
+            yield from sorted(map(fingerprint, value))
+        elif isinstance(value, np.random.RandomState):
+            yield from self.of(value.get_state())
+        elif isinstance(value, np.random.Generator):
+            yield from self.of(value.bit_generator.state)
+        elif isinstance(value, os.PathLike):
+            yield os.fspath(value)
+        elif isinstance(value, CodeType):
+            yield from self.of((value.co_code, value.co_names, value.co_consts))
+        elif isinstance(value, ModuleType | BuiltinFunctionType):
+            yield f"{getattr(value, '__module__', '')}.{value.__name__}"
+        elif isinstance(value, type) or hasattr(value, "__dict__"):
+            yield from self._once(value)
+        else:  # numbers, strings, None, torch.device, torch.dtype, ...
+            yield repr(value)
+
+    def _once(self, value: Any) -> Iterable[str | memoryview]:
+        """Of what may hold itself."""
+        if id(value) in self.met:
+            yield f"as number {self.met[id(value)][0]}"
+            return
+        self.met[id(value)] = len(self.met), value
+        if isinstance(value, type):
+            yield from self._class(value)
+        elif isinstance(value, FunctionType):
+            cells = [cell.cell_contents for cell in value.__closure__ or ()]
+            yield f"{value.__module__}.{value.__qualname__}"
+            yield from self.of((value.__code__, value.__defaults__, value.__kwdefaults__, cells))
+        elif isinstance(value, MethodType):
+            yield from self.of((value.__func__, value.__self__))
+        elif isinstance(value, functools.partial):
+            yield from self.of((value.func, value.args, value.keywords))
+        elif isinstance(value, nn.Module):
+            for name, part in value.named_modules():
+                own = {key: item for key, item in vars(part).items() if not key.startswith("_")}
+                yield from self.of((name, type(part), own))
+            yield from self.of(dict(value.state_dict()))
+        else:
+            yield from self.of((type(value), vars(value)))
+
+    def _class(self, value: type) -> Iterable[str | memoryview]:
         yield f"{value.__module__}.{value.__qualname__}"
-        cells = [cell.cell_contents for cell in value.__closure__ or ()]
-        yield from _parts((value.__code__, value.__defaults__, value.__kwdefaults__, cells))
-    elif isinstance(value, CodeType):
-        yield from _parts((value.co_code, value.co_names, value.co_consts))
-    elif isinstance(value, type | BuiltinFunctionType):
-        yield f"{value.__module__}.{value.__qualname__}"
-    elif isinstance(value, functools.partial):
-        yield from _parts((value.func, value.args, value.keywords))
-    elif isinstance(value, np.random.RandomState):
-        yield from _parts(value.get_state())
-    elif isinstance(value, os.PathLike):
-        yield os.fspath(value)
-    elif hasattr(value, "__dict__"):
-        yield from _parts(vars(value))
-    else:  # numbers, strings, None, torch.device, torch.dtype, ...
-        yield repr(value)
+        for base in value.__mro__:
+            if base.__module__.partition(".")[0] in LIBRARIES:
+                continue
+            members = {name: _plain_member(member) for name, member in vars(base).items()}
+            yield from self.of({name: member for name, member in members.items() if member is not None})
+
+
+def _plain_member(member: Any) -> Any:
+    """What of a class's members changes what it does: methods, and attributes that are plain."""
+    if isinstance(member, staticmethod | classmethod):
+        return member.__func__
+    if isinstance(member, property):
+        return member.fget
+    return (
+        member if isinstance(member, FunctionType | bool | int | float | str | tuple | list | dict) else None
+    )
+
+
+def _tensor(value: Tensor) -> Iterable[str | memoryview]:
+    """Some rows after the other: all at once could be a second copy of the training images."""
+    yield f"{value.dtype} {tuple(value.shape)}"
+    for part in value.reshape(1).split(1) if value.ndim == 0 else value.split(256):
+        yield memoryview(part.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+
+
+def _array(value: np.ndarray) -> Iterable[str | memoryview]:
+    yield f"{value.dtype.str} {value.shape}"
+    rows = value.reshape(1) if value.ndim == 0 else value
+    for begin in range(0, len(rows), 256):
+        yield memoryview(np.ascontiguousarray(rows[begin : begin + 256]).reshape(-1).view(np.uint8))

@@ -198,10 +198,10 @@ def _open(estimator: BaseEstimator, X: Any, *, reset: bool) -> Source:
     reader = make_reader(estimator.reader, estimator.reader_params or {})
     if _is_mapped(X) and X.nbytes > reader.memory_limit:
         return _open_mapped(estimator, X, reader, reset=reset)
-    items = _items(X, reader)
+    items = _items(estimator, X, reader, reset=reset)
     if items is not None:
         return _open_items(estimator, items, reader, reset=reset)
-    images = _validated_tensor(estimator, X, reset=reset)  # (n, C, H, W)
+    images = _validated_tensor(estimator, X, reader, reset=reset)  # (n, C, H, W)
     _, channels, height, width = images.shape
     if reset:
         _set_sizes(estimator, (height, width, channels))
@@ -238,9 +238,9 @@ def _resized(source: Source, size: tuple[int, int]) -> Source:
 # ---------------------------------------------------------------------------- arrays
 
 
-def _validated_tensor(estimator: BaseEstimator, X: Any, *, reset: bool) -> Tensor:
+def _validated_tensor(estimator: BaseEstimator, X: Any, reader: Reader, *, reset: bool) -> Tensor:
     """(n, C, H, W), uint8 or float32, of anything that is held in memory."""
-    rows, shape, channels_first = _as_rows(X, estimator.image_shape)
+    rows, shape, channels_first = _as_rows(X, estimator.image_shape, reader.background)
     if not reset:
         _check_fitted_shape(estimator, shape, channels_first)
     dtype = np.uint8 if getattr(rows, "dtype", None) == np.uint8 else np.float32
@@ -251,7 +251,9 @@ def _validated_tensor(estimator: BaseEstimator, X: Any, *, reset: bool) -> Tenso
     return images.movedim(-1, 1)  # a view: channels-last memory, as convolutions like it
 
 
-def _as_rows(X: Any, image_shape: tuple[int, ...] | None) -> tuple[Any, tuple[int, ...], bool]:
+def _as_rows(
+    X: Any, image_shape: tuple[int, ...] | None, background: str
+) -> tuple[Any, tuple[int, ...], bool]:
     """(rows of shape (n, H*W*C), shape of one image, whether that shape is (C, H, W))."""
     if isinstance(X, torch.Tensor):
         if X.ndim != 4:
@@ -261,7 +263,7 @@ def _as_rows(X: Any, image_shape: tuple[int, ...] | None) -> tuple[Any, tuple[in
         return X.flatten(1).numpy(), tuple(X.shape[1:]), True
     if image_shape is not None and not _holds_images(X):
         return X, _checked_image_shape(image_shape), False
-    array = _stacked(X) if _is_list_of_images(X) else X if hasattr(X, "shape") else np.asarray(X)
+    array = _stacked(X, background) if _is_list_of_images(X) else X if hasattr(X, "shape") else np.asarray(X)
     _check_image_axes(array)
     array = np.asarray(array)
     return array.reshape(len(array), math.prod(array.shape[1:])), array.shape[1:], False
@@ -341,9 +343,9 @@ def _holds_images(X: Any) -> bool:
     return getattr(X, "ndim", 2) > 2
 
 
-def _stacked(images: Sequence) -> np.ndarray:
+def _stacked(images: Sequence, background: str) -> np.ndarray:
     """One array of a list of PIL images or arrays, all of one shape."""
-    arrays = [_array_of(image) for image in images]
+    arrays = [_array_of(image, i, background) for i, image in enumerate(images)]
     if all(array.ndim < 2 for array in arrays):
         return np.asarray(images) if arrays else np.empty((0, 1, 1))  # nested lists of numbers
     for i, array in enumerate(arrays):
@@ -366,10 +368,13 @@ def _stacked(images: Sequence) -> np.ndarray:
     return np.stack([array.reshape(arrays[0].shape) for array in arrays])
 
 
-def _array_of(image: Any) -> np.ndarray:
-    if isinstance(image, Image.Image):  # as its file would be read: palette, transparency, rotation
-        return pixels_of_image(image, None, header_of_image(image).channels, "white")
-    return np.asarray(image)
+def _array_of(image: Any, position: int, background: str) -> np.ndarray:
+    if not isinstance(image, Image.Image):
+        return np.asarray(image)
+    try:  # as its file would be read: palette, transparency, rotation
+        return pixels_of_image(image, None, header_of_image(image).channels, background)
+    except Exception as error:  # one that was opened, but not decoded yet
+        raise ValueError(f"The image at position {position} cannot be read: {error}") from error
 
 
 def _n_channels(array: np.ndarray) -> int:
@@ -385,8 +390,8 @@ def _writeable(rows: np.ndarray) -> np.ndarray:
 # ---------------------------------------------------------------------------- what is read when it is needed
 
 
-def _items(X: Any, reader: Reader) -> Items | None:
-    """Files, a dataset, or PIL images of several sizes; None for anything that is held in memory."""
+def _items(estimator: BaseEstimator, X: Any, reader: Reader, *, reset: bool) -> Items | None:
+    """Files, a dataset, or PIL images that need not have one size; None for anything in memory."""
     if isinstance(X, str | os.PathLike):
         return Files(files_below(X, SUFFIXES if reader.read is None else None))
     if isinstance(X, Image.Image):
@@ -401,8 +406,9 @@ def _items(X: Any, reader: Reader) -> Items | None:
     paths = _paths(X)
     if paths is not None:
         return Files(paths)
-    if _is_list_of_images(X) and all(isinstance(x, Image.Image) for x in X) and len({x.size for x in X}) > 1:
-        return Things(list(X), one_by_one=False)
+    if _is_list_of_images(X) and len(X) > 0 and all(isinstance(x, Image.Image) for x in X):
+        any_size = len({x.size for x in X}) > 1 if reset else not hasattr(estimator, "n_features_in_")
+        return Things(list(X), one_by_one=True) if any_size else None
     return None
 
 
@@ -435,15 +441,16 @@ def _open_items(estimator: BaseEstimator, items: Items, reader: Reader, *, reset
 def _look_at(estimator: BaseEstimator, items: Items, reader: Reader) -> None:
     """Sizes and kinds of some of them decide for all."""
     headers = look_at_some(items, reader)
-    typical = int(np.median([min(header.height, header.width) for header in headers]))
-    kinds = {header.channels for header in headers}
-    if len(kinds) > 1 and kinds != {1, 3}:
+    typical = int(np.median([min(header.height, header.width) for header in headers.values()]))
+    kinds = {header.channels: items.name(position) for position, header in headers.items()}
+    if len(kinds) > 1 and set(kinds) != {1, 3}:
+        examples = ", ".join(f"{channels} ({name})" for channels, name in sorted(kinds.items()))
         raise ValueError(
-            f"Some images have {min(kinds)} channel(s), some {max(kinds)}: give those of one kind."
+            f"The images have different numbers of channels: {examples}. Give those of one kind."
         )
     estimator.image_size_ = training_size(estimator.image_size, (typical, typical))
     estimator.image_shape_ = (*estimator.image_size_, max(kinds))
-    estimator._pixel_dtype = torch.float32 if any(header.deep for header in headers) else torch.uint8
+    estimator._pixel_dtype = torch.float32 if any(header.deep for header in headers.values()) else torch.uint8
     for name in ("n_features_in_", "feature_names_in_"):  # of an earlier fit on arrays
         vars(estimator).pop(name, None)
 
@@ -453,7 +460,7 @@ def _check_suit(estimator: BaseEstimator, items: Items, reader: Reader) -> None:
     if not hasattr(estimator, "n_features_in_") or len(items) == 0:
         return
     name, channels = type(estimator).__name__, estimator.image_shape_[2]
-    headers = look_at_some(items, reader)
+    headers = look_at_some(items, reader).values()
     other = max(header.channels for header in headers)
     if other != channels and (other > 1 or channels != 3) and (other, channels) != (3, 1):
         raise ValueError(f"{name} was fitted on {channels} channels; these images have {other}.")
@@ -480,16 +487,20 @@ def _is_mapped(X: Any) -> bool:
 
 def _open_mapped(estimator: BaseEstimator, X: np.ndarray, reader: Reader, *, reset: bool) -> LazySource:
     """An array that is too large for memory: its images are read when they are needed."""
-    rows, shape, _ = _as_rows(X, estimator.image_shape)  # a view
+    if X.ndim == 2 and estimator.image_shape is not None:
+        shape = _image_shape(_checked_image_shape(estimator.image_shape), X.shape[1])
+        X = X.reshape(len(X), *shape)
+    _check_image_axes(X)
+    shape = (*X.shape[1:], 1)[:3]  # (height, width, channels)
     if not reset:
         _check_fitted_shape(estimator, shape, False)
-    dtype = np.uint8 if rows.dtype == np.uint8 else np.float32
-    validate_data(estimator, rows[:2], reset=reset, dtype=dtype)
-    shape = _image_shape(shape, rows.shape[1])
+    dtype = np.uint8 if X.dtype == np.uint8 else np.float32
+    # The others are looked at as they are read.
+    validate_data(estimator, np.asarray(X[:2]).reshape(len(X[:2]), -1), reset=reset, dtype=dtype)
     if reset:
         _set_sizes(estimator, shape)
-    things = Things(rows.reshape(len(rows), *shape), one_by_one=False)
     kept_as = torch.uint8 if dtype is np.uint8 else torch.float32
+    things = Things(X, one_by_one=False)
     return LazySource(things, estimator.image_size_, shape[2], kept_as, reader, training=reset)
 
 

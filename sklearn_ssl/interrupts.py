@@ -15,19 +15,21 @@ def interrupt_held_back() -> Iterator[Callable[[], bool]]:
 
     In other threads than the main one, and where a program has its own way with Ctrl-C, nothing changes.
     """
-    pressed = threading.Event()
+    pressed = False
     mine = threading.current_thread() is threading.main_thread()
     if not mine or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        yield pressed.is_set
+        yield lambda: False
         return
 
     def note(number: int, frame: FrameType | None) -> None:
-        if pressed.is_set():
+        nonlocal pressed
+        if pressed:
             signal.default_int_handler(number, frame)
-        pressed.set()
+        pressed = True
 
     signal.signal(signal.SIGINT, note)
     try:
-        yield pressed.is_set
+        yield lambda: pressed
     finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        if signal.getsignal(signal.SIGINT) is note:
+            signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import math
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -9,7 +11,7 @@ import torch
 from joblib import cpu_count
 from torch import Tensor
 
-from sklearn_ssl.decoding import Header
+from sklearn_ssl.decoding import RULES, Header
 from sklearn_ssl.disk_cache import DiskCache
 from sklearn_ssl.files import Items
 from sklearn_ssl.fingerprint import fingerprint
@@ -18,6 +20,8 @@ from sklearn_ssl.views import resize_and_center
 
 # Images looked at before the others, to learn of what size and kind they are.
 LOOKED_AT_FIRST = 64
+# Errors of a machine that has too many files open, or no memory.
+MACHINE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
 class LazySource:
@@ -61,7 +65,7 @@ class LazySource:
         self.stands_in = training
         self.bad: dict[int, str] = {}
         shape = (len(items), channels, *size)
-        fits = int(np.prod(shape)) * dtype.itemsize <= reader.memory_limit
+        fits = math.prod(shape) * dtype.itemsize <= reader.memory_limit
         self._kept = torch.empty(shape, dtype=dtype) if training and fits else None
         self._is_kept = np.zeros(len(items), dtype=bool)
         self._cache = None if reader.cache is None else DiskCache(reader.cache, reader.cache_limit)
@@ -72,19 +76,22 @@ class LazySource:
 
     def batch(self, index: Tensor) -> Tensor:
         """The images of these numbers; `stand_ins` says which others are in place of bad ones."""
-        images = torch.empty(len(index), self.channels, *self.size, dtype=self.dtype)
+        images = torch.zeros(len(index), self.channels, *self.size, dtype=self.dtype)
         positions = index.tolist()
-        for i, image in enumerate(self._threads.map(self._image_or_none, positions)):
-            if image is None:
-                image = self._image(self._stand_in(positions[i])) if self.stands_in else torch.zeros(())
-            images[i] = image
+        read = list(self._threads.map(self._image_or_none, positions))
+        for i, image in enumerate(read):
+            if image is not None:
+                images[i] = image
+            elif self.stands_in:
+                images[i] = self._stand_in(positions[i])[1]
         return images
 
     def stand_ins(self, index: Tensor) -> Tensor:
         """The numbers of the images that `batch` has given for these."""
         if not self.bad:
             return index
-        return torch.tensor([self._stand_in(p) if p in self.bad else p for p in index.tolist()])
+        others = [self._stand_in(p)[0] if p in self.bad else p for p in index.tolist()]
+        return torch.tensor(others, dtype=index.dtype)
 
     def identity(self) -> tuple:
         """Of each image what tells it from others; a dataset's have to be read for that."""
@@ -105,12 +112,13 @@ class LazySource:
             self.bad[position] = str(error)
             return None
 
-    def _stand_in(self, position: int) -> int:
+    def _stand_in(self, position: int) -> tuple[int, Tensor]:
         """The next one that can be read: it depends on the images alone, not on what was read before."""
         for step in range(1, len(self)):
             other = (position + step) % len(self)
-            if self._image_or_none(other) is not None:
-                return other
+            image = self._image_or_none(other)
+            if image is not None:
+                return other, image
         raise ValueError(f"None of the {len(self)} images can be read. {self.bad[position]}")
 
     def _image(self, position: int) -> Tensor:
@@ -129,7 +137,7 @@ class LazySource:
         if identity is None:
             return self._decode(position)
         kind = self.size, self.channels, self.dtype
-        key = fingerprint(identity, kind, self.reader.background, self.reader.read)
+        key = fingerprint(RULES, identity, kind, self.reader.background, self.reader.read)
         image = self._cache.get(key, (self.channels, *self.size), self.dtype)
         if image is None:
             image = self._decode(position)
@@ -149,17 +157,24 @@ class LazySource:
     def _decode(self, position: int) -> Tensor:
         try:
             pixels = self.items.pixels(position, self.size, self.channels, self.reader)
+            return self._as_tensor(pixels)
         except Exception as error:  # OSError, SyntaxError, struct.error, ...: every decoder has its own
             raise unreadable(self.items, position, error) from error
+
+    def _as_tensor(self, pixels: np.ndarray) -> Tensor:
+        """(channels, *size), of the source's type."""
+        if pixels.dtype.kind not in "buif" or 0 in pixels.shape:
+            raise ValueError(f"it is an array of {pixels.dtype} of shape {pixels.shape}")
         if pixels.dtype != np.uint8 and self.dtype == torch.uint8:
-            raise UnreadableImage(
-                f"{_where(self.items, position)} has more than 8 bits a channel, the images looked at first "
-                f"have 8. Convert one kind, or give the deeper images first."
+            raise ValueError(
+                "it has more than 8 bits a channel, the images looked at first have 8. Convert one kind, or "
+                "give the deeper images first"
             )
-        if pixels.dtype != np.uint8 and not np.isfinite(pixels).all():
-            raise UnreadableImage(f"{_where(self.items, position)} has NaN or infinity among its pixels.")
         kind = np.uint8 if self.dtype == torch.uint8 else np.float32
-        image = torch.from_numpy(np.array(pixels.transpose(2, 0, 1), dtype=kind, order="C"))  # (C, H, W)
+        with np.errstate(over="ignore"):
+            image = torch.from_numpy(np.array(pixels.transpose(2, 0, 1), dtype=kind, order="C"))
+        if image.is_floating_point() and not image.isfinite().all():
+            raise ValueError("it has NaN or infinity among its pixels")
         if self.dtype == torch.float32 and pixels.dtype == np.uint8:
             image *= 257  # the white of 8 bits becomes that of 16, where files have either
         return resized(image[None], self.size)[0]
@@ -167,7 +182,8 @@ class LazySource:
     def _workers(self) -> int:
         if self.reader.workers != "auto":
             return int(self.reader.workers)
-        return 1 if self.items.one_by_one else cpu_count()
+        # In a worker of joblib torch has a share of the processors.
+        return 1 if self.items.one_by_one else min(cpu_count(), torch.get_num_threads())
 
 
 class UnreadableImage(ValueError):
@@ -175,20 +191,24 @@ class UnreadableImage(ValueError):
 
 
 def unreadable(items: Items, position: int, error: Exception) -> UnreadableImage:
-    return UnreadableImage(f"{_where(items, position)} cannot be read as an image: {error}")
+    """The error in our words, unless it is the machine's rather than the image's."""
+    if isinstance(error, MemoryError) or getattr(error, "errno", None) in MACHINE:
+        raise error
+    why = str(error) or type(error).__name__
+    return UnreadableImage(f"{_where(items, position)} cannot be read as an image: {why}")
 
 
 def _where(items: Items, position: int) -> str:
     return f"{items.name(position)} (position {position})"
 
 
-def look_at_some(items: Items, reader: Reader) -> list[Header]:
-    """Headers of up to 64 of them, evenly spaced."""
-    headers, first = [], None
+def look_at_some(items: Items, reader: Reader) -> dict[int, Header]:
+    """By position, headers of up to 64 of them, evenly spaced."""
+    headers, first = {}, None
     positions = np.unique(np.linspace(0, len(items) - 1, LOOKED_AT_FIRST).astype(int)).tolist()
     for position in positions:
         try:
-            headers.append(items.header(position, reader))
+            headers[position] = items.header(position, reader)
         except Exception as error:
             first = first or unreadable(items, position, error)
             if reader.on_error == "raise":

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -78,6 +79,13 @@ class Teacher(nn.Module):
         for mine, theirs in pairs:
             if not mine.is_floating_point():
                 mine.copy_(theirs)
+
+
+def load_plain_state(module: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Load a state dict that has become a plain dict, without the versions that some modules look at."""
+    versioned = OrderedDict(state)
+    versioned._metadata = module.state_dict()._metadata
+    module.load_state_dict(versioned)
 
 
 def momentum_at(loss: SSLLoss, progress: float) -> float:

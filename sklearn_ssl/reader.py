@@ -9,7 +9,7 @@ from numbers import Integral
 from pathlib import Path
 from typing import Any
 
-from PIL import ImageColor
+from PIL import Image, ImageColor
 
 
 @dataclass(frozen=True)
@@ -33,12 +33,13 @@ class Reader:
         Bytes. Images that take no more, as they are trained on, are kept in memory once they were read.
     cache : path, optional
         A folder in which images of files are kept as they are trained on: later epochs, fits and processes
-        need not decode them again. A file that has changed is read anew.
+        need not decode them again. A file that has changed is read anew; where what `read` calls has changed,
+        give another folder.
     cache_limit : int, default=20 * 2**30
         Bytes; of what is in the folder, the oldest goes when it becomes more.
     workers : int or "auto", default="auto"
-        Threads that read. "auto": as many as there are processors; one for datasets, of which not all can
-        be used by several.
+        Threads that read, each with an image of full size in hand. "auto": as many as torch uses; one for PIL
+        images and datasets, of which not all can be used by several.
     """
 
     on_error: str = "raise"
@@ -61,6 +62,11 @@ class Reader:
             value = getattr(self, name)
             if not (name == "workers" and value == "auto") and not _is_count(value):
                 raise ValueError(f"reader__{name}={value!r}: give a whole number at least 1.")
+        if Image.MAX_IMAGE_PIXELS is not None and self.max_pixels > 2 * Image.MAX_IMAGE_PIXELS:
+            raise ValueError(
+                f"reader__max_pixels={self.max_pixels}: Pillow itself refuses more than "
+                f"{2 * Image.MAX_IMAGE_PIXELS}. If you trust your files, set PIL.Image.MAX_IMAGE_PIXELS too."
+            )
         try:
             ImageColor.getrgb(self.background)
         except (ValueError, AttributeError, TypeError):
@@ -75,9 +81,9 @@ def make_reader(reader: Any, params: dict[str, Any]) -> Reader:
 
 
 def resolve_reader(reader: Any) -> type[Reader]:
-    if reader != "auto":
+    if reader != "files":
         raise ValueError(
-            f"reader={reader!r}: leave it at 'auto'. A function of your own that reads a file is "
+            f"reader={reader!r}: leave it at 'files'. A function of your own that reads a file is "
             f"reader__read=function."
         )
     return Reader

@@ -13,15 +13,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sklearn_ssl.archive import is_plain, read_archive, write_archive
+from sklearn_ssl.archive import is_plain, plain_items, read_archive, write_archive
 from sklearn_ssl.backbones import RESNETS, build_backbone, choose_stem
 from sklearn_ssl.inference import detached_copy, has_hooks, make_encoder
+from sklearn_ssl.network import load_plain_state
 from sklearn_ssl.pixels import PixelScale
 
 if TYPE_CHECKING:
     from sklearn_ssl.embedder import SSLImageEmbedder
 
 KIND = "model"
+# Parameters that are places on the machine: not a model's business, and never taken from a stranger's file.
+PLACES = ("checkpoint", "reader_params.cache", "reader_params.cache_limit")
 # What `pack` puts in place of `encoder_`.
 WEIGHTS = "_encoder_weights"
 
@@ -32,25 +35,37 @@ WEIGHTS = "_encoder_weights"
 def save_model(embedder: SSLImageEmbedder, path: str | os.PathLike) -> None:
     """See `SSLImageEmbedder.save`."""
     params = embedder.get_params(deep=False)
-    fitted = {name: value for name, value in pack(vars(embedder)).items() if name not in params}
-    fitted.pop("_training_state", None)
+    state = {name: value for name, value in vars(embedder).items() if name != "_training_state"}
+    fitted = {name: value for name, value in pack(state).items() if name not in params}
     if "encoder_" in fitted:
         _check_is_users_own(embedder)
         fitted[WEIGHTS] = _arrays(fitted.pop("encoder_").state_dict())
     if "feature_names_in_" in fitted:
         fitted["feature_names_in_"] = list(map(str, fitted["feature_names_in_"]))
-    params["backbone_params"], start = _without_start(vars(embedder), fitted[WEIGHTS])
-    params = {name: _in_words(value) for name, value in params.items()}
-    left_out = {name: _named(value) for name, value in params.items() if not is_plain(value)}
+    fitted["history_"] = [plain_items(row) for row in fitted["history_"]]
+    params["backbone_params"], start = _without_start(state, fitted[WEIGHTS])
+    params, left_out = _plain_params(params)
     if start is not None:
         left_out["backbone__weights"] = _named(start)
-    content = {
-        "version": metadata.version("sklearn-ssl"),
-        "params": {name: value for name, value in params.items() if name not in left_out},
-        "left_out": left_out,
-        "fitted": {name: value for name, value in _tensors(fitted).items() if is_plain(value)},
-    }
-    write_archive(path, KIND, content)
+    fitted = plain_items(_tensors({name: _in_words(value) for name, value in fitted.items()}))
+    if "backbone_" not in fitted:
+        left_out["backbone"] = _named(embedder.backbone_)
+    version = metadata.version("sklearn-ssl")
+    write_archive(path, KIND, dict(version=version, params=params, left_out=left_out, fitted=fitted))
+
+
+def _plain_params(params: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+    """What a file without code can hold of the parameters, and what it cannot, in words."""
+    params = {name: value for name, value in params.items() if name not in PLACES}
+    left_out: dict[str, str] = {}
+    for name, value in params.items():
+        nested = name.endswith("_params") and isinstance(value, dict)
+        items = value if nested else {name: value}
+        items = {key: _in_words(item) for key, item in items.items() if f"{name}.{key}" not in PLACES}
+        prefix = f"{name.removesuffix('_params')}__" if nested else ""
+        left_out |= {prefix + key: _named(item) for key, item in items.items() if not is_plain(item)}
+        params[name] = plain_items(items) if nested else items[name]
+    return plain_items(params), left_out
 
 
 def _check_is_users_own(embedder: SSLImageEmbedder) -> None:
@@ -68,7 +83,8 @@ def load_model(
 ) -> SSLImageEmbedder:
     """See `sklearn_ssl.load`."""
     content = read_archive(path, KIND)
-    params, left_out, fitted = content["params"], content["left_out"], content["fitted"]
+    params, _ = _plain_params(content["params"])
+    left_out, fitted = content["left_out"], content["fitted"]
     unknown = params.keys() - make().get_params(deep=False).keys()
     if unknown:
         raise ValueError(
@@ -91,11 +107,8 @@ def load_model(
     vars(embedder).update(unpack({**params, **fitted}))
     if left_out:
         given = ", ".join(f"{name}={value}" for name, value in left_out.items())
-        warnings.warn(
-            f"A file without code could not hold {given}: before another fit, set it again. transform needs "
-            f"nothing of it.",
-            stacklevel=3,
-        )
+        when = "before files are read or it is fitted" if "reader__read" in left_out else "before another fit"
+        warnings.warn(f"A file without code could not hold {given}: set it again {when}.", stacklevel=3)
     return embedder
 
 
@@ -168,7 +181,7 @@ def _new_encoder(state: Mapping[str, Any], weights: dict[str, Any]) -> nn.Module
 
 def _with_weights(encoder: nn.Module, weights: dict[str, Tensor]) -> nn.Module:
     try:
-        encoder.load_state_dict(weights)
+        load_plain_state(encoder, weights)
     except RuntimeError as error:
         raise ValueError(f"The backbone does not fit the weights that were kept: {error}") from error
     return encoder

@@ -31,9 +31,8 @@ from sklearn_ssl.devices import (
 )
 from sklearn_ssl.gradient_cache import GradientCache, InParts
 from sklearn_ssl.images import Source
-from sklearn_ssl.interrupts import interrupt_held_back
 from sklearn_ssl.losses.base import Batch, SSLLoss
-from sklearn_ssl.network import Student, Teacher, momentum_at
+from sklearn_ssl.network import Student, Teacher, load_plain_state, momentum_at
 from sklearn_ssl.optimizers import decay_groups
 from sklearn_ssl.pixels import PixelScale
 from sklearn_ssl.prefetch import ahead
@@ -107,8 +106,8 @@ class StopTraining(Exception):
 class SSLNet(NeuralNet):
     """The training loop: skorch's, with a self-supervised step.
 
-    After `train`, at most one of these is so: it is `finished`, as planned; it was `interrupted` by the user;
-    it ended with a `failure` that is no fault of the model's.
+    After `train`, at most one of these is so: it is `finished`, by its "schedule" or a "callback"; it was
+    `interrupted` by the user; it ended with a `failure` that is no fault of the model's.
 
     Parameters
     ----------
@@ -169,11 +168,13 @@ class SSLNet(NeuralNet):
         self.compile_network = compile
         self.steps_done = 0
         self.seconds_before = 0.0
+        self.rate = 0.0
         self.meter = Meter(loss_name)
         self.in_step = False
-        self.finished = False
+        self.finished: str | None = None
         self.interrupted = False
         self.failure: Exception | None = None
+        self.bad_before: dict[int, str] = {}
 
     # ------------------------------------------------------------------ components
 
@@ -203,7 +204,9 @@ class SSLNet(NeuralNet):
 
     # ------------------------------------------------------------------ the loop
 
-    def train(self, dataset: TrainingSet, started: float) -> SSLNet:
+    def train(
+        self, dataset: TrainingSet, started: float, interrupt_asked_for: Callable[[], bool] = lambda: False
+    ) -> SSLNet:
         """Train until the schedule ends, a callback stops, or the user interrupts; unless it is finished.
 
         Parameters
@@ -211,27 +214,27 @@ class SSLNet(NeuralNet):
         dataset : TrainingSet
         started : float
             `time.monotonic()` when the user called `fit`: `max_time` counts from there.
+        interrupt_asked_for : callable
+            Whether to end before the next step.
         """
         self.started = started
+        self.interrupt_asked_for = interrupt_asked_for
         self.epoch_size = max(1, len(dataset) // self.batch_size)
         if self.finished:
             return self
         self.notify("on_train_begin", X=dataset, y=None)
         try:
-            with (
-                memory_advice(self.batch_size, self.accumulate),
-                fast_float32(self.device),
-                interrupt_held_back() as self.interrupt_asked_for,
-            ):
+            with memory_advice(self.batch_size, self.accumulate), fast_float32(self.device):
                 self.fit_loop(dataset, epochs=self._epochs_left())
-            self.finished = True
+            self.finished = "schedule"
         except StopTraining:
             self._record_finished_epoch()
-            self.finished = not self.interrupted and self.failure is None
+            if not self.interrupted and self.failure is None:
+                self.finished = "schedule" if self.out_of_time() else "callback"
         except KeyboardInterrupt as interrupt:
             # skorch's EarlyStopping ends a training by raising this itself.
-            self.finished = _raised_by_statement(interrupt)
-            self.interrupted = not self.finished
+            self.finished = "callback" if _raised_by_statement(interrupt) else None
+            self.interrupted = self.finished is None
             self._record_finished_epoch()
         finally:
             self.notify("on_train_end", X=dataset, y=None)
@@ -260,13 +263,13 @@ class SSLNet(NeuralNet):
         if iterator is None:
             return
         for batch in iterator:
+            if self.interrupt_asked_for():
+                self.interrupted = True
+                raise StopTraining
             self.notify("on_batch_begin", batch=batch, training=training)
             self.history.record_batch("train_batch_size", len(batch[0]))
             step_fn(batch)
             self.notify("on_batch_end", batch=batch, training=training)
-            if self.interrupt_asked_for():
-                self.interrupted = True
-                raise StopTraining
         self._record_epoch()
         if self.out_of_time():
             # The epoch is in the history; its callbacks still see its end.
@@ -389,6 +392,8 @@ class SSLNet(NeuralNet):
             self._record_epoch()
 
     def _record_epoch(self) -> None:
+        if self.meter.steps == 0:  # the time was up before the first
+            return
         row = self.history[-1]
         row["batches"] = []  # skorch would keep 356 bytes for each batch, for ever
         seconds = self.meter.seconds()
@@ -414,6 +419,7 @@ class SSLNet(NeuralNet):
             "steps_done": self.steps_done,
             "seconds": self.seconds(),
             "seed": self.seed,
+            "rate": self.rate,
             "meter": self.meter.state() if self.in_mid_epoch() else None,
         }
 
@@ -425,14 +431,15 @@ class SSLNet(NeuralNet):
         ]
         if kinds[0] != kinds[1]:
             raise ValueError("The state is another optimizer's.")
-        self.module_.load_state_dict(state["student"])
-        self.criterion_.load_state_dict(state["loss"])
+        load_plain_state(self.module_, state["student"])
+        load_plain_state(self.criterion_, state["loss"])
         self.optimizer_.load_state_dict(state["optimizer"])
         _lay_out_like_parameters(self.optimizer_)
         if self.teacher is not None:
-            self.teacher.load_state_dict(state["teacher"])
+            load_plain_state(self.teacher, state["teacher"] or {})
         self.steps_done = state["steps_done"]
         self.seconds_before = state["seconds"]
+        self.rate = state["rate"]
         if state["meter"] is not None:
             self.meter.load_state(state["meter"])
         self.history_.extend({**row, "batches": []} for row in history)

@@ -60,7 +60,7 @@ def test_it_is_a_safetensors_file_whose_head_is_json(path):
     assert head == {"format": 1, "kind": "thing", "content": {"weight": {"$tensor": "/weight"}, "lr": 0.1}}
 
 
-@pytest.mark.parametrize("value", [object(), np.float64(1), {1}, torch.nn.Linear(1, 1)])
+@pytest.mark.parametrize("value", [object(), np.arange(3), {1}, 1j, torch.nn.Linear(1, 1)])
 def test_anything_else_is_refused_with_its_place(path, value):
     with pytest.raises(TypeError, match=rf"A {type(value).__name__} \(/a/0\) cannot be written to a file"):
         write_archive(path, "thing", {"a": [value]})

@@ -228,8 +228,8 @@ def test_deep_files_that_come_late_are_named(embedder, save_images):
     Image.fromarray(np.full((8, 8), 40_000, np.uint16)).save(paths[1])
     message = message_of(ValueError, lambda: embedder().fit(paths))
     assert message == (
-        f"{paths[1]} (position 1) has more than 8 bits a channel, the images looked at first have 8. Convert "
-        f"one kind, or give the deeper images first."
+        f"{paths[1]} (position 1) cannot be read as an image: it has more than 8 bits a channel, the images "
+        f"looked at first have 8. Convert one kind, or give the deeper images first"
     )
 
 

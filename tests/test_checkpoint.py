@@ -2,7 +2,6 @@
 
 import errno
 import os
-import pickle
 import signal
 import time
 
@@ -193,11 +192,13 @@ def test_ctrl_c_and_the_same_fit_again(make, images):
 def test_what_a_warm_start_goes_on_with_is_a_training_of_its_own(often, make, images):
     whole = make(checkpoint=None, warm_start=True).fit(images).set_params(max_epochs=5).fit(images)
     first = make(warm_start=True).fit(images).set_params(max_epochs=5)
-    kept = pickle.dumps(first)
     with pytest.raises(RuntimeError, match="switched off"):
         first.set_params(callbacks=[At(18, die)]).fit(images)
+    # The same lines, run again.
+    with pytest.warns(UserWarning, match="is taken from .* after 12 steps"):
+        again = make(warm_start=True).fit(images)
     with pytest.warns(UserWarning, match=f"{GOES_ON} 17 steps"):
-        again = pickle.loads(kept).fit(images)
+        again.set_params(max_epochs=5).fit(images)
     same_training(again, whole)
 
 
@@ -209,6 +210,68 @@ def test_the_time_that_was_used_counts(often, make, images):
     with pytest.raises(RuntimeError, match="switched off"), pytest.warns(UserWarning, match=GOES_ON):
         make(**params, callbacks=[count, At(9, die)]).fit(images)
     assert 0 < count.seconds_before < 60
+
+
+def test_a_fit_without_any_time_left_ends_at_once(often, make, images, runs):
+    params = {"max_epochs": "auto", "max_time": 60}
+    with pytest.raises(RuntimeError, match="switched off"):
+        make(**params, callbacks=[At(6, die)]).fit(images)
+    [path] = runs.iterdir()
+    kept = checkpoint.read_archive(path, checkpoint.KIND)
+    kept["training"]["seconds"] = 1000.0
+    checkpoint.write_archive(path, checkpoint.KIND, kept)
+    count = Count()
+    with pytest.warns(UserWarning, match=GOES_ON):
+        again = make(**params, callbacks=[count]).fit(images)
+    assert count.steps == 0
+    assert all(np.isfinite(row["train_loss"]) for row in again.history_)
+
+
+def test_what_a_callback_has_ended_is_finished_only_while_there_are_callbacks(make, images):
+    def stop():
+        raise KeyboardInterrupt  # as skorch's EarlyStopping does
+
+    first = make(callbacks=[At(6, stop)]).fit(images)
+    assert first.n_iter_ == 2
+    with pytest.warns(UserWarning, match="is taken from .* after 6 steps"):
+        make(callbacks=[Count()]).fit(images)
+    with pytest.warns(UserWarning, match=f"{GOES_ON} 6 steps"):
+        same_training(make().fit(images), make(checkpoint=None).fit(images))
+
+
+def test_numbers_of_numpy_are_as_good(often, make, images):
+    params = {
+        "lr": np.float64(0.01),
+        "max_epochs": np.int64(3),
+        "batch_size": np.int32(3),
+        "warmup": np.float32(0.5),
+    }
+    make(**params).fit(images)
+    with pytest.warns(UserWarning, match="is taken from"):
+        make(**params).fit(images)
+
+
+def test_ctrl_c_at_the_very_end_keeps_the_finished_model_and_is_raised(make, images):
+    class AtTheEnd(Callback):
+        def on_epoch_end(self, net, **kwargs):
+            if net.steps_done == 12:
+                press_ctrl_c()
+
+    estimator = make(callbacks=[AtTheEnd()])
+    with pytest.raises(KeyboardInterrupt):
+        estimator.fit(images)
+    same_training(estimator, make(checkpoint=None).fit(images))
+
+
+def test_a_disk_that_becomes_full_leaves_a_way_on(often, make, images, monkeypatch, tmp_path):
+    estimator = make(
+        callbacks=[At(6, lambda: monkeypatch.setattr(checkpoint, "write_archive", disk_is_full))]
+    )
+    with pytest.raises(OSError, match="No space"):
+        estimator.fit(images)
+    monkeypatch.undo()
+    estimator.set_params(callbacks=None, warm_start=True, checkpoint=tmp_path / "other").fit(images)
+    same_training(estimator, make(checkpoint=None).fit(images))
 
 
 def test_what_callbacks_note_is_kept_where_a_file_can(often, make, images):
@@ -341,8 +404,16 @@ def test_a_damaged_file_is_refused(make, images, runs):
     whole = bytearray(path.read_bytes())
     whole[-5] ^= 1
     path.write_bytes(whole)
-    with pytest.raises(ValueError, match=r"safetensors is damaged: .* Delete it to train from the start"):
+    with pytest.raises(ValueError, match=r"safetensors is damaged: .* To train from the start, delete it"):
         make().fit(images)
+
+
+def test_code_that_has_changed_makes_another_training(make, images, runs):
+    for sign in "+-":
+        names = {}
+        exec(f"def pull(z1, z2):\n    return {sign}(z1 - z2).square().mean()", names)
+        make(loss=names["pull"]).fit(images)
+    assert len(files(runs)) == 2
 
 
 def test_a_loss_that_is_no_number_does_not_replace_a_good_state(often, make, images, runs):
@@ -355,7 +426,9 @@ def test_a_loss_that_is_no_number_does_not_replace_a_good_state(often, make, ima
         make(loss=Breaks).fit(images)
     [path] = runs.iterdir()
     kept = checkpoint.read_archive(path, checkpoint.KIND)
-    assert not kept["finished"]
+    assert kept["finished"] is None
+    assert kept["training"]["steps_done"] == 4
+    assert all(tensor.isfinite().all() for tensor in kept["training"]["student"].values())
 
 
 def test_what_was_left_half_written_is_cleared_away_after_an_hour(make, images, runs):

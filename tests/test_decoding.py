@@ -53,7 +53,7 @@ def save(tmp_path):
 def test_lossless_files_are_read_to_the_last_bit(save, name, options):
     path = save(PHOTO, name, **options)
     np.testing.assert_array_equal(pixels(path), PHOTO)
-    header = header_of(path, LARGE)
+    header = header_of(path)
     assert (header.height, header.width, header.channels, header.deep) == (12, 16, 3, False)
 
 
@@ -85,7 +85,7 @@ def test_16_bit_grey_keeps_every_level(save):
     levels = (np.arange(192, dtype=np.uint16) * 300 + 7).reshape(12, 16)
     for name in ("a.png", "a.tif"):
         path = save(levels, name)
-        assert header_of(path, LARGE).deep
+        assert header_of(path).deep
         np.testing.assert_array_equal(pixels(path, channels=1)[..., 0], levels)
         np.testing.assert_array_equal(pixels(path)[..., 2], levels)  # among coloured ones
 
@@ -109,7 +109,7 @@ def png_of_16_bits(array):
 def test_16_bit_colours_keep_every_level_as_well(tmp_path):
     path, levels = tmp_path / "a.png", (np.arange(576, dtype=np.uint16) * 100 + 7).reshape(12, 16, 3)
     path.write_bytes(png_of_16_bits(levels))
-    header = header_of(path, LARGE)
+    header = header_of(path)
     assert (header.channels, header.deep) == (3, True)
     np.testing.assert_array_equal(pixels(path), levels)
 
@@ -123,6 +123,34 @@ def test_16_bit_transparency_is_over_the_background_too(tmp_path):
     seen = pixels(path)
     np.testing.assert_allclose(seen[0, 0], 40_000)
     np.testing.assert_allclose(seen[7, 0], 0.2 * 40_000 + 0.8 * 65_535, rtol=1e-5)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_16_bit_colours_are_turned_as_others_are(save, tmp_path, orientation):
+    levels = np.zeros((8, 16, 3), np.uint8)
+    levels[:4, :4] = 255
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    shallow = pixels(save(levels, "a.png", exif=exif))
+    data = exif.tobytes().removeprefix(b"Exif\0\0")
+    chunk = struct.pack(">I", len(data)) + b"eXIf" + data + struct.pack(">I", zlib.crc32(b"eXIf" + data))
+    deep = png_of_16_bits(levels.astype(np.uint16) * 257)
+    (tmp_path / "b.png").write_bytes(deep[:33] + chunk + deep[33:])  # behind the header
+    np.testing.assert_array_equal(pixels(tmp_path / "b.png") // 257, shallow)
+
+
+def test_16_bit_colours_that_would_be_reduced_are_refused(tmp_path):
+    path = tmp_path / "a.ppm"
+    path.write_bytes(b"P6 8 8 65535\n" + bytes(8 * 8 * 6))
+    with pytest.raises(ValueError, match="PPM with 16 bits a channel is not supported: save it as PNG"):
+        pixels(path)
+
+
+def test_an_orientation_that_makes_no_sense_is_none(tmp_path):
+    file = io.BytesIO()
+    Image.fromarray(PHOTO).save(file, "JPEG", exif=b"Exif\0\0not a TIFF file")
+    (tmp_path / "a.jpg").write_bytes(file.getvalue())
+    assert pixels(tmp_path / "a.jpg").shape == (12, 16, 3)
 
 
 def test_16_bit_grey_with_transparency_is_refused_rather_than_reduced(tmp_path):
@@ -148,7 +176,7 @@ def test_black_and_white_and_grey_with_alpha(save):
     half = np.zeros((8, 8, 2), np.uint8)
     half[:4, :, 1] = 255
     path = save(Image.fromarray(half, "LA"), "b.png")
-    assert header_of(path, LARGE).channels == 1
+    assert header_of(path).channels == 1
     assert pixels(path, channels=1)[[0, 7], 0, 0].tolist() == [0, 255]
 
 
@@ -201,7 +229,7 @@ def test_arrays_of_any_channels_and_type(tmp_path, dtype, shape):
     array = (np.arange(np.prod(shape)) % 251).astype(dtype).reshape(shape)
     np.save(tmp_path / "a.npy", array)
     channels = shape[2] if len(shape) == 3 else 1
-    header = header_of(tmp_path / "a.npy", LARGE)
+    header = header_of(tmp_path / "a.npy")
     assert (header.height, header.width, header.channels) == (12, 16, channels)
     assert header.deep == (dtype is not np.uint8)
     read = pixels(tmp_path / "a.npy", channels=channels)
@@ -235,8 +263,39 @@ def test_tiffs_that_pillow_does_not_know(tmp_path):
     )
     tifffile.imwrite(tmp_path / "c.tif", array[..., :3], photometric="rgb")
     for name, channels in (("a.tif", 5), ("b.tif", 5), ("c.tif", 3)):
-        assert header_of(tmp_path / name, LARGE).channels == channels
+        header = header_of(tmp_path / name)
+        assert (header.height, header.width, header.channels, header.deep) == (12, 16, channels, True)
         np.testing.assert_array_equal(pixels(tmp_path / name, channels=channels), array[..., :channels])
+
+
+def test_tiffs_that_would_be_misunderstood_are_refused(tmp_path):
+    tifffile = pytest.importorskip("tifffile")
+    path, array = tmp_path / "a.tif", np.zeros((8, 8, 4), np.uint16)
+    tifffile.imwrite(path, array, photometric="separated")
+    with pytest.raises(ValueError, match="CMYK of more than 8 bits"):
+        pixels(path)
+    tifffile.imwrite(path, array, photometric="rgb", extrasamples=["unspecified"])
+    with pytest.raises(ValueError, match="fourth channel is no plain transparency"):
+        pixels(path)
+    tifffile.imwrite(
+        path, np.full((8, 8, 4), 65_535, np.uint16), photometric="rgb", extrasamples=["unassalpha"]
+    )
+    assert pixels(path).min() == 65_535
+
+
+def test_a_tiff_that_promises_more_than_it_holds_is_refused(tmp_path):
+    tifffile = pytest.importorskip("tifffile")
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(
+        path,
+        np.zeros((100, 100, 700), np.uint16),
+        compression="zlib",
+        photometric="minisblack",
+        planarconfig="contig",
+    )
+    assert header_of(path).channels == 700
+    with pytest.raises(ValueError, match="more than reader__max_pixels=100000"):
+        pixels(path, max_pixels=10**5)
 
 
 def test_without_tifffile_it_says_what_to_install(tmp_path, monkeypatch):

@@ -105,7 +105,7 @@ def test_links_that_lead_back_through_each_other_are_told(tmp_path):
         list_images(tmp_path)
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+@pytest.mark.skipif(getattr(os, "geteuid", lambda: 0)() == 0, reason="root may read everything")
 def test_a_folder_that_cannot_be_read_is_told(folder):
     (folder / "a").chmod(0)
     try:
@@ -264,7 +264,9 @@ def test_not_a_number_in_an_array_on_disk_is_told_where(embedder, images, tmp_pa
     X[7, 0, 0, 0] = np.nan
     np.save(tmp_path / "images.npy", X)
     mapped = np.load(tmp_path / "images.npy", mmap_mode="r")
-    with pytest.raises(ValueError, match=r"The image \(position 7\) has NaN or infinity among its pixels"):
+    with pytest.raises(
+        ValueError, match=r"The image \(position 7\) cannot be .*: it has NaN or infinity among its pixels"
+    ):
         embedder(reader__memory_limit=100).fit(mapped)
 
 
@@ -348,6 +350,43 @@ def test_it_learns_what_it_would_have_learned_with_others_in_their_place(embedde
     np.testing.assert_array_equal(fitted.transform(images), expected.transform(images))
 
 
+def test_batches_without_a_bad_kind_of_image(embedder, draw_images, some_bad):
+    # 60 arrays and 12 paths, 2 in a step: most steps see no path.
+    with pytest.warns(UserWarning, match="3 of 72 images were left out"):
+        embedder(reader__on_error="skip", batch_size=2, max_epochs=3).fit(
+            draw_images(60), X_unlabeled=some_bad
+        )
+
+
+def test_skipped_images_are_known_after_a_restart(embedder, some_bad, tmp_path):
+    tolerant = {"reader__on_error": "skip", "checkpoint": tmp_path / "runs", "max_epochs": 2}
+    with pytest.warns(UserWarning, match="3 of 12"):
+        first = embedder(**tolerant).fit(some_bad)
+    with pytest.warns(UserWarning, match="is taken from|3 of 12"):
+        again = embedder(**tolerant).fit(some_bad)
+    assert list(again.skipped_) == list(first.skipped_) == [2, 7, 9]
+
+
+def test_pil_images_that_happen_to_have_one_size_are_embedded_as_well(embedder, draw_images):
+    pil = [Image.fromarray(draw_images(1, (8 + i, 10, 3), seed=i)[0]) for i in range(6)]
+    fitted = embedder(batch_size=6).fit(pil)
+    np.testing.assert_array_equal(fitted.transform(pil[:1]), fitted.transform(pil)[:1])
+
+
+def test_a_transposed_array_on_disk_is_not_copied(opened, images, tmp_path):
+    np.save(tmp_path / "a.npy", np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
+    mapped = np.load(tmp_path / "a.npy", mmap_mode="r").transpose(0, 2, 3, 1)
+    source, _ = opened(mapped, reader__memory_limit=100)
+    assert np.shares_memory(source.items.things, mapped)
+    assert torch.equal(every(source), torch.from_numpy(images).movedim(-1, 1))
+
+
+def test_what_is_behind_pil_images_of_one_size(opened):
+    clear = [Image.new("RGBA", (8, 8), (200, 0, 0, 0))] * 3
+    source, _ = opened(clear, reader__background="black")
+    assert every(source).max() == 0
+
+
 def test_labels_and_numbers_are_those_of_the_others(opened, some_bad, images, draw_images):
     source, _ = opened(some_bad, reader__on_error="skip")
     index = torch.tensor([2, 3, 9, 0])
@@ -378,7 +417,9 @@ def test_transform_gives_bad_files_rows_of_nan(embedder, images, some_bad):
     expected = fitted.transform(images)
     expected[[2, 7, 9]] = np.nan
     np.testing.assert_array_equal(embeddings, expected)
-    np.testing.assert_array_equal(np.concatenate(list(fitted.transform_batches(some_bad))), expected)
+    with pytest.warns(UserWarning, match="3 of 12 images have rows of NaN"):
+        batches = list(fitted.transform_batches(some_bad))
+    np.testing.assert_array_equal(np.concatenate(batches), expected)
 
 
 def test_a_warning_names_five(embedder, images, save_images):
@@ -450,7 +491,7 @@ def test_a_setting_that_cannot_be_is_told_what_can(embedder, images, params, wor
 
 
 def test_there_is_one_name_of_a_reader(embedder, images):
-    with pytest.raises(ValueError, match=r"reader='dicom': leave it at 'auto'.* reader__read=function"):
+    with pytest.raises(ValueError, match=r"reader='dicom': leave it at 'files'.* reader__read=function"):
         embedder(reader="dicom").fit(images)
 
 
@@ -494,8 +535,12 @@ def test_an_array_that_does_not_fit_is_refused(many, shape, dtype):
         fitted.transform(X, out=np.empty(shape, dtype))
 
 
-def test_eight_threads_embed_as_one(many):
+@pytest.mark.parametrize("form", ["arrays", "paths"])
+def test_eight_threads_embed_as_one(form, many, save_images, tmp_path):
     fitted, X, expected = many
+    if form == "paths":
+        X = save_images(X)
+        fitted.set_params(reader__cache=tmp_path / "cache", reader__workers=3)
     results = [None] * 8
 
     def embed(i):

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from sklearn_ssl.fingerprint import fingerprint
+from sklearn_ssl.losses import NTXent
 
 
 def scaled(x, by=2):
@@ -21,6 +22,36 @@ def scaled(x, by=2):
 class Thing:
     def __init__(self, size):
         self.size = size
+
+    def show(self):
+        return self.size
+
+
+class Adds:
+    by = 1
+
+    def view(self, x):
+        return x + self.by
+
+
+class AddsOtherwise(Adds):
+    def view(self, x):
+        return x - self.by
+
+
+def made(body):
+    """A class as a notebook's cell makes it: of one name, each time it is run."""
+    names = {"__name__": "notebook"}
+    exec(f"class Mine:\n    {body}", names)
+    return names["Mine"]
+
+
+class HoldsItself:
+    def __init__(self):
+        self.me = self
+
+    def __repr__(self):
+        return super().__repr__()
 
 
 def linear(seed=0, width=2):
@@ -56,6 +87,22 @@ VALUES = {
     "module": lambda: linear(),
     "other weights": lambda: linear(seed=1),
     "other width": lambda: linear(width=4),
+    "loss": lambda: NTXent(0.1),
+    "other loss": lambda: NTXent(0.5),
+    "bound method": lambda: Thing(1).show,
+    "other bound method": lambda: Thing(2).show,
+    "class of a cell": lambda: made("def f(self): return 1"),
+    "class of the same cell, edited": lambda: made("def f(self): return 2"),
+    "class with an attribute": lambda: made("rate = 1"),
+    "class with another": lambda: made("rate = 2"),
+    "base class": lambda: Adds,
+    "subclass": lambda: AddsOtherwise,
+    "a dict in a dict": lambda: {"x": {"a": 1}, "y": 2},
+    "a longer dict in a dict": lambda: {"x": {"a": 1, "y": 2}},
+    "holds itself": HoldsItself,
+    "numpy module": lambda: np,
+    "scalar array": lambda: np.array(1.0),
+    "scalar tensor": lambda: torch.tensor(1.0),
     "class": lambda: Thing,
     "instance": lambda: Thing(1),
     "other instance": lambda: Thing(2),
@@ -69,6 +116,8 @@ VALUES = {
     "built-in": lambda: len,
     "device": lambda: torch.device("cpu"),
     "dtype": lambda: torch.float32,
+    "new generator": lambda: np.random.default_rng(0),
+    "other new generator": lambda: np.random.default_rng(1),
     "generator": lambda: np.random.RandomState(0),
     "other generator": lambda: np.random.RandomState(1),
 }

@@ -11,14 +11,14 @@ import pandas as pd
 import pytest
 import torch
 import torchvision
-from sklearn.exceptions import NotFittedError
+from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
+from skorch.callbacks import Callback
 from torch import nn
 
 import sklearn_ssl
 from sklearn_ssl import SSLImageEmbedder, saving
-from sklearn_ssl.archive import read_archive
 from sklearn_ssl.losses import NTXent
 
 
@@ -136,7 +136,9 @@ def test_a_backbone_that_the_file_knows_is_not_given(named, images, path, tiny):
 def test_objects_are_left_out_and_named(named, images, path):
     fitted = named(loss=NTXent, augment=lambda images, generator: images, callbacks=[]).fit(images)
     fitted.save(path)
-    with pytest.warns(UserWarning, match=r"could not hold augment=.*, loss=NTXent: before another fit"):
+    with pytest.warns(
+        UserWarning, match=r"could not hold augment=.*, loss=NTXent: set it again before another"
+    ):
         again = sklearn_ssl.load(path)
     assert again.loss == "ntxent"  # the default
     np.testing.assert_array_equal(again.transform(images), fitted.transform(images))
@@ -227,12 +229,54 @@ def mutated(whole, rng):
     return whole[:at] if kind == 1 else whole[:at] + whole[at + int(rng.integers(1, 50)) :]
 
 
-def test_nothing_is_imported_to_read_a_file(named, images, path):
-    named(loss="vicreg").fit(images).save(path)
-    assert read_archive(path, saving.KIND)["params"]["loss"] == "vicreg"
+def test_what_only_concerns_a_machine_stays_there_and_is_not_taken_from_a_file(
+    named, images, path, tmp_path, monkeypatch
+):
+    reader = {"cache": tmp_path / "c", "cache_limit": 1, "background": "black"}
+    fitted = named(reader_params=reader, checkpoint=tmp_path / "runs").fit(images)
+    again = round_trip(fitted, path)
+    assert again.reader_params == {"background": "black"}
+    assert again.checkpoint is None
+    monkeypatch.setattr(saving, "PLACES", ())  # a stranger's file
+    fitted.set_params(checkpoint="/etc", reader__cache="/etc").save(path)
+    monkeypatch.undo()
+    again = sklearn_ssl.load(path)
+    assert again.reader_params == {"background": "black"}
+    assert again.checkpoint is None
+
+
+def test_a_reader_of_ones_own_is_named_and_its_other_settings_stay(named, images, path):
+    named(reader__read=np.load, reader__on_error="skip").fit(images).save(path)
+    with pytest.warns(UserWarning, match=r"not hold reader__read=load: set it again before files are read"):
+        again = sklearn_ssl.load(path)
+    assert again.reader_params == {"on_error": "skip"}
+
+
+def test_numbers_of_numpy_and_what_callbacks_note(named, images, path):
+    class Notes(Callback):
+        def on_epoch_end(self, net, **kwargs):
+            net.history.record("score", np.float64(0.5))
+            net.history.record("figure", object())
+
+    fitted = named(lr=np.float64(0.01), batch_size=np.int64(6), callbacks=[Notes()]).fit(images)
+    fitted.save(path)
+    with pytest.warns(UserWarning, match="could not hold callbacks"):
+        again = sklearn_ssl.load(path)
+    assert again.lr_ == 0.01
+    assert again.history_[0]["score"] == 0.5
+
+
+def test_a_network_that_looks_at_the_version_of_its_weights(embedder, images, path, tmp_path, draw_images):
+    images = draw_images(12, (32, 32, 3))
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        sklearn_ssl.load(path)
+        warnings.simplefilter("ignore", ConvergenceWarning)  # of one step
+        fitted = embedder(backbone="mnasnet0_5", checkpoint=tmp_path / "runs").fit(images)
+        expected = fitted.transform(images)
+        np.testing.assert_array_equal(round_trip(fitted, path).transform(images), expected)
+        np.testing.assert_array_equal(pickle.loads(pickle.dumps(fitted)).transform(images), expected)
+        with pytest.warns(UserWarning, match="is taken from"):
+            again = embedder(backbone="mnasnet0_5", checkpoint=tmp_path / "runs").fit(images)
+        np.testing.assert_array_equal(again.transform(images), expected)
 
 
 # ------------------------------------------------------------------ skops, torchvision

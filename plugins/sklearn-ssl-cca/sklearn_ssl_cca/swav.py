@@ -11,6 +11,7 @@ from sklearn_ssl.losses import Queue, local_crops_that_fit, mlp, queue_size
 from sklearn_ssl_cca.sizes import number_of_groups
 
 GLOBAL = 2  # full-size views, whose codes are predicted
+FROZEN_AT_MOST = 0.1  # of the training: an epoch can be half of it
 
 
 class SwAV(SSLLoss):
@@ -42,8 +43,8 @@ class SwAV(SSLLoss):
     sinkhorn_iterations : int, default=3
         Turns of Sinkhorn-Knopp; the paper's.
     freeze_epochs : int, default=1
-        Epochs in which the prototypes stay as drawn, until the features mean something. The paper: one,
-        of 313 steps.
+        Epochs in which the prototypes stay as drawn, until the features mean something, but at most a tenth
+        of the training. The paper: one, of 200 and more.
     queue_size : int or "auto", default="auto"
         Earlier projections of each full-size view, which help to fill the prototypes equally where a batch is
         small beside their number. "auto": 3840, the authors' for batches of 256, at most as many as images.
@@ -123,7 +124,8 @@ class SwAV(SSLLoss):
         self.queues = nn.ModuleList(Queue(size, spec.dim) for _ in range(GLOBAL))
 
     def step(self, batch: Batch, student, teacher) -> Tensor:
-        c = self.prototypes.detach() if batch.epoch < self.freeze_epochs else self.prototypes
+        frozen = batch.epoch < self.freeze_epochs and batch.progress < FROZEN_AT_MOST
+        c = self.prototypes.detach() if frozen else self.prototypes
         z = [F.normalize(view, dim=1) for view in student(batch.views)]  # (n, d) each
         scores = [view @ c.T for view in z]  # (n, K) each
         use_queue = batch.progress >= self.queue_from

@@ -176,14 +176,20 @@ class Prototypes(Callback):
 
 def test_prototypes_are_frozen_at_first_then_learn_and_keep_their_length(embedder, images):
     notes = Prototypes()
-    embedder("swav", max_epochs=3, callbacks=[notes], loss__freeze_epochs=2, lr=0.01).fit(images)
-    start, first, second, third = notes.seen
+    embedder("swav", max_epochs=20, callbacks=[notes], loss__freeze_epochs=2, lr=0.01).fit(images)
+    start, first, second, third, *_ = notes.seen
     # Not bit for bit: dividing a unit vector by its length rounds.
     torch.testing.assert_close(first, start, rtol=0, atol=1e-6)
     torch.testing.assert_close(second, start, rtol=0, atol=1e-6)
     assert (third - start).abs().max() > 1e-3
     for prototypes in notes.seen:
         torch.testing.assert_close(prototypes.norm(dim=1), torch.ones(len(start)))
+
+
+def test_prototypes_are_frozen_for_a_tenth_of_the_training_at_most(embedder, images):
+    notes = Prototypes()
+    embedder("swav", max_epochs=2, callbacks=[notes], loss__freeze_epochs=2, lr=0.01).fit(images)
+    assert (notes.seen[1] - notes.seen[0]).abs().max() > 1e-3
 
 
 def test_the_default_number_of_prototypes_shrinks_with_few_images(built):

@@ -13,6 +13,9 @@ from sklearn_ssl import Batch, Spec, SSLLoss, Views
 from sklearn_ssl.losses import local_crops_that_fit, mlp
 from sklearn_ssl_self_distillation.schedules import CosineToOne, LinearWarmup
 
+# Of the training: an epoch can be half of it.
+FROZEN_AT_MOST = 0.1
+
 
 class DINO(SSLLoss):
     r"""Self-distillation with no labels: sort a view into soft clusters as the teacher sorts another.
@@ -53,7 +56,8 @@ class DINO(SSLLoss):
         The share of itself that the teacher keeps in the first step; it rises to 1 as a cosine. The paper's
         is 0.996, for some hundred times as many steps.
     freeze_last_layer : int, default=1
-        Epochs in which W stays as it was drawn; the paper's.
+        Epochs in which W stays as it was drawn, but at most a tenth of the training; the paper's, of 100 and
+        more.
     local_crops : int or "auto", default="auto"
         Small crops of each image, beside the two full-size views. "auto": 4, or none where they would have
         less than 16 pixels on a side or the backbone cannot take them; so images below 32 pixels have two
@@ -130,7 +134,8 @@ class DINO(SSLLoss):
         self.register_buffer("center", torch.zeros(self.out_dim))
 
     def step(self, batch: Batch, student, teacher) -> Tensor:
-        w = self.last_layer.detach() if batch.epoch < self.freeze_last_layer else self.last_layer
+        frozen = batch.epoch < self.freeze_last_layer and batch.progress < FROZEN_AT_MOST
+        w = self.last_layer.detach() if frozen else self.last_layer
         s = [outputs(z, w) for z in student(batch.views)]  # (n, K) each
         t = [outputs(z, self.teacher_last_layer) for z in teacher(batch.views[: self.views.n])]
         self.momentum = self.teacher(batch.progress)

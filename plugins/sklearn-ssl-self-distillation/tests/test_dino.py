@@ -129,6 +129,12 @@ def test_the_last_layer_is_still_while_frozen_and_then_learns():
     assert gradients[2].abs().max() > 0
 
 
+def test_the_last_layer_is_still_for_a_tenth_of_the_training_at_most():
+    loss = built(DINO(out_dim=6, freeze_last_layer=2))
+    value(loss, [each.requires_grad_() for each in outputs(2)], outputs(2, seed=1), progress=0.1).backward()
+    assert loss.last_layer.grad.abs().max() > 0
+
+
 def test_the_length_of_the_last_layers_rows_does_not_matter():
     a, b = built(DINO(out_dim=6)), built(DINO(out_dim=6))
     b.last_layer.data *= 7
