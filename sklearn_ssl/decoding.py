@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -117,7 +116,7 @@ def pixels_of_image(
     image: Image.Image, size: tuple[int, int] | None, channels: int, background: str
 ) -> np.ndarray:
     """The pixels of a PIL image (of an animation, the frame that it is at): see `pixels_of_file`."""
-    with contextlib.suppress(SyntaxError, ValueError, TypeError):  # an orientation that makes no sense
+    if _orientation(image) != 1:  # else it would be copied
         image = ImageOps.exif_transpose(image)
     if _is_deep(image):
         # Not convert(): Pillow clips 16-bit values at 255.
@@ -128,7 +127,7 @@ def pixels_of_image(
     image = image.convert("L" if channels == 1 else "RGB")
     if size is not None and (image.height, image.width) != size:
         image = ImageOps.fit(image, size[::-1], Image.Resampling.BILINEAR)
-    return pixels_of_array(np.array(image), channels)
+    return pixels_of_array(np.asarray(image), channels)
 
 
 def pixels_of_array(array: Any, channels: int) -> np.ndarray:
@@ -192,9 +191,18 @@ def _read_deep_png(path: Path) -> np.ndarray:
         return np.asarray(upper).astype(np.uint16) * 256 + np.asarray(lower)
 
 
+def _orientation(image: Image.Image) -> int:
+    """As EXIF says, from 1 (upright) to 8; 1 where it makes no sense."""
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except (SyntaxError, ValueError, TypeError):
+        return 1
+    return orientation if orientation in range(1, 9) else 1
+
+
 def _upright(array: np.ndarray, image: Image.Image) -> np.ndarray:
     """Turned as EXIF says, which Pillow does for its own images."""
-    orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    orientation = _orientation(image)
     if orientation >= 5:
         array = array.swapaxes(0, 1)
     flips = {2: (1,), 3: (0, 1), 4: (0,), 6: (1,), 7: (0, 1), 8: (0,)}
