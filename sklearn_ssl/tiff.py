@@ -19,7 +19,8 @@ RGB, CMYK, STRAIGHT_ALPHA = 2, 5, 2
 def tiff_shape(path: Path) -> tuple[tuple[int, ...], np.dtype]:
     """Shape and type of `read_tiff`, without decoding."""
     with _first_page(path) as page:
-        height, width, channels = page.imagelength, page.imagewidth, page.samplesperpixel
+        # int: a damaged file may have several lengths
+        height, width, channels = map(int, (page.imagelength, page.imagewidth, page.samplesperpixel))
         return (height, width) if channels == 1 else (height, width, channels), page.dtype
 
 
