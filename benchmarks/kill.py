@@ -2,10 +2,10 @@
 
     python benchmarks/kill.py --trainings 20
 
-Each training is a process that writes its checkpoint after half of its steps, so that much of its time is
-spent on that, and is sent SIGKILL after a random time, again and again, until one lives to its end. Its
-embeddings, weights and history (but for times) are compared with those of a training that nobody disturbed,
-bit for bit.
+Each training is a process that writes its checkpoint as soon as the last one is as long ago as its writing
+took, so that much of its time is spent on that. It is sent SIGKILL after a random time, again and again,
+until one lives to its end. Its embeddings, weights and history (but for times) are compared with those of a
+training that nobody disturbed, bit for bit.
 """
 
 from __future__ import annotations

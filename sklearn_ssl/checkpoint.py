@@ -72,29 +72,30 @@ class Checkpoint(Callback):
 
     def on_batch_end(self, net: SSLNet, **kwargs: Any) -> None:
         if net.in_mid_epoch() and self._is_due(INTERVAL):
-            self._try_to_write(net)
+            self._write_or_stop(net)
 
     def on_epoch_end(self, net: SSLNet, **kwargs: Any) -> None:
         if self._is_due(0.0):
-            self._try_to_write(net)
+            self._write_or_stop(net)
 
     def on_train_end(self, net: SSLNet, **kwargs: Any) -> None:
         if net.failure is None and not net.in_step and (net.finished or net.interrupted):
-            try:
-                self._write(net)
-            except OSError as error:
-                net.failure = error
+            self._try_to_write(net)
 
     def _is_due(self, interval: float) -> bool:
         return time.monotonic() - self.written > max(interval, self.seconds / SHARE)
 
-    def _try_to_write(self, net: SSLNet) -> None:
+    def _write_or_stop(self, net: SSLNet) -> None:
         """A failure ends the training, whose result is kept."""
+        self._try_to_write(net)
+        if net.failure:
+            raise StopTraining
+
+    def _try_to_write(self, net: SSLNet) -> None:
         try:
             self._write(net)
         except OSError as error:
             net.failure = error
-            raise StopTraining from error
 
     def _write(self, net: SSLNet) -> None:
         began = time.monotonic()

@@ -71,7 +71,17 @@ DEFAULTS: dict[str, Any] = {
 NOT_OF_THE_TRAINING = ("callbacks", "checkpoint", "verbose", "warm_start")
 NOT_OF_THE_IMAGES = ("cache", "cache_limit", "memory_limit", "workers")
 # What "auto" stands for before anything is trained.
-RESOLVED = ("augment", "backbone", "image_size", "lr", "max_epochs", "optimizer", "precision", "warmup")
+RESOLVED = (
+    "augment",
+    "backbone",
+    "image_size",
+    "lr",
+    "max_epochs",
+    "optimizer",
+    "precision",
+    "warmup",
+    "weight_decay",
+)
 # Images that cannot be read, of which a warning names so many; it counts the others.
 NAMED = 5
 # Standard deviation between images, as a share of the embeddings' size, below which they are "all alike".
@@ -564,7 +574,7 @@ max_epochs_, device_, precision_, compile_
         elif self._earlier_state() is not None:
             # A copy: an optimizer goes on to change the very tensors that it loads, and this fit may fail.
             state = copy.deepcopy(self._earlier_state())
-            earlier = {"training": state, "history": self.history_, "finished": None, "bad": self.skipped_}
+            earlier = {"training": state, "history": self.history_, "finished": None, "bad": {}}
         return earlier
 
     def _net(self, loss: SSLLoss, source: Source, checkpoint: Checkpoint | None = None) -> SSLNet:

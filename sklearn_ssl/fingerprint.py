@@ -20,6 +20,9 @@ LIBRARIES = ("builtins", "numpy", "sklearn", "skorch", "torch", "torchvision")
 def fingerprint(*values: Any) -> str:
     """Hexadecimal digits that differ where the values do.
 
+    Unlike those of `joblib.hash`, which pickles, they know the code of functions and classes, and of torch's
+    tensors and modules they are the same in every process.
+
     Parameters
     ----------
     *values : anything

@@ -20,8 +20,8 @@ from sklearn_ssl.views import resize_and_center
 
 # Images looked at before the others, to learn of what size and kind they are.
 LOOKED_AT_FIRST = 64
-# Errors of a machine that has too many files open, or no memory.
-MACHINE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+# Errors of a machine that has too many files open.
+MACHINE = (errno.EMFILE, errno.ENFILE)
 
 
 class LazySource:
@@ -191,8 +191,11 @@ class UnreadableImage(ValueError):
 
 
 def unreadable(items: Items, position: int, error: Exception) -> UnreadableImage:
-    """The error in our words, unless it is the machine's rather than the image's."""
-    if isinstance(error, MemoryError) or getattr(error, "errno", None) in MACHINE:
+    """The error in our words, unless it is the machine's rather than the image's.
+
+    MemoryError is the image's: pixels are limited, but a damaged file can promise gigabytes of other things.
+    """
+    if getattr(error, "errno", None) in MACHINE:
         raise error
     why = str(error) or type(error).__name__
     return UnreadableImage(f"{_where(items, position)} cannot be read as an image: {why}")

@@ -114,9 +114,7 @@ def load_model(
 
 def _in_words(value: Any) -> Any:
     """As plain values can say it."""
-    if isinstance(value, torch.device | os.PathLike):
-        return str(value)
-    return value.item() if isinstance(value, np.generic) else value
+    return str(value) if isinstance(value, torch.device | os.PathLike) else value
 
 
 def _named(value: Any) -> str:

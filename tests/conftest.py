@@ -10,6 +10,7 @@ from PIL import Image
 from torch import nn
 
 from sklearn_ssl import SSLImageEmbedder
+from sklearn_ssl.images import training_source
 
 # In worker processes this folder is no module: there, backbones must come from an installed package.
 CONVOLUTION = functools.partial(nn.Conv2d, out_channels=8, kernel_size=3, padding=1)
@@ -87,3 +88,14 @@ def save_images(tmp_path):
         return paths
 
     return save
+
+
+@pytest.fixture
+def opened(embedder):
+    """The source that `fit` would learn from, and the estimator that opened it."""
+
+    def open_(X, X_unlabeled=None, **params):
+        estimator = embedder(**params)
+        return training_source(estimator, X, X_unlabeled), estimator
+
+    return open_

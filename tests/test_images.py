@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from sklearn_ssl.images import inference_source, training_size, training_source
+from sklearn_ssl.images import inference_source, training_size
 from sklearn_ssl.pixels import PixelScale, Standardize
 
 N = 12
@@ -52,17 +52,6 @@ def as_objects(images):
 
 def embeddings(embedder, X, **params):
     return embedder(**params).fit(X).transform(X)
-
-
-@pytest.fixture
-def opened(embedder):
-    """The source that `fit` would learn from, and the estimator that opened it."""
-
-    def open_(X, X_unlabeled=None, **params):
-        estimator = embedder(**params)
-        return training_source(estimator, X, X_unlabeled), estimator
-
-    return open_
 
 
 # ------------------------------------------------------------------ one set of images, many forms

@@ -1,0 +1,43 @@
+"""Settings of reading."""
+
+import numpy as np
+import pytest
+
+
+def test_a_reader_of_ones_own(embedder, images, tmp_path):
+    paths = []
+    for i, image in enumerate(images):
+        paths.append(tmp_path / f"{i:02}.scan")
+        paths[-1].write_bytes(image.tobytes())
+
+    def read(path):
+        return np.frombuffer(path.read_bytes(), np.uint8).reshape(8, 8, 3)
+
+    fitted = embedder(reader__read=read).fit(paths)
+    expected = embedder().fit(images).transform(images)
+    np.testing.assert_array_equal(fitted.transform(paths), expected)
+    np.testing.assert_array_equal(fitted.transform(tmp_path), expected)  # all files of a folder
+
+
+@pytest.mark.parametrize(
+    ("params", "words"),
+    [
+        ({"on_error": "ignore"}, "reader__on_error='ignore': give 'raise' or 'skip'"),
+        ({"read": "dicom"}, "reader__read='dicom': give a function from a path to an array"),
+        ({"cache": 3}, "reader__cache=3: give the path of a folder, or None"),
+        ({"memory_limit": 1.5}, "reader__memory_limit=1.5: give a whole number at least 1"),
+        ({"max_pixels": 0}, "reader__max_pixels=0: give a whole number at least 1"),
+        ({"workers": "many"}, "reader__workers='many': give a whole number at least 1"),
+        ({"workers": True}, "reader__workers=True: give a whole number at least 1"),
+        ({"background": "whitish"}, "reader__background='whitish': give a colour"),
+        ({"bacground": "white"}, "reader__bacground.* Did you mean 'reader__background'"),
+    ],
+)
+def test_a_setting_that_cannot_be_is_told_what_can(embedder, images, params, words):
+    with pytest.raises(ValueError, match=words):
+        embedder(reader_params=params).fit(images)
+
+
+def test_there_is_one_name_of_a_reader(embedder, images):
+    with pytest.raises(ValueError, match=r"reader='dicom': leave it at 'files'.* reader__read=function"):
+        embedder(reader="dicom").fit(images)
