@@ -11,7 +11,9 @@ digits (1,297 training images of scikit-learn's, 8x8): StandardScaler and Logist
 train_images, train_labels, test_images, test_labels): 20 nearest neighbours by cosine, and StandardScaler and
 LogisticRegression(C=0.01), both with the labels of the first 5,000 training images.
 
-The floor, by the same rule: raw pixels, and the encoder untrained (one step at a rate of next to nothing).
+The floor, by the same rule: raw pixels, and the encoder untrained (one step at a rate of next to nothing),
+of each kind that the losses train. Small images are enlarged by --settings '{"image_size": 32}', which tiles
+and patches need.
 
 A loss that learns from labels sees --labels-a-class of them, drawn by the seed from the images that the probe
 has labels of; the others are unlabeled, -1. On digits its probe has the labels of those same images only. So
@@ -58,7 +60,8 @@ def main() -> None:
     args = arguments()
     print(machine(), flush=True)
     images = read_images(args.data)
-    wanted = [setting(args, method, seed) for seed in args.seeds for method in [RAW, UNTRAINED, *args.losses]]
+    methods = [RAW, *floors(args), *args.losses]
+    wanted = [setting(args, method, seed) for seed in args.seeds for method in methods]
     for one in wanted:
         if key(one) not in done(args.out):
             run(one, images, args.out)
@@ -90,6 +93,16 @@ def read_images(data: str) -> Images:
     return Images(*(arrays[name] for name in ("train_images", "train_labels", "test_images", "test_labels")))
 
 
+def floors(args: argparse.Namespace) -> list[str]:
+    """An untrained encoder of each kind that is trained."""
+    wanted = {"resnet18" if "backbone" in args.settings else backbone_of(name) for name in args.losses}
+    return [UNTRAINED, *(f"untrained {backbone}" for backbone in sorted(wanted - {"resnet18"}))]
+
+
+def backbone_of(method: str) -> str:
+    return getattr(get_loss(method), "defaults", {}).get("backbone", "resnet18")
+
+
 def setting(args: argparse.Namespace, method: str, seed: int) -> dict[str, Any]:
     """What the outcome depends on, beside the machine."""
     of_all = {"data": Path(args.data).stem, "method": method}
@@ -97,6 +110,9 @@ def setting(args: argparse.Namespace, method: str, seed: int) -> dict[str, Any]:
         return of_all
     of_encoder = {**of_all, "seed": seed, "settings": {"batch_size": 128, **args.settings}}
     if method == UNTRAINED:
+        return of_encoder
+    if method.startswith("untrained "):
+        of_encoder["settings"]["backbone"] = method.removeprefix("untrained ")
         return of_encoder
     labels = args.labels_a_class if getattr(get_loss(method), "uses_labels", False) else 0
     threads = torch.get_num_threads()
@@ -121,7 +137,7 @@ def outcome(one: dict, images: Images) -> dict:
     if one["method"] == RAW:
         return scores(one, images, flat(images.train), flat(images.test))
     embedder = SSLImageEmbedder(random_state=one["seed"], **one["settings"])
-    if one["method"] == UNTRAINED:
+    if one["method"].startswith("untrained "):
         about, embedder = {}, untrained(embedder).fit(images.train)
     else:
         about = train(embedder.set_params(loss=one["method"], max_time=one["seconds"]), one, images)

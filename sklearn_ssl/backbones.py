@@ -1,4 +1,4 @@
-"""Backbones: torchvision models by name, with a stem that fits the image size, or any `nn.Module`."""
+"""Backbones by name, whose stem or patches fit the image size, or any `nn.Module`; and their feature maps."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torchvision import models
-from torchvision.models import WeightsEnum, get_model, get_model_weights
+from torchvision.models import ResNet, WeightsEnum, get_model, get_model_weights
 
 from sklearn_ssl.nested_params import did_you_mean
+from sklearn_ssl.vit import ViT, make_vit
 
 TORCHVISION = tuple(models.list_models(module=models))  # this module holds the classification models only
 RESNETS = tuple(  # by length, so that error messages begin with resnet18
@@ -54,14 +55,14 @@ def resolve_backbone(backbone: str | nn.Module | Callable) -> Callable:
     Parameters
     ----------
     backbone : str, nn.Module or callable
-        "auto" (resnet18) or the name of a torchvision classification model; a module; or a factory
-        that returns a module.
+        "auto" (resnet18), "vit" or the name of a torchvision classification model; a module; or a
+        factory that returns a module.
 
     Returns
     -------
     callable
-        For a name: `resnet` or `torchvision_model` with the name filled in. A module or a factory
-        is returned as it is.
+        For a name: `make_vit`, or `resnet` or `torchvision_model` with the name filled in. A module
+        or a factory is returned as it is.
 
     Raises
     ------
@@ -78,6 +79,8 @@ def resolve_backbone(backbone: str | nn.Module | Callable) -> Callable:
             f"that returns an nn.Module); got {backbone!r}."
         )
     name = "resnet18" if backbone == "auto" else backbone
+    if name == "vit":
+        return make_vit
     if name not in TORCHVISION:
         raise ValueError(_unknown_name(name))
     return partial(resnet if name in RESNETS else torchvision_model, name)
@@ -94,8 +97,8 @@ def build_backbone(
         See `resolve_backbone`. A module is copied, so it is never trained in place. A factory that
         has a parameter `in_channels` or `image_size` is given it.
     params : dict
-        Parameters of a named backbone (see `resnet`, `torchvision_model`) or of the factory; a module
-        takes none.
+        Parameters of a named backbone (see `resnet`, `make_vit`, `torchvision_model`) or of the factory;
+        a module takes none.
     in_channels : int
         Channels of an image.
     image_size : tuple of two ints
@@ -122,6 +125,46 @@ def build_backbone(
     if output.ndim == 4:  # (2, d, h, w)
         module = nn.Sequential(module, nn.AdaptiveAvgPool2d(1), nn.Flatten())  # (n, d)
     return module, output.shape[1]
+
+
+def feature_maps(backbone: nn.Module, x: Tensor) -> Tensor:
+    """What a backbone averages over space to features.
+
+    Parameters
+    ----------
+    backbone : nn.Module
+        As `build_backbone` makes it: a ResNet, a vision transformer, or a module that returns maps.
+    x : Tensor of shape (n, channels, height, width)
+
+    Returns
+    -------
+    Tensor of shape (n, feature_dim, rows, columns)
+
+    Raises
+    ------
+    ValueError
+        The backbone shows its features only.
+    """
+    if isinstance(backbone, ViT):
+        grid = (x.shape[2] // backbone.patch_size, x.shape[3] // backbone.patch_size)
+        return backbone.tokens(x).transpose(1, 2).unflatten(2, grid)
+    if isinstance(backbone, ResNet):
+        x = backbone.maxpool(backbone.relu(backbone.bn1(backbone.conv1(x))))
+        return backbone.layer4(backbone.layer3(backbone.layer2(backbone.layer1(x))))
+    if isinstance(backbone, nn.Sequential) and _is_pooled(backbone):
+        for layer in list(backbone)[:-2]:
+            x = layer(x)
+        return x
+    raise ValueError(
+        f"the backbone {type(backbone).__name__} does not show its feature maps. Backbones that do: "
+        f"{', '.join(RESNETS)}, vit, and modules that return maps (n, d, height, width)"
+    )
+
+
+def _is_pooled(backbone: nn.Sequential) -> bool:
+    """Whether its last layers average maps over space, as `build_backbone` has it."""
+    kinds = [type(layer) for layer in backbone][-2:]
+    return kinds == [nn.AdaptiveAvgPool2d, nn.Flatten] and backbone[-2].output_size in (1, (1, 1))
 
 
 def resnet(
@@ -414,8 +457,8 @@ def _check_features(output: Any, label: str) -> None:
 
 def _unknown_name(name: str) -> str:
     return (
-        f"Unknown backbone {name!r}.{did_you_mean(name, ('auto', *TORCHVISION))}"
-        f" Available: auto, {', '.join(RESNETS)}, and every other name in"
+        f"Unknown backbone {name!r}.{did_you_mean(name, ('auto', 'vit', *TORCHVISION))}"
+        f" Available: auto, vit, {', '.join(RESNETS)}, and every other name in"
         " torchvision.models.list_models(torchvision.models); an nn.Module; a factory that returns one."
     )
 

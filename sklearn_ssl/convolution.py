@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.overrides import TorchFunctionMode
 
 Pair = tuple[int, int]  # (vertical, horizontal)
 
@@ -22,24 +20,6 @@ LARGEST_MAP_FORWARD = 16
 FEWEST_CHANNELS = 64
 # Building the dense form costs as much as putting this many images through it.
 BUILDING = 192
-
-
-class SmallMapConvolutions(TorchFunctionMode):
-    """While open, `conv2d` to small maps is computed by `conv2d_as_product`; all else is as it was.
-
-    The last layers of a ResNet make 8x8 to 1x1 pixels of small images, where oneDNN's kernels, that of the
-    weights' gradient above all, reach between a half and a few percent of what its matrix product does.
-    """
-
-    def __torch_function__(
-        self, function: Callable, types: Sequence[type], args: tuple = (), kwargs: dict | None = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        if function is torch.conv2d and not kwargs and is_small(*args):
-            x, weight, *rest = args
-            dtype = computing_dtype(x)
-            return conv2d_as_product(x.to(dtype), weight.to(dtype), *rest[:3])
-        return function(*args, **kwargs)
 
 
 def is_small(

@@ -8,7 +8,7 @@ import operator
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from numbers import Integral, Real
 from types import FunctionType
@@ -37,7 +37,7 @@ from sklearn_ssl.images import (
 )
 from sklearn_ssl.inference import InferenceNetwork, KeptNetwork, chunk_size, make_encoder
 from sklearn_ssl.interrupts import interrupt_held_back
-from sklearn_ssl.losses.adapters import loss_name, make_loss, resolve_loss
+from sklearn_ssl.losses.adapters import defaults_of, loss_name, make_loss, resolve_loss
 from sklearn_ssl.losses.base import Spec, SSLLoss
 from sklearn_ssl.nested_params import ComponentParamsMixin, did_you_mean, hide_var_keyword
 from sklearn_ssl.network import Student, uncompiled
@@ -110,11 +110,13 @@ class SSLImageEmbedder(
     loss_params : dict, optional
         Its hyperparameters, such as ``{"temperature": 0.1}``.
     backbone : str, nn.Module or callable, default="auto"
-        "auto": "resnet18", unless the loss names another. Any torchvision classification model by name, a
-        module (copied), or a factory that returns one.
+        "auto": "resnet18", unless the loss names another. "vit": a vision transformer of the images' size.
+        Any torchvision classification model by name, a module (copied), or a factory that returns one.
     backbone_params : dict, optional
         For ResNets ``stem`` ("auto", "imagenet", "3x3", "3x3-pool", "3x3-stride2") and ``weights``, a
-        pretrained start; for a factory, its keywords.
+        pretrained start; for "vit" ``patch`` (its side in pixels, "auto": about an eighth of the image's),
+        ``width`` (192), ``depth`` (6), ``heads`` ("auto": one for 64 of the width) and ``pooling`` of its
+        tokens ("mean" or "class"); for a factory, its keywords.
     projector : tuple of int or nn.Module, default="auto"
         Widths of the layers that turn features into projections, where the loss acts; thrown away after
         training. "auto": as wide as the features, then 128, unless the loss says otherwise ("vicreg": three
@@ -483,7 +485,7 @@ max_epochs_, device_, precision_, compile_
     def _check_parameters(self) -> None:
         """Names and values that would only fail, or mislead, later on."""
         for slot in self._component_slots:
-            self._check_names(slot, getattr(self, slot), getattr(self, f"{slot}_params") or {})
+            self._check_names(slot, getattr(self, f"{slot}_params") or {}, self._chosen())
         _check_number("batch_size", self.batch_size, Integral, at_least=2)
         _check_number("accumulate", self.accumulate, Integral, at_least=1)
         _check_number("max_epochs", self.max_epochs, Integral, "auto", at_least=1)
@@ -494,6 +496,26 @@ max_epochs_, device_, precision_, compile_
         _check_projector(self.projector)
         if not isinstance(self.checkpoint, str | os.PathLike | None):
             raise ValueError(f"checkpoint={self.checkpoint!r}: give the path of a folder, or None.")
+
+    # "auto" takes the parameters of the backbone that the loss wants.
+
+    def _component(self, slot: str, chosen: Mapping[str, Any]) -> Any:
+        if slot == "backbone":
+            chosen = {**chosen, "backbone": _wanted_backbone(chosen)}
+        return super()._component(slot, chosen)
+
+    def _is_replaced(self, slot: str, chosen: Mapping[str, Any]) -> bool:
+        if slot == "backbone" and _is_auto(self.backbone) and _is_auto(chosen["backbone"]):
+            return _wanted_backbone(chosen) != _wanted_backbone(self._chosen())
+        return super()._is_replaced(slot, chosen)
+
+    def _check_names(self, slot: str, names: Iterable[str], chosen: Mapping[str, Any]) -> None:
+        try:
+            super()._check_names(slot, names, chosen)
+        except ValueError:
+            if slot == "backbone" and _is_auto(chosen["backbone"]):
+                resolve_loss(chosen["loss"])  # where it is not there, that is what to say
+            raise
 
     def _resolve(self, loss: SSLLoss, source: Source) -> None:
         """Every "auto", from the images, the device and the loss, into `<name>_`."""
@@ -795,6 +817,12 @@ def _about_bad(source: Source, what: str) -> str:
 
 def _is_auto(value: Any) -> bool:
     return isinstance(value, str) and value == "auto"
+
+
+def _wanted_backbone(chosen: Mapping[str, Any]) -> Any:
+    """What `backbone=` stands for, beside a loss."""
+    usual = {**DEFAULTS, **defaults_of(chosen["loss"])}["backbone"]
+    return usual if _is_auto(chosen["backbone"]) else chosen["backbone"]
 
 
 def _check_number(name: str, value: Any, kind: type, *instead: str | None, **limits: float) -> None:

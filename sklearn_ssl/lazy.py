@@ -69,6 +69,7 @@ class LazySource:
         self._kept = torch.empty(shape, dtype=dtype) if training and fits else None
         self._is_kept = np.zeros(len(items), dtype=bool)
         self._cache = None if reader.cache is None else DiskCache(reader.cache, reader.cache_limit)
+        self._kind = fingerprint(RULES, size, channels, dtype, reader.background, reader.read)
         self._threads = ThreadPoolExecutor(self._workers(), thread_name_prefix="sklearn_ssl-read")
 
     def __len__(self) -> int:
@@ -138,8 +139,7 @@ class LazySource:
         identity = self._identity(position)
         if identity is None:
             return self._decode(position)
-        kind = self.size, self.channels, self.dtype
-        key = fingerprint(RULES, identity, kind, self.reader.background, self.reader.read)
+        key = fingerprint(self._kind, identity)
         image = self._cache.get(key, (self.channels, *self.size), self.dtype)
         if image is None:
             image = self._decode(position)

@@ -100,40 +100,52 @@ class ComponentParamsMixin:
             If a name is not a parameter of the component that is (or becomes) chosen.
         """
         plain = dict(params)
+        chosen = self._chosen() | {slot: params[slot] for slot in self._component_slots if slot in params}
         for slot in self._component_slots:
-            old, attribute = getattr(self, slot), f"{slot}_params"
-            component = params.get(slot, old)
-            if not _same(component, old):
+            attribute = f"{slot}_params"
+            if self._is_replaced(slot, chosen):
                 plain.setdefault(attribute, None)
-            if _follows_sklearn(component):
+            if _follows_sklearn(chosen[slot]):
                 continue
             prefix = f"{slot}__"
             nested = {key.removeprefix(prefix): plain.pop(key) for key in params if key.startswith(prefix)}
             if nested:
-                self._check_names(slot, component, nested)
+                self._check_names(slot, nested, chosen)
                 plain[attribute] = _as_dict(plain.get(attribute, getattr(self, attribute))) | nested
         return super().set_params(**plain)
 
     def _component_defaults(self, slot: str) -> dict[str, Any]:
         # get_params must never raise: an unknown name or a broken plugin lists nothing.
         try:
-            return _tunable(self._component_slots[slot](getattr(self, slot)))[0]
+            return _tunable(self._component(slot, self._chosen()))[0]
         except Exception:
             return {}
 
-    def _check_names(self, slot: str, value: Any, names: Iterable[str]) -> None:
+    def _chosen(self) -> dict[str, Any]:
+        """The value of each slot."""
+        return {slot: getattr(self, slot) for slot in self._component_slots}
+
+    def _component(self, slot: str, chosen: Mapping[str, Any]) -> Any:
+        """What takes a slot's parameters, where these values are chosen for the slots."""
+        return self._component_slots[slot](chosen[slot])
+
+    def _is_replaced(self, slot: str, chosen: Mapping[str, Any]) -> bool:
+        """Whether another component takes the slot, where these values are chosen."""
+        return not _same(chosen[slot], getattr(self, slot))
+
+    def _check_names(self, slot: str, names: Iterable[str], chosen: Mapping[str, Any]) -> None:
         """Raise a ValueError for the first of the names that the slot's component does not take."""
-        component = self._component_slots[slot](value)
+        component = self._component(slot, chosen)
         defaults, takes_any = _tunable(component)
         unknown = [] if takes_any else [name for name in names if name not in defaults]
         if unknown and _is_instance(component):
             raise ValueError(_instance_message(slot, unknown[0], type(component).__name__))
         if unknown:
-            chosen = f"{slot}={getattr(value, '__name__', None) or repr(value)}"
+            taker = f"{slot}={getattr(chosen[slot], '__name__', None) or repr(chosen[slot])}"
             raise ValueError(
-                f"Invalid parameter '{slot}__{unknown[0]}' for {type(self).__name__}({chosen})."
+                f"Invalid parameter '{slot}__{unknown[0]}' for {type(self).__name__}({taker})."
                 + did_you_mean(unknown[0], defaults, prefix=f"{slot}__")
-                + f" {chosen} takes: {', '.join(sorted(defaults)) or 'no parameters'}. To search over several"
+                + f" {taker} takes: {', '.join(sorted(defaults)) or 'no parameters'}. To search over several"
                 f" values of {slot!r}, each with its own parameters, use a list of dicts:"
                 " sklearn_ssl.param_grid(estimator, grid) makes it from one grid."
             )
@@ -185,8 +197,9 @@ def _as_dict(given: Any) -> dict[str, Any]:
 def param_grid(estimator: BaseEstimator, grid: Mapping[str, Any]) -> list[dict[str, Any]]:
     """A flat grid as the list of dicts that `GridSearchCV` needs: each choice with its own parameters.
 
-    A key that other keys begin with (``ssl__loss`` of ``ssl__loss__temperature``) is a choice. For
-    each combination of choices, those of the other keys stay that the estimator then takes.
+    A key that other keys begin with (``ssl__loss`` of ``ssl__loss__temperature``) is a choice, and so is a
+    component (``ssl__loss``, ``ssl__backbone``), which decides what else can be set. For each combination of
+    choices, those of the other keys stay that the estimator then takes.
 
     Parameters
     ----------
@@ -215,7 +228,7 @@ def param_grid(estimator: BaseEstimator, grid: Mapping[str, Any]) -> list[dict[s
     >>> param_grid(pipe, {"clf": [LogisticRegression(), DecisionTreeClassifier()], "clf__C": [0.1, 1]})
     [{'clf': [LogisticRegression()], 'clf__C': [0.1, 1]}, {'clf': [DecisionTreeClassifier()]}]
     """
-    choices = sorted(key for key in grid if any(other.startswith(f"{key}__") for other in grid))
+    choices = sorted(key for key in grid if _is_choice(estimator, key, grid))
     ParameterGrid({key: grid[key] for key in choices})  # its words for values that are not a list
     grid = {key: list(values) if key in choices else values for key, values in grid.items()}
 
@@ -232,6 +245,14 @@ def param_grid(estimator: BaseEstimator, grid: Mapping[str, Any]) -> list[dict[s
     for key in choices:
         dicts = _merged(dicts, key, choices)
     return dicts
+
+
+def _is_choice(estimator: BaseEstimator, key: str, grid: Mapping[str, Any]) -> bool:
+    if any(other.startswith(f"{key}__") for other in grid):
+        return True
+    owner, _, slot = key.rpartition("__")
+    owner = estimator.get_params().get(owner) if owner else estimator
+    return slot in getattr(owner, "_component_slots", ())
 
 
 def _with_choice(estimator: BaseEstimator, chosen: dict, key: str, values: list) -> list[dict]:

@@ -10,7 +10,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from sklearn_ssl.convolution import SmallMapConvolutions
+from sklearn_ssl.backbones import feature_maps
+from sklearn_ssl.faster_operations import FasterOperations
 from sklearn_ssl.losses.base import SSLLoss
 
 
@@ -37,6 +38,21 @@ class Student(nn.Module):
         """Features h of shape (n, feature_dim), float32."""
         with computing(x.device, self.precision):
             return as_float32(self.backbone(x))
+
+    def maps(self, x: Tensor) -> Tensor:
+        """Feature maps of shape (n, feature_dim, rows, columns), float32; see `feature_maps`."""
+        with computing(x.device, self.precision):
+            return as_float32(feature_maps(self.backbone, x))
+
+    def encode(self, x: Tensor, keep: Tensor) -> Tensor:
+        """Tokens of some patches alone, float32, of shape (n, k, feature_dim); see `ViT.encode`."""
+        with computing(x.device, self.precision):
+            return as_float32(self.backbone.encode(x, keep))
+
+    def tokens(self, x: Tensor, mask: Tensor | None = None, token: Tensor | None = None) -> Tensor:
+        """Tokens of all patches, float32, of shape (n, patches, feature_dim); see `ViT.tokens`."""
+        with computing(x.device, self.precision):
+            return as_float32(self.backbone.tokens(x, mask, token))
 
     def forward(self, views: Sequence[Tensor]) -> list[Tensor]:
         """Projections [z, ...], float32, one tensor of shape (n, dim) for each view."""
@@ -101,8 +117,8 @@ def momentum_at(loss: SSLLoss, progress: float) -> float:
 
 @contextmanager
 def computing(device: torch.device, precision: str) -> Iterator[None]:
-    """The context in which a network runs: its precision, and the faster of two ways to convolve."""
-    with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"), SmallMapConvolutions():
+    """The context in which a network runs: its precision, and the faster of two ways to compute."""
+    with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"), FasterOperations():
         yield
 
 

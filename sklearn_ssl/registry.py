@@ -21,11 +21,15 @@ GROUP = "sklearn_ssl.losses"
 OURS = "sklearn-ssl"
 
 # Methods of this project that are packages of their own, in its folder `plugins`.
+MASKED = ("beit", "inpainting", "mae", "simmim")
 METRIC_LEARNING = ("dclw", "infonce", "margin", "meanshift", "moco", "nnclr", "supcon", "triplet")
+PRETEXT = ("colorization", "cpc", "jigsaw", "relative_location", "rotation")
 KNOWN_PLUGINS = {
     "barlow_twins": "sklearn-ssl-barlow-twins",
     **dict.fromkeys(("deepcluster", "swav", "wmse"), "sklearn-ssl-cca"),
+    **dict.fromkeys(MASKED, "sklearn-ssl-masked"),
     **dict.fromkeys(METRIC_LEARNING, "sklearn-ssl-metric-learning"),
+    **dict.fromkeys(PRETEXT, "sklearn-ssl-pretext"),
     **dict.fromkeys(("byol", "dino", "simsiam"), "sklearn-ssl-self-distillation"),
 }
 

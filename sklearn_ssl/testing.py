@@ -30,6 +30,7 @@ from sklearn_ssl.losses.base import Batch, Spec, SSLLoss
 from sklearn_ssl.network import Student, Teacher
 from sklearn_ssl.registry import get_loss
 from sklearn_ssl.training import check_loss_value, dimension, seeded_modules
+from sklearn_ssl.vit import make_vit
 
 CHANNELS, SIDE, FEATURES = 3, 16, 16
 IMMUTABLE = (int, float, complex, bool, str, bytes, tuple, frozenset, type(None))
@@ -109,7 +110,8 @@ class Trial:
     """A loss with a student (and teacher) small enough to run in milliseconds.
 
     A loss that writes `forward` only is given its projections directly; one that writes `step` is
-    given images, a small convolutional backbone and its own projector.
+    given images, a small backbone (a vision transformer where its `defaults` say so, else convolutional)
+    and its own projector.
     """
 
     def __init__(self, loss: Any, *, n: int = 17, dim: int = 16, dtype: torch.dtype = torch.float32):
@@ -128,8 +130,12 @@ class Trial:
 
     def _tiny_student(self) -> Student:
         """Images of any size -> 16 features -> projections."""
-        layers = (nn.Conv2d(CHANNELS, FEATURES, 3, 2), nn.GELU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-        return Student(nn.Sequential(*layers), self.loss.make_projector(FEATURES, (32, self.dim)))
+        if self.loss.defaults.get("backbone") == "vit":
+            backbone = make_vit(CHANNELS, (SIDE, SIDE), width=FEATURES, depth=1)
+        else:
+            conv = nn.Conv2d(CHANNELS, FEATURES, 3, 2)
+            backbone = nn.Sequential(conv, nn.GELU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        return Student(backbone, self.loss.make_projector(FEATURES, (32, self.dim)))
 
     def modules(self) -> list[nn.Module]:
         return [module for module in (self.loss, self.student, self.teacher) if module is not None]

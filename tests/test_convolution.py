@@ -4,7 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from sklearn_ssl.convolution import SmallMapConvolutions, conv2d_as_product, is_small
+from sklearn_ssl.convolution import conv2d_as_product, is_small
+from sklearn_ssl.faster_operations import FasterOperations
 
 
 def example(h, w, kernel, n=3, c=64, d=80, dtype=torch.float64):
@@ -77,7 +78,7 @@ def test_in_bf16_values_and_gradients_are_close(side):
     x, weight = example(side, side, 3, dtype=torch.float32)
     exact = F.conv2d(x, weight, None, (1, 1), (1, 1))
     up = torch.randn_like(exact)
-    with torch.autocast("cpu", torch.bfloat16), SmallMapConvolutions():
+    with torch.autocast("cpu", torch.bfloat16), FasterOperations():
         ours = F.conv2d(x, weight, None, (1, 1), (1, 1))
     assert ours.dtype == torch.bfloat16
     assert (ours.float() - exact).norm() < 0.01 * exact.norm()
@@ -97,7 +98,7 @@ def test_modules_are_computed_this_way_while_the_mode_is_open():
     layer = torch.nn.Conv2d(64, 64, 3, padding=1)
     x = torch.randn(4, 64, 2, 2, generator=torch.Generator().manual_seed(0))
     expected = layer(x)
-    with SmallMapConvolutions():
+    with FasterOperations():
         ours = layer(x)
     torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-5)
     assert ours.is_contiguous(memory_format=torch.channels_last)

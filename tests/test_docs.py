@@ -83,6 +83,17 @@ def test_the_grid_search_names_a_best_setting(tmp_path):
     assert done.stdout.count("END") == 24
 
 
+def test_reconstructions_of_each_loss_are_drawn(tmp_path, photographs):
+    np.savez(tmp_path / "few.npz", train_images=photographs[0], test_images=photographs[0][::4])
+    losses = ("mae", "simmim", "inpainting", "colorization")
+    run_example(
+        "reconstructions.py", "--data", "few.npz", "--seconds", "1", "--losses", *losses, cwd=tmp_path
+    )
+    assert {path.name for path in tmp_path.glob("*.png")} == {
+        f"reconstructions_{loss}.png" for loss in losses
+    }
+
+
 def test_a_loss_is_written_checked_and_trained(tmp_path):
     done = run_example("write_a_loss.py", "--seconds", "1", cwd=tmp_path)
     assert "AlignUniform keeps the contract." in done.stdout

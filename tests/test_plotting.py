@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from matplotlib import pyplot as plt
 
-from sklearn_ssl import plot_views, sample_views
+from sklearn_ssl import plot_reconstructions, plot_views, sample_views
 
 
 @pytest.fixture(autouse=True)
@@ -49,3 +49,8 @@ def test_a_figure_has_a_row_for_each_image(embedder, images):
 def test_grey_images_are_drawn_in_grey(embedder, draw_images):
     figure = plot_views(embedder(), draw_images(2, (8, 8, 1)), n_views=2)
     assert figure.axes[0].images[0].get_array().shape == (8, 8)
+
+
+def test_what_a_loss_fills_in_needs_a_loss_that_fills_in(embedder, images):
+    with pytest.raises(ValueError, match=r"The loss NTXent fills nothing in.*'mae'"):
+        plot_reconstructions(embedder().fit(images), images)

@@ -67,6 +67,16 @@ def make_loss(loss: Any, params: dict) -> SSLLoss:
     return made if isinstance(made, SSLLoss) else PairLoss(made)
 
 
+def defaults_of(loss: Any) -> dict[str, Any]:
+    """What `loss=` wants where the user left "auto", before it is made; nothing where it cannot be found."""
+    try:
+        target = _without_partial(resolve_loss(loss))
+    except Exception:  # an unknown name or a broken plugin is told when the loss is used
+        return {}
+    is_ours = isinstance(target, SSLLoss) or (inspect.isclass(target) and issubclass(target, SSLLoss))
+    return target.defaults if is_ours else {}
+
+
 def loss_name(loss: Any) -> str:
     """What to call it in messages and in the progress bar."""
     if isinstance(loss, str):

@@ -108,12 +108,14 @@ class Spec:
 
 
 def mlp(*widths: int, norm_output: bool = False) -> nn.Sequential:
-    """Linear - BatchNorm - ReLU between the widths given; the last layer is linear alone.
+    """Linear - BatchNorm - ReLU between the widths given; the last is linear alone. Of one width: nothing.
 
     `norm_output` standardises what comes out over the batch: BatchNorm without weights of its own, as in
     SimSiam (arXiv:2011.10566). Before it is trained, an MLP sends all images in one direction; centred, they
     differ from the first step on, which methods without negatives need in a short training.
     """
+    if len(widths) == 1:
+        return nn.Sequential()
     layers: list[nn.Module] = []
     for wide, next_wide in pairwise(widths[:-1]):
         layers += [nn.Linear(wide, next_wide, bias=False), nn.BatchNorm1d(next_wide), nn.ReLU(inplace=True)]
@@ -148,6 +150,10 @@ class SSLLoss(nn.Module):
     made in `build`; what must survive (a queue, a centre) are persistent buffers made there.
     All randomness comes from `batch.generator` and `spec.generator`.
 
+    A method that fills in images may also have ``reconstruct(views, student, generator)``, which returns what
+    the backbone saw of them, NaN where it saw nothing, and what was made of it, both like ``views[0]``: then
+    `sklearn_ssl.plot_reconstructions` draws it.
+
     Attributes
     ----------
     views : Views
@@ -159,7 +165,7 @@ class SSLLoss(nn.Module):
         schedule of progress in [0, 1]; None: no teacher.
     defaults : dict
         What this method wants where the user left "auto". Keys: backbone, projector (widths, or a
-        function that makes them from the width of the features), augment, optimizer, lr (for 256
+        function that makes them from the width of the features; () for none), augment, optimizer, lr (for 256
         images in a step), weight_decay, warmup, max_epochs.
     """
 
@@ -198,8 +204,9 @@ class SSLLoss(nn.Module):
         ----------
         batch : Batch
         student : Student
-            ``student(views) -> [z, ...]`` in float32, ``student.features(x) -> h``,
-            ``student.backbone``.
+            In float32: ``student(views) -> [z, ...]``, ``student.features(x) -> h``,
+            ``student.maps(x)``, and with backbone "vit" ``student.encode(x, keep)`` and
+            ``student.tokens(x, mask, token)``. Also ``student.backbone``.
         teacher : Teacher or None
             ``teacher(views) -> [z, ...]``, without gradient.
         """

@@ -41,7 +41,7 @@ def local_crops_that_fit(given: int | str, local_size: float, spec: Spec) -> int
     """
     size = tuple(max(1, round(local_size * side)) for side in spec.image_size)
     if isinstance(given, str) and given == "auto":
-        fit = min(size) >= SMALLEST_SIDE and _refusal(spec, size) is None
+        fit = min(size) >= SMALLEST_SIDE and refusal(spec, size) is None
         return LOCAL_CROPS if fit else 0
     if not isinstance(given, Integral) or given < 0:
         raise ValueError(f"loss__local_crops={given!r}: give a number of crops, 0 for none, or 'auto'.")
@@ -53,7 +53,7 @@ def local_crops_that_fit(given: int | str, local_size: float, spec: Spec) -> int
 def _check(n: int, spec: Spec, size: tuple[int, int]) -> None:
     crops = f"{n} local crops of {size[0]} x {size[1]} pixels"
     ways = "loss__local_crops=0 for none, loss__local_size=1.0 to enlarge them, or a larger image_size"
-    reason = _refusal(spec, size)
+    reason = refusal(spec, size)
     if reason is not None:
         raise ValueError(f"loss__local_crops: the backbone cannot take {crops}: {reason}. Set {ways}.")
     if min(size) < SMALLEST_SIDE:
@@ -64,8 +64,8 @@ def _check(n: int, spec: Spec, size: tuple[int, int]) -> None:
         )
 
 
-def _refusal(spec: Spec, size: tuple[int, int]) -> str | None:
-    """Why the backbone cannot take images of this (height, width); None if it can."""
+def refusal(spec: Spec, size: tuple[int, int]) -> str | None:
+    """Why the backbone cannot take images (crops, tiles) of this (height, width); None if it can."""
     backbone = copy.deepcopy(spec.backbone).eval()
     try:
         with torch.no_grad():

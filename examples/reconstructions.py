@@ -1,0 +1,57 @@
+"""What masked methods fill in: each image, what the network is shown of it, and what it makes of that.
+
+    pip install ./plugins/sklearn-ssl-masked ./plugins/sklearn-ssl-pretext
+    python examples/reconstructions.py
+    python examples/reconstructions.py --data cifar10_10k.npz --losses mae simmim inpainting colorization
+
+Trains each loss on scikit-learn's digits, enlarged, or on your images, in an .npz file with `train_images`
+and `test_images`, and draws reconstructions_<loss>.png of images that it has not seen.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import numpy as np
+from sklearn.datasets import load_digits
+
+from sklearn_ssl import SSLImageEmbedder, plot_reconstructions
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", default="digits", help='"digits" or an .npz file')
+    parser.add_argument("--losses", nargs="+", default=["mae", "simmim", "inpainting"])
+    parser.add_argument("--seconds", type=float, default=60)
+    args = parser.parse_args()
+
+    train, test, image_size = read_images(args.data)
+    for loss in args.losses:
+        embedder = SSLImageEmbedder(
+            loss,
+            max_time=args.seconds,
+            batch_size=128,
+            image_size=image_size,
+            warm_start=True,  # keeps the decoder, which `transform` does not need
+            random_state=0,
+            verbose=1,
+        )
+        embedder.fit(train)
+        name = f"reconstructions_{loss}.png"
+        plot_reconstructions(embedder, test[:5]).savefig(name, dpi=80)
+        print(f"{name}: each image, what is shown of it, what {loss} made of that")
+
+
+def read_images(data: str) -> tuple[np.ndarray, np.ndarray, int | str]:
+    """Images to learn from, images to draw, and the size of the views."""
+    if data == "digits":
+        images = load_digits().images
+        return images[:1297], images[1297:], 32
+    arrays = np.load(data)
+    return arrays["train_images"], arrays["test_images"], "auto"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,222 @@
+"""BEiT: guess the words that hidden patches would have."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sklearn_ssl import Batch, Spec, SSLLoss, Views
+from sklearn_ssl.losses import backbone_with_tokens
+from sklearn_ssl_masked.patches import (
+    as_pixels,
+    blockwise_mask,
+    check_ratio,
+    number_hidden,
+    patchify,
+    shown_and_made,
+    unpatchify,
+)
+
+
+class BEiT(SSLLoss):
+    r"""Bidirectional encoder representation from image transformers.
+
+    A tokenizer gives each patch a word of a visual vocabulary. Blocks of patches are hidden, and the
+    backbone has to say which words they have: not their exact pixels, but what kind of thing is there,
+
+    .. math::
+        \ell = - \frac{1}{|M|} \sum_{i \in M} \log p(w_i \mid x_{\setminus M})
+
+    where M are the hidden patches of the batch, :math:`w_i` the word of one, and p the softmax of a linear
+    layer on its token.
+
+    The tokenizer is a discrete variational autoencoder (dVAE), trained on the same images in a first stage
+    of the same fit: words q(w | x) for each patch, drawn by the Gumbel-softmax of a falling temperature, are
+    decoded to pixels,
+
+    .. math::
+        \ell_1 = \frac1P \| \hat x(w) - x \|^2 + \beta \, \mathrm{KL}(\bar q \,\|\, \text{uniform})
+
+    over all patches of P values. The second term, on the mean :math:`\bar q` of a batch, has all words used.
+
+    Parameters
+    ----------
+    tokenizer : callable, optional
+        Views (n, channels, height, width), as they enter the backbone, to words (n, patches) or (n, rows,
+        columns), int64, below `vocab`; a module is copied. None: the dVAE.
+    vocab : int, default=512
+        Words. The paper's 8,192 were learned from 250 million images.
+    mask_ratio : float, default=0.4
+        Share of the patches that is hidden, in blocks; the paper's.
+    tokenizer_share : float, default=0.2
+        Of the training, for the first stage; 0 with a tokenizer of your own.
+    tokenizer_width : int, default=128
+        Channels inside the dVAE.
+    kl_weight : float, default=0.01
+        :math:`\beta`.
+
+    Raises
+    ------
+    ValueError
+        When `build` finds a backbone without patches, a size that cannot be, or that the words of your own
+        tokenizer do not fit the patches or the vocabulary.
+
+    Notes
+    -----
+    The paper's KL is that of each patch's q, as in a variational bound; with that, a small vocabulary is
+    soon used for nothing. Ours asks for a varied vocabulary only. Temperatures fall from 1 to 1/16, as
+    DALL-E's (arXiv:2102.12092, appendix A.2).
+
+    `history_` has the first stage's "reconstruction" and the second's "cross_entropy"; "train_loss" is that
+    of the stage in hand, and so may rise from one to the other. A training that goes on (`warm_start`)
+    keeps its words.
+
+    References
+    ----------
+    Bao et al., "BEiT: BERT Pre-Training of Image Transformers", ICLR 2022, arXiv:2106.08254, section 2.
+    """
+
+    family = "masked"
+    views = Views(1, recipes=("weak",))
+    defaults: ClassVar[dict] = {"backbone": "vit", "projector": ()}
+
+    def __init__(
+        self,
+        tokenizer: Callable[[Tensor], Tensor] | None = None,
+        vocab: int = 512,
+        mask_ratio: float = 0.4,
+        tokenizer_share: float = 0.2,
+        tokenizer_width: int = 128,
+        kl_weight: float = 0.01,
+    ):
+        super().__init__()
+        check_ratio(mask_ratio)
+        if vocab < 2:
+            raise ValueError(f"loss__vocab={vocab}: a vocabulary has at least 2 words.")
+        if tokenizer is None and not 0 < tokenizer_share < 1:
+            raise ValueError(
+                f"loss__tokenizer_share={tokenizer_share}: give the share of the training in which the "
+                "tokenizer is learned, above 0 and below 1, or a loss__tokenizer of your own."
+            )
+        self.tokenizer = copy.deepcopy(tokenizer)
+        self.vocab = vocab
+        self.mask_ratio = mask_ratio
+        self.tokenizer_share = tokenizer_share if tokenizer is None else 0.0
+        self.tokenizer_width = tokenizer_width
+        self.kl_weight = kl_weight
+
+    def build(self, spec: Spec) -> None:
+        vit = backbone_with_tokens(spec)
+        self.side, self.grid = vit.patch_size, vit.grid
+        self.token = nn.Parameter(0.02 * torch.randn(spec.feature_dim, generator=spec.generator))
+        self.name = nn.Linear(spec.feature_dim, self.vocab)
+        self.register_buffer("has_words", torch.tensor(self.tokenizer is not None))
+        number_hidden(self.grid[0] * self.grid[1], self.mask_ratio)  # a patch alone is told now
+        if self.tokenizer is None:
+            self.vae = DiscreteVAE(self.side**2 * spec.in_channels, self.vocab, self.tokenizer_width)
+            return
+        if isinstance(self.tokenizer, nn.Module):
+            self.tokenizer.cpu().requires_grad_(False)
+        self._check_words(self._words(torch.zeros(2, spec.in_channels, *spec.image_size)))
+
+    def step(self, batch: Batch, student, teacher) -> dict[str, Tensor]:
+        x, look = batch.views[0], student.tokens  # a student that cannot is told in the first stage already
+        if batch.progress < self.tokenizer_share and not self.has_words:
+            return self._tokenizer_terms(x, batch)
+        self.has_words.fill_(True)
+        hidden = blockwise_mask(len(x), self.grid, self.mask_ratio, batch.generator).to(x.device)
+        tokens = look(x, hidden, self.token)
+        loss = F.cross_entropy(self.name(tokens[hidden]), self._words(x)[hidden])
+        return {"loss": loss, "cross_entropy": loss}
+
+    @torch.no_grad()
+    def _words(self, x: Tensor) -> Tensor:
+        """The word of each patch, (n, patches)."""
+        if self.tokenizer is None:
+            return self.vae.logits(self._map(x)).argmax(dim=1).flatten(1)
+        if isinstance(self.tokenizer, nn.Module):
+            self.tokenizer.eval()  # it is a part of the loss, which is set to train
+        words = self.tokenizer(x)
+        expected = (len(x), self.grid[0] * self.grid[1])
+        is_tensor = isinstance(words, Tensor) and words.ndim > 1 and not words.is_floating_point()
+        if not is_tensor or tuple(words.flatten(1).shape) != expected:
+            found = type(words).__name__
+            if isinstance(words, Tensor):
+                found = f"{words.dtype} of shape {tuple(words.shape)}"
+            raise ValueError(
+                f"loss__tokenizer gave {found} for {len(x)} views of {self.grid[0]} x {self.grid[1]} "
+                f"patches: give whole numbers of shape {expected}, or set backbone__patch so that patches "
+                "and words agree."
+            )
+        return words.flatten(1).long().to(x.device)
+
+    def _check_words(self, words: Tensor) -> None:
+        if words.min() < 0 or words.max() >= self.vocab:
+            raise ValueError(
+                f"loss__tokenizer gave words from {words.min()} to {words.max()}, but loss__vocab is "
+                f"{self.vocab}: give as many as it knows."
+            )
+
+    def _tokenizer_terms(self, x: Tensor, batch: Batch) -> dict[str, Tensor]:
+        temperature = (1 / 16) ** (batch.progress / self.tokenizer_share)
+        patches = self._map(x)
+        logits = self.vae.logits(patches)
+        u = torch.rand(logits.shape, generator=batch.generator, device=batch.generator.device).to(x.device)
+        gumbel = -(-u.clamp(min=1e-9).log()).clamp(min=1e-9).log()
+        painted = self.vae.paint(((logits + gumbel) / temperature).softmax(dim=1))
+        reconstruction = F.mse_loss(painted, patches)
+        used = logits.softmax(dim=1).mean(dim=(0, 2, 3))
+        kl = math.log(self.vocab) + (used * used.clamp(min=1e-9).log()).sum()
+        return {"loss": reconstruction + self.kl_weight * kl, "reconstruction": reconstruction}
+
+    def _map(self, x: Tensor) -> Tensor:
+        """Patches as a map, (n, P, rows, columns)."""
+        return patchify(x, self.side).transpose(1, 2).unflatten(2, self.grid)
+
+    @torch.no_grad()
+    def reconstruct(self, views: list[Tensor], student, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """What the backbone saw of each image, NaN where it was hidden, and the words that it found there."""
+        if self.tokenizer is not None:
+            raise ValueError("a tokenizer of your own has words, but no way back to pixels.")
+        x = views[0]
+        hidden = blockwise_mask(len(x), self.grid, self.mask_ratio, generator).to(x.device)
+        words = self.name(student.tokens(x, hidden, self.token)).argmax(dim=2)
+        words = torch.where(hidden, words, self._words(x))
+        one_hot = F.one_hot(words, self.vocab).to(x.dtype).transpose(1, 2).unflatten(2, self.grid)
+        painted = unpatchify(self.vae.paint(one_hot).flatten(2).transpose(1, 2), self.side, self.grid)
+        return shown_and_made(x, as_pixels(hidden, self.side, self.grid), painted)
+
+
+class DiscreteVAE(nn.Module):
+    """Patches to words and back, each with a look at the patches around it.
+
+    Parameters
+    ----------
+    values : int
+        P, of a patch.
+    vocab : int
+    width : int
+        Channels inside.
+    """
+
+    def __init__(self, values: int, vocab: int, width: int):
+        super().__init__()
+        self.logits = around(values, width, vocab)
+        self.paint = around(vocab, width, values)
+
+
+def around(in_channels: int, width: int, out_channels: int) -> nn.Sequential:
+    """(n, in_channels, rows, columns) -> (n, out_channels, rows, columns), over places of 3 x 3."""
+    return nn.Sequential(
+        nn.Conv2d(in_channels, width, 1),
+        nn.ReLU(),
+        nn.Conv2d(width, width, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(width, out_channels, 1),
+    )

@@ -1,0 +1,153 @@
+"""MAE: see a quarter of an image, and paint the rest."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sklearn_ssl import Batch, Spec, SSLLoss, Views
+from sklearn_ssl.losses import backbone_with_tokens
+from sklearn_ssl_masked.patches import (
+    as_pixels,
+    check_ratio,
+    number_hidden,
+    patchify,
+    shown_and_made,
+    shuffled,
+    unpatchify,
+)
+
+# Added to a patch's variance before it is divided by.
+EPSILON = 1e-6
+
+
+class MAE(SSLLoss):
+    r"""Masked autoencoder: of a few patches of an image, reconstruct the others.
+
+    Most patches are hidden. The backbone works on the visible ones alone, which makes it cheap; a small
+    decoder, which is thrown away, gets its tokens, and one and the same learned token in each hidden place,
+    and paints the pixels there. To guess an ear from a nose, one has to know what one is looking at:
+
+    .. math::
+        \ell = \frac{1}{|M|} \sum_{i \in M} \frac1P \,
+        \Bigl\| \hat x_i - \frac{x_i - \mu_i}{\sigma_i} \Bigr\|^2
+
+    averaged over the images, where M are the hidden patches, :math:`x_i` the P values of one, standardised
+    by its own mean :math:`\mu_i` and deviation :math:`\sigma_i`, and :math:`\hat x_i` what the decoder says.
+
+    Parameters
+    ----------
+    mask_ratio : float, default=0.75
+        Share of the patches that is hidden; the paper's.
+    decoder_width : int, default=128
+        The paper's is 512, for tokens of 1,024; ours have 192.
+    decoder_depth : int, default=2
+        Layers. The paper's 8 help a linear probe; one is as good for fine-tuning (table 1a), and cheaper.
+    normalize_targets : bool, default=True
+        False: the pixels themselves, :math:`\mu_i = 0, \sigma_i = 1`.
+
+    Raises
+    ------
+    ValueError
+        When `build` finds a backbone without patches, or a ratio that hides nothing or everything.
+
+    References
+    ----------
+    He et al., "Masked Autoencoders Are Scalable Vision Learners", CVPR 2022, arXiv:2111.06377, section 3.
+    """
+
+    family = "masked"
+    views = Views(1, recipes=("weak",))
+    defaults: ClassVar[dict] = {"backbone": "vit", "projector": ()}
+
+    def __init__(
+        self,
+        mask_ratio: float = 0.75,
+        decoder_width: int = 128,
+        decoder_depth: int = 2,
+        normalize_targets: bool = True,
+    ):
+        super().__init__()
+        check_ratio(mask_ratio)
+        self.mask_ratio = mask_ratio
+        self.decoder_width = decoder_width
+        self.decoder_depth = decoder_depth
+        self.normalize_targets = normalize_targets
+
+    def build(self, spec: Spec) -> None:
+        vit = backbone_with_tokens(spec)
+        self.side, self.grid = vit.patch_size, vit.grid
+        self.patches = self.grid[0] * self.grid[1]
+        self.hidden = number_hidden(self.patches, self.mask_ratio)
+        if self.normalize_targets and self.side**2 * spec.in_channels == 1:
+            raise ValueError(
+                "a patch is a single value here, which cannot be standardised: set a larger backbone__patch, "
+                "or loss__normalize_targets=False."
+            )
+        width = self.decoder_width
+        self.embed = nn.Linear(spec.feature_dim, width)
+        self.token = nn.Parameter(0.02 * torch.randn(width, generator=spec.generator))
+        self.positions = nn.Parameter(0.02 * torch.randn(self.patches, width, generator=spec.generator))
+        self.decoder = nn.Sequential(*(decoder_layer(width) for _ in range(self.decoder_depth)))
+        self.paint = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, self.side**2 * spec.in_channels))
+
+    def step(self, batch: Batch, student, teacher) -> Tensor:
+        x = batch.views[0]
+        keep, hidden = self._split(len(x), batch.generator, x.device)
+        painted = self._painted(student, x, keep)
+        target = self._standardised(patchify(x, self.side))
+        return F.mse_loss(rows(painted, hidden), rows(target, hidden))
+
+    @torch.no_grad()
+    def reconstruct(self, views: list[Tensor], student, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """What the backbone saw of each image, NaN where it was hidden, and what was made of it."""
+        x = views[0]
+        keep, hidden = self._split(len(x), generator, x.device)
+        patches = patchify(x, self.side)
+        painted = self._painted(student, x, keep)
+        if self.normalize_targets:
+            mean, std = moments(patches)
+            painted = painted * std + mean
+        is_hidden = torch.zeros(patches.shape[:2], dtype=torch.bool, device=x.device).scatter(1, hidden, True)
+        pixels = as_pixels(is_hidden, self.side, self.grid)
+        return shown_and_made(x, pixels, unpatchify(painted, self.side, self.grid))
+
+    def _split(self, n: int, generator: torch.Generator, device: torch.device) -> tuple[Tensor, Tensor]:
+        """The numbers of visible and of hidden patches, (n, k) each."""
+        order = shuffled(n, self.patches, generator).to(device)
+        return order[:, self.hidden :], order[:, : self.hidden]
+
+    def _painted(self, student, x: Tensor, keep: Tensor) -> Tensor:
+        """What the decoder says of every patch, (n, patches, P)."""
+        h = self.embed(student.encode(x, keep))
+        full = self.token.expand(len(x), self.patches, -1)
+        full = full.scatter(1, keep[:, :, None].expand_as(h), h) + self.positions
+        return self.paint(self.decoder(full))
+
+    def _standardised(self, patches: Tensor) -> Tensor:
+        if not self.normalize_targets:
+            return patches
+        mean, std = moments(patches)
+        return (patches - mean) / std
+
+
+def decoder_layer(width: int) -> nn.Module:
+    """Of a transformer; with a head for 32 of the width."""
+    heads = next(heads for heads in range(max(1, width // 32), 0, -1) if width % heads == 0)
+    return nn.TransformerEncoderLayer(
+        width, heads, 4 * width, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
+    )
+
+
+def moments(patches: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of each patch, (n, patches, 1) each."""
+    variance, mean = torch.var_mean(patches, dim=2, keepdim=True)
+    return mean, (variance + EPSILON).sqrt()
+
+
+def rows(x: Tensor, index: Tensor) -> Tensor:
+    """The rows numbered `index` (n, k) of each x (n, patches, d): (n, k, d)."""
+    return x.gather(1, index[:, :, None].expand(-1, -1, x.shape[2]))

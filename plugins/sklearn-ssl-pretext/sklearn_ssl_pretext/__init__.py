@@ -1,0 +1,9 @@
+"""Pretext tasks: questions about an image whose answers are known without anybody's labels."""
+
+from sklearn_ssl_pretext.colorization import Colorization
+from sklearn_ssl_pretext.cpc import CPC
+from sklearn_ssl_pretext.jigsaw import Jigsaw
+from sklearn_ssl_pretext.relative_location import RelativeLocation
+from sklearn_ssl_pretext.rotation import Rotation
+
+__all__ = ["CPC", "Colorization", "Jigsaw", "RelativeLocation", "Rotation"]

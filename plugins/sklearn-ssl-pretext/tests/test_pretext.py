@@ -1,0 +1,375 @@
+"""Pretext tasks: what is asked against loops, and what the methods have in common."""
+
+import itertools
+import math
+import pickle
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from sklearn_ssl_pretext import CPC, Colorization, Jigsaw, RelativeLocation, Rotation
+from sklearn_ssl_pretext.colorization import (
+    laplace_cdf,
+    laplace_quantile,
+    to_colours,
+    with_colours,
+    without_colours,
+)
+from sklearn_ssl_pretext.cpc import overlapping
+from sklearn_ssl_pretext.jigsaw import far_permutations
+from sklearn_ssl_pretext.rotation import all_turns
+from sklearn_ssl_pretext.tiles import cut_tiles, standardised, with_colours_dropped
+from torch import nn
+
+from sklearn_ssl import Batch, Spec, SSLImageEmbedder, available_losses, plot_reconstructions
+from sklearn_ssl.testing import parametrize_with_loss_checks
+
+METHODS = ("colorization", "cpc", "jigsaw", "relative_location", "rotation")
+DRAWN = {"check_does_not_depend_on_the_order_of_images": "tiles are drawn for one image after the other"}
+EXPECTED_FAILURES = {
+    "cpc": {"check_works_on_another_device": "torch cannot pretend to compute recurrent cells"},
+    "jigsaw": DRAWN,
+    "relative_location": DRAWN,
+}
+
+
+@parametrize_with_loss_checks(METHODS, expected_failed_checks=lambda loss: EXPECTED_FAILURES.get(loss, {}))
+def test_pretext_tasks_keep_the_contract(check):
+    check()
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def images(n=4, channels=3, size=(16, 16)):
+    return torch.randn(n, channels, *size, generator=generator())
+
+
+def pixels(n=64, side=24, channels=3):
+    return np.random.default_rng(0).integers(0, 256, (n, side, side, channels), dtype=np.uint8)
+
+
+def batch(x):
+    return Batch([x], torch.arange(len(x)), None, 0, 0.0, generator(1))
+
+
+def built(loss, size=(16, 16), channels=3, feature_dim=6):
+    torch.manual_seed(0)
+    backbone = nn.Sequential(nn.Conv2d(channels, feature_dim, 4, 4), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    loss.build(Spec(feature_dim, feature_dim, 64, 4, channels, size, backbone, generator()))
+    return loss
+
+
+class Seen:
+    """In place of a student: a few numbers of each image, and what was asked for."""
+
+    def __init__(self, width=6):
+        self.width = width
+
+    def features(self, x):
+        self.x = x
+        return x.flatten(1)[:, : self.width]
+
+    def maps(self, x):
+        self.x = x
+        return torch.randn(len(x), self.width, 4, 4, generator=generator(5))
+
+
+# ------------------------------------------------------------------ rotation
+
+
+def test_each_image_is_turned_in_all_four_ways():
+    x = torch.arange(4.0).view(1, 1, 2, 2)  # 0 1 / 2 3
+    assert all_turns(x).flatten(1).tolist() == [[0, 1, 2, 3], [1, 3, 0, 2], [3, 2, 1, 0], [2, 0, 3, 1]]
+
+
+def test_others_than_squares_are_turned_in_their_middle():
+    x = torch.arange(8.0).view(1, 1, 2, 4)
+    assert all_turns(x)[0].flatten().tolist() == [1, 2, 5, 6]
+
+
+def test_rotation_asks_by_how_many_quarter_turns():
+    loss, x, student = built(Rotation()), images(), Seen()
+    value = loss.step(batch(x), student, None)
+    total = 0.0
+    for k, image in itertools.product(range(4), x):
+        logits = loss.head(image.rot90(k, (1, 2)).flatten()[:6])
+        total -= logits.log_softmax(dim=0)[k].item()
+    assert value["loss"].item() == pytest.approx(total / 16, rel=1e-5)
+
+
+def test_a_head_that_knows_nothing_costs_ln_4():
+    loss = built(Rotation())
+    loss.head.weight.data.zero_()
+    loss.head.bias.data.zero_()
+    assert loss.step(batch(images()), Seen(), None)["loss"].item() == pytest.approx(math.log(4))
+
+
+# ------------------------------------------------------------------ tiles
+
+
+def test_a_tile_lies_in_its_cell():
+    x = torch.arange(24.0 * 24).view(1, 1, 24, 24).repeat(50, 1, 1, 1)  # each pixel tells where it is
+    tiles = cut_tiles(x, 3, (6, 7), generator())
+    assert tiles.shape == (50, 9, 1, 6, 7)
+    offsets = set()
+    for image, cell in itertools.product(range(50), range(9)):
+        row, column = divmod(int(tiles[image, cell, 0, 0, 0]), 24)
+        down, across = row - 8 * (cell // 3), column - 8 * (cell % 3)
+        assert 0 <= down <= 2
+        assert 0 <= across <= 1
+        assert torch.equal(tiles[image, cell, 0], x[0, 0, row : row + 6, column : column + 7])
+        offsets.add((down, across))
+    assert len(offsets) == 6
+
+
+def test_tiles_are_standardised_channel_by_channel():
+    tiles = standardised(5 + 3 * torch.randn(2, 4, 3, 8, 8, generator=generator()))
+    torch.testing.assert_close(tiles.mean(dim=(3, 4)), torch.zeros(2, 4, 3), rtol=0, atol=1e-5)
+    torch.testing.assert_close(tiles.std(dim=(3, 4), correction=0), torch.ones(2, 4, 3), rtol=0, atol=1e-2)
+
+
+def test_two_colours_become_faint_noise():
+    tiles = torch.randn(30, 2, 3, 8, 8, generator=generator())
+    dropped = with_colours_dropped(tiles, generator())
+    kept = (dropped == tiles).all(dim=(3, 4))
+    assert (kept.sum(dim=2) == 1).all()
+    assert torch.equal(kept[:, 0], kept[:, 1])  # the same in both tiles
+    assert 0.005 < dropped[~kept].std() < 0.02
+    assert kept[:, 0].any(dim=0).all()
+    grey = tiles[:, :, :1]
+    assert with_colours_dropped(grey, generator()) is grey
+
+
+# ------------------------------------------------------------------ jigsaw and relative location
+
+
+def test_permutations_are_different_and_far_apart():
+    orders = far_permutations(9, 50, generator())
+    distance = (orders[:, None] != orders).sum(dim=2).float()
+    off_diagonal = distance[~torch.eye(50, dtype=torch.bool)]
+    assert torch.equal(orders.sort(dim=1).values, torch.arange(9).expand(50, -1))
+    assert off_diagonal.min() >= 7
+    assert len(far_permutations(4, 100, generator()).unique(dim=0)) == 24
+
+
+def test_jigsaw_asks_for_the_order():
+    loss, x, student = built(Jigsaw(grid=2, permutations=5)), images(), Seen()
+    loss.size = (8, 8)  # whole cells, which are where they are
+    value = loss.step(batch(x), student, None)
+    tiles = standardised(cut_tiles(x, 2, (8, 8), generator()))
+    total = 0.0
+    for i in range(4):
+        seen = student.x[4 * i : 4 * i + 4]
+        where = [next(j for j in range(4) if torch.equal(tiles[i, j], tile)) for tile in seen]
+        k = loss.orders.tolist().index(where)
+        logits = loss.head(torch.cat([tile.flatten()[:6] for tile in seen]))
+        total -= logits.log_softmax(dim=0)[k].item()
+    assert value["loss"].item() == pytest.approx(total / 4, rel=1e-5)
+
+
+def test_relative_location_asks_where_the_neighbour_is():
+    loss, student = built(RelativeLocation(), size=(24, 24), channels=1), Seen()
+    cell = torch.arange(24) // 8
+    x = (3 * cell[:, None] + cell).float().expand(20, 1, 24, 24)  # each pixel tells its cell
+    value = loss.step(batch(x), student, None)
+    assert (student.x[0::2] == 4).all()  # the middle
+    neighbours = student.x[1::2, 0, 0, 0].long().tolist()
+    total = 0.0
+    for i, neighbour in enumerate(neighbours):
+        k = [0, 1, 2, 3, 5, 6, 7, 8].index(neighbour)
+        logits = loss.head(torch.cat([student.x[2 * i].flatten()[:6], student.x[2 * i + 1].flatten()[:6]]))
+        total -= logits.log_softmax(dim=0)[k].item()
+    assert value["loss"].item() == pytest.approx(total / 20, rel=1e-5)
+    assert len(set(neighbours)) >= 6
+
+
+# ------------------------------------------------------------------ colorization
+
+
+def test_brightness_and_colours_are_the_image():
+    x = images()
+    torch.testing.assert_close(with_colours(without_colours(x), to_colours(x)), x)
+    grey = without_colours(x)
+    torch.testing.assert_close(to_colours(grey), torch.zeros(4, 2, 16, 16))
+    # Red 1, green 0, blue 0: brighter by 1 in red than in green; half of it more than in blue.
+    assert to_colours(torch.tensor([1.0, 0, 0]).view(1, 3, 1, 1)).flatten().tolist() == [1, 0.5]
+
+
+def test_bins_hold_about_as_many_places_each():
+    x = torch.linspace(-6, 6, 101)
+    torch.testing.assert_close(laplace_quantile(laplace_cdf(x)), x, rtol=1e-3, atol=1e-3)
+    colours = torch.distributions.Laplace(0.0, 0.3)
+    torch.manual_seed(0)
+    colours = colours.sample((64, 2, 8, 8))
+    loss = built(Colorization(bins=4), size=(32, 32))
+    loss._follow(colours)
+    counts = torch.bincount(loss._bin(colours).flatten(), minlength=16) / (64 * 64)
+    torch.testing.assert_close(counts, torch.full((16,), 1 / 16), rtol=0, atol=0.015)
+
+
+def test_a_bins_colour_lies_in_it():
+    loss = built(Colorization(bins=5), size=(32, 32))
+    loss.scale.copy_(torch.tensor([0.3, 0.7]))
+    centers = loss._centers().T.view(1, 2, 1, 25)
+    assert loss._bin(centers).flatten().tolist() == list(range(25))
+
+
+def test_colorization_sees_no_colour_and_asks_for_it():
+    loss, x, student = built(Colorization(bins=4), size=(32, 32)), images(size=(32, 32)), Seen()
+    value = loss.step(batch(x), student, None)
+    assert torch.equal(student.x[:, 0], student.x[:, 2])
+    torch.testing.assert_close(student.x[:, 1], x.mean(dim=1))
+    colours = F.avg_pool2d(to_colours(x), 4)
+    logits = loss.decoder(student.maps(x))
+    total = 0.0
+    for i, row, column in itertools.product(range(4), range(8), range(8)):
+        first, second = (
+            min(3, int(laplace_cdf(colours[i, k, row, column] / colours[:, k].abs().mean()) * 4))
+            for k in (0, 1)
+        )
+        total -= logits[i, :, row, column].log_softmax(dim=0)[4 * first + second].item()
+    assert value.item() == pytest.approx(total / 256, rel=1e-5)
+
+
+# ------------------------------------------------------------------ CPC
+
+
+def test_patches_overlap_by_half():
+    x = images(size=(16, 20))
+    patches = overlapping(x, 3, (8, 10), (4, 5))
+    for row, column in itertools.product(range(3), range(3)):
+        expected = x[:, :, 4 * row : 4 * row + 8, 5 * column : 5 * column + 10]
+        assert torch.equal(patches[:, row, column], expected)
+
+
+def test_cpc_is_the_papers_sum():
+    loss = built(CPC(grid=3, steps=2, dim=5))
+    n, columns = 2, 3
+    h = torch.randn(n, 3, columns, 6, generator=generator())
+    by_column = h.transpose(1, 2).flatten(0, 1)
+    with torch.no_grad():
+        value = loss.info_nce(loss.target(by_column), loss.contexts(by_column))
+        every = F.normalize(loss.target(h), dim=3)  # (n, rows, columns, dim)
+        total, terms = 0.0, 0
+        for i, column in itertools.product(range(n), range(columns)):
+            for k in (1, 2):
+                for t in range(3 - k):
+                    state = None
+                    for row in range(t + 1):
+                        state = loss.read(h[i : i + 1, row, column], state)
+                    guess = F.normalize(loss.predict[k - 1](state[0]), dim=0)
+                    right = (guess * every[i, t + k, column]).sum() / 0.1
+                    total -= (right - (every @ guess / 0.1).logsumexp(dim=(0, 1, 2))).item()
+                    terms += 1
+    assert value.item() == pytest.approx(total / terms, rel=1e-5)
+
+
+def test_what_is_read_is_above_what_is_predicted():
+    loss = built(CPC(grid=3, steps=1))
+    by_column = torch.randn(6, 3, 6, generator=generator(), requires_grad=True)
+    (gradient,) = torch.autograd.grad(loss.contexts(by_column)[:, 0].sum(), by_column)
+    assert gradient[:, 0].abs().min() > 0
+    assert not gradient[:, 1:].any()
+
+
+@pytest.mark.parametrize(("side", "rows"), [(8, 3), (32, 4), (64, 7), (224, 7)])
+def test_the_grid_follows_the_images(side, rows):
+    assert built(CPC(), size=(side, side)).rows == rows
+
+
+# ------------------------------------------------------------------ in the embedder
+
+
+@pytest.mark.parametrize("loss", METHODS)
+def test_it_is_found_by_name(loss):
+    assert available_losses()[loss].distribution == "sklearn-ssl-pretext"
+
+
+class Only24(nn.Module):
+    def forward(self, x):
+        if x.shape[2] != 24:
+            raise ValueError("only 24 pixels")
+        return x.flatten(1)
+
+
+def tiny_backbone(in_channels):
+    return nn.Sequential(nn.Conv2d(in_channels, 8, 3, stride=2, padding=1), nn.BatchNorm2d(8), nn.ReLU())
+
+
+@pytest.mark.parametrize("loss", METHODS)
+def test_it_trains_alone_and_goes_on_after_a_pickle(loss):
+    settings = {"backbone": tiny_backbone, "max_epochs": 2, "batch_size": 32, "random_state": 0}
+    first = SSLImageEmbedder(loss, warm_start=True, **settings).fit(pixels())
+    again = pickle.loads(pickle.dumps(first))
+    for each in (first, again):
+        each.set_params(max_epochs=4).fit(pixels())
+    np.testing.assert_array_equal(again.transform(pixels()), first.transform(pixels()))
+    assert first.transform(pixels()).std(axis=0).max() > 0
+
+
+@pytest.mark.parametrize("loss", METHODS)
+@pytest.mark.parametrize("backbone", ["resnet18", "vit"])
+def test_it_works_on_named_backbones(loss, backbone):
+    small = {"backbone__width": 16, "backbone__depth": 1} if backbone == "vit" else {}
+    fitted = SSLImageEmbedder(loss, backbone=backbone, max_epochs=1, batch_size=8, **small).fit(pixels(8))
+    assert np.isfinite(fitted.transform(pixels(8))).all()
+
+
+@pytest.mark.parametrize("loss", [name for name in METHODS if name != "colorization"])
+def test_grey_images_are_enough(loss):
+    settings = {"backbone": tiny_backbone, "max_epochs": 1, "batch_size": 32}
+    assert SSLImageEmbedder(loss, **settings).fit(pixels(channels=1)).n_iter_ == 1
+
+
+@pytest.mark.parametrize("loss", METHODS)
+def test_images_need_not_be_square(loss):
+    wide = np.random.default_rng(0).integers(0, 256, (16, 24, 40, 3), dtype=np.uint8)
+    settings = {"backbone": tiny_backbone, "max_epochs": 1, "batch_size": 8}
+    assert SSLImageEmbedder(loss, **settings).fit(wide).n_iter_ == 1
+
+
+def test_colours_are_drawn():
+    pytest.importorskip("matplotlib")
+    settings = {"backbone": tiny_backbone, "max_epochs": 1, "batch_size": 32, "warm_start": True}
+    figure = plot_reconstructions(SSLImageEmbedder("colorization", **settings).fit(pixels()), pixels()[:3])
+    original, shown, made = (axis.images[0].get_array() for axis in figure.axes[:3])
+    np.testing.assert_allclose(original, pixels()[0] / 255, atol=1e-5)
+    standardised = (shown - pixels().mean(axis=(0, 1, 2)) / 255) / (pixels().std(axis=(0, 1, 2)) / 255)
+    assert np.ptp(standardised, axis=2).max() < 0.01  # as bright in all channels
+    assert not np.array_equal(made, shown)
+
+
+@pytest.mark.parametrize(
+    ("loss", "params", "images", "words"),
+    [
+        ("colorization", {}, pixels(channels=1), r"images of three channels.*these have 1\. .*rotation"),
+        ("colorization", {"loss__bins": 1}, pixels(), r"loss__bins=1: give at least 2"),
+        ("colorization", {}, pixels(channels=1).repeat(3, axis=3), r"grey, with three equal channels"),
+        ("jigsaw", {"backbone": Only24}, pixels(), r"cannot take tiles of 7 x 7 pixels: only 24"),
+        ("cpc", {"backbone": Only24}, pixels(), r"cannot take patches of 12 x 12 pixels: only 24"),
+        ("colorization", {"backbone": nn.Flatten()}, pixels(), r"Flatten does not show its feature maps"),
+        (
+            "jigsaw",
+            {},
+            pixels(side=8),
+            r"3 x 3 grid would have 2 x 2 pixels, of images of 8 x 8.*image_size=27",
+        ),
+        ("relative_location", {}, pixels(side=8), r"3 x 3 grid would have 2 x 2 pixels"),
+        ("jigsaw", {"loss__grid": 4}, pixels(), r"loss__grid=4: give 2 or 3"),
+        ("jigsaw", {"loss__permutations": 1}, pixels(), r"loss__permutations=1: give at least 2"),
+        (
+            "cpc",
+            {"loss__grid": 30},
+            pixels(),
+            r"patches of a 30 x 30 grid would have 0 x 0 pixels.*loss__grid=3",
+        ),
+        ("cpc", {"loss__grid": "many"}, pixels(), r"loss__grid='many'"),
+        ("cpc", {"loss__steps": 0}, pixels(), r"loss__steps=0"),
+    ],
+)
+def test_what_cannot_work_is_named(loss, params, images, words):
+    with pytest.raises(ValueError, match=words):
+        SSLImageEmbedder(loss, **({"backbone": tiny_backbone} | params)).fit(images)
