@@ -10,8 +10,9 @@ and LogisticRegression(C=0.01), both from the first 5,000 training images; accur
 percent. The .npz file has the arrays train_images, train_labels, test_images and test_labels.
 
 Each point is a line in the file --out, and trainings that have their last one there are not run again: it can
-be stopped and resumed. At the end the table of means over the seeds, and when ours is first as good as
-lightly is in the end. Trainings follow one another: all methods with one seed, then the next seed.
+be stopped and resumed (--show: nothing is trained, and what is there is shown). At the end the table of means
+over the seeds, and when ours is first as good as lightly is in the end. Trainings follow one another: all
+methods with one seed, then the next seed.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ def main() -> None:
     for seed in args.seeds:
         for method, train in methods.items():
             key = {"data": Path(args.data).stem, "method": method, "seed": seed, "of": args.seconds}
-            if is_done(args.out, key):
+            if args.show or is_done(args.out, key):
                 continue
             train(data["train_images"], args, seed, partial(record, args.out, key, data))
     curves = {method: curve(args, method) for method in methods}
@@ -74,6 +75,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--ours", nargs="*", type=json.loads, default=[{}], help="constructor parameters")
     parser.add_argument("--lightly", nargs="*", choices=list(RECIPES), default=["3x3", "imagenet"])
     parser.add_argument("--out", default="time_to_accuracy.jsonl")
+    parser.add_argument("--show", action="store_true", help="train nothing: table and plot of what is there")
     parser.add_argument("--plot", help="a picture of the curves, for example docs/time_to_accuracy.png")
     args = parser.parse_args()
     args.times = args.times or [share * args.seconds for share in (0.05, 0.1, 0.2, 0.4, 0.6, 0.8)]
