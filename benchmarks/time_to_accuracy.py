@@ -218,7 +218,7 @@ def draw(curves: dict, path: str) -> None:
             axis.plot(seconds, [mean(some, name) for some in by_time.values()], style, label=method)
         axis.set(xlabel="seconds of training", ylabel="test accuracy in percent", title=words)
         axis.grid(alpha=0.3)
-    axes[0].legend(fontsize="small")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", fontsize="small")
     figure.savefig(path, dpi=120)
 
 
