@@ -124,7 +124,9 @@ def pixels_of_image(
     if image.has_transparency_data:
         page = Image.new("RGBA", image.size, background)
         image = Image.alpha_composite(page, image.convert("RGBA"))
-    image = image.convert("L" if channels == 1 else "RGB")
+    mode = "L" if channels == 1 else "RGB"
+    if image.mode != mode:  # else it would be copied
+        image = image.convert(mode)
     if size is not None and (image.height, image.width) != size:
         image = ImageOps.fit(image, size[::-1], Image.Resampling.BILINEAR)
     return pixels_of_array(np.asarray(image), channels)

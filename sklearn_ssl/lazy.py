@@ -81,13 +81,18 @@ class LazySource:
             return self._kept[index]
         images = torch.zeros(len(index), self.channels, *self.size, dtype=self.dtype)
         positions = index.tolist()
-        read = list(self._threads.map(self._image_or_none, positions))
-        for i, image in enumerate(read):
-            if image is not None:
-                images[i] = image
-            elif self.stands_in:
+        is_read = list(self._threads.map(self._read_into, images, positions))
+        for i in range(len(images)) if self.stands_in else ():
+            if not is_read[i]:
                 images[i] = self._stand_in(positions[i])[1]
         return images
+
+    def _read_into(self, place: Tensor, position: int) -> bool:
+        """False: it cannot be read, and is to be skipped."""
+        image = self._image_or_none(position)
+        if image is not None:
+            place.copy_(image)
+        return image is not None
 
     def stand_ins(self, index: Tensor) -> Tensor:
         """The numbers of the images that `batch` has given for these."""

@@ -103,7 +103,10 @@ class MAE(SSLLoss):
 
     @torch.no_grad()
     def reconstruct(self, views: list[Tensor], student, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """What the backbone saw of each image, NaN where it was hidden, and what was made of it."""
+        """What the backbone saw of each image, NaN where it was hidden, and what was made of it.
+
+        Standardised patches get back their own mean and deviation, which the decoder was not asked for.
+        """
         x = views[0]
         keep, hidden = self._split(len(x), generator, x.device)
         patches = patchify(x, self.side)
