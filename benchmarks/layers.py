@@ -1,4 +1,4 @@
-"""Which convolutions of a ResNet are faster as matrix products? Milliseconds of each layer on the CPU.
+"""Which layers are faster as matrix products? Milliseconds of each on the CPU.
 
     python benchmarks/layers.py
 
@@ -6,6 +6,9 @@ For 256 views of 32 pixels in a ResNet-18 with the 3x3 stem: forward, gradient o
 the weights, by oneDNN's convolution and by `sklearn_ssl.convolution`; medians of --repeats, interleaved. What
 `LARGEST_MAP` there says follows from this table. Between two measurements 160 MB are written, so that a layer
 finds the caches as it would between its neighbours in a training step.
+
+Then the attention of a vision transformer (three heads of width 64), forward, and forward and backward, by
+torch's `scaled_dot_product_attention` and by `sklearn_ssl.attention`.
 """
 
 from __future__ import annotations
@@ -15,9 +18,11 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from side_by_side import machine, seconds
 
 from sklearn_ssl.allocator import kept_memory
+from sklearn_ssl.attention import attention_as_products
 from sklearn_ssl.convolution import NeighbourhoodProduct, filters_gradient, pixels_gradient
 
 LAYERS = [  # channels in, channels out, side of the map in pixels, stride
@@ -30,6 +35,7 @@ LAYERS = [  # channels in, channels out, side of the map in pixels, stride
     (512, 512, 4, 1),
 ]
 PADDING = (1, 1)
+TOKENS = (17, 65, 197)  # of a class, and 4 x 4, 8 x 8 or 14 x 14 patches
 DTYPES = {"bf16": torch.bfloat16, "float32": torch.float32}
 
 
@@ -50,6 +56,37 @@ def main() -> None:
             cells = "".join(f"{row[part]:10.1f}{row[part + ' as product']:10.1f}" for part in parts)
             c, d, side, stride = layer
             print(f"{precision:8}{c:4} ->{d:4}, {side:2} px, /{stride}  {cells}", flush=True)
+    print(f"\n{'':28}{'forward':>20}{'and backward':>20}   (ms: torch, products)")
+    for precision in args.precisions:
+        for tokens in TOKENS:
+            row = measure_attention(tokens, args.views, DTYPES[precision], args.repeats)
+            cells = "".join(f"{one:10.1f}{other:10.1f}" for one, other in row)
+            print(f"{precision:8}{tokens:4} tokens{'':9}{cells}", flush=True)
+
+
+def measure_attention(tokens: int, n: int, dtype: torch.dtype, repeats: int) -> list[tuple[float, float]]:
+    """Median milliseconds of either way, forward alone and with its gradient."""
+    draw = (torch.randn(n, 3, tokens, 64).to(dtype) for _ in range(3))
+    qkv = [each.requires_grad_() for each in draw]
+    ways = (F.scaled_dot_product_attention, attention_as_products)
+
+    def forward(way: Callable) -> None:
+        with torch.no_grad():
+            way(*qkv)
+
+    def backward(way: Callable) -> None:
+        out = way(*qkv)
+        torch.autograd.grad(out, qkv, torch.ones_like(out))
+
+    rows = []
+    with kept_memory():
+        for part in (forward, backward):
+            times: list[list[float]] = [[], []]
+            for _ in range(repeats + 1):  # the first is not counted
+                for taken, way in zip(times, ways, strict=True):
+                    taken.append(seconds(lambda part=part, way=way: part(way)))
+            rows.append(tuple(1000 * float(np.median(taken[1:])) for taken in times))
+    return rows
 
 
 def measure(
