@@ -8,14 +8,15 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from sklearn_ssl import Batch, Spec, SSLLoss, Views
+from sklearn_ssl import Spec
 from sklearn_ssl.losses import MapsToPixels, map_size
-from sklearn_ssl_masked.patches import check_ratio, shown_and_made
+from sklearn_ssl_masked.filling import PixelFilling
+from sklearn_ssl_masked.patches import check_ratio
 
 PLACES = ("random", "center")
 
 
-class Inpainting(SSLLoss):
+class Inpainting(PixelFilling):
     r"""Context encoder: from what is around a hole, guess what was in it.
 
     A square is cut out of the image and filled with the mean colour of all images; the backbone's last maps,
@@ -52,8 +53,7 @@ class Inpainting(SSLLoss):
     equation 1.
     """
 
-    family = "masked"
-    views = Views(1, recipes=("weak",))
+    _error = staticmethod(torch.square)
     defaults: ClassVar[dict] = {"projector": ()}
 
     def __init__(self, mask_ratio: float = 0.25, place: str = "random", decoder_width: int = 128):
@@ -68,19 +68,6 @@ class Inpainting(SSLLoss):
     def build(self, spec: Spec) -> None:
         size, maps = spec.image_size, map_size(spec)
         self.decoder = MapsToPixels(spec.feature_dim, spec.in_channels, maps, size, width=self.decoder_width)
-
-    def step(self, batch: Batch, student, teacher) -> Tensor:
-        x = batch.views[0]
-        hidden = self._hidden(x, batch.generator)
-        error = (self._painted(student, x, hidden) - x).square() * hidden
-        return error.sum() / (hidden.sum() * x.shape[1])
-
-    @torch.no_grad()
-    def reconstruct(self, views: list[Tensor], student, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """What the backbone saw of each image, NaN where it was hidden, and what was made of it."""
-        x = views[0]
-        hidden = self._hidden(x, generator)
-        return shown_and_made(x, hidden, self._painted(student, x, hidden))
 
     def _painted(self, student, x: Tensor, hidden: Tensor) -> Tensor:
         return self.decoder(student.maps(x.masked_fill(hidden, 0.0)))

@@ -8,15 +8,16 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from sklearn_ssl import Batch, Spec, SSLLoss, Views
+from sklearn_ssl import Spec
 from sklearn_ssl.losses import MapsToPixels, map_size, patch_side
-from sklearn_ssl_masked.patches import check_ratio, number_hidden, random_mask, shown_and_made
+from sklearn_ssl_masked.filling import PixelFilling
+from sklearn_ssl_masked.patches import check_ratio, number_hidden, random_mask
 
 # Squares in a row of the image, where the user leaves it to us.
 AUTO_SQUARES = 6
 
 
-class SimMIM(SSLLoss):
+class SimMIM(PixelFilling):
     r"""A simple framework for masked image modelling: say what colour the hidden pixels have.
 
     Random squares of the image are replaced by one and the same learned token, and a single linear layer on
@@ -49,8 +50,7 @@ class SimMIM(SSLLoss):
     Xie et al., "SimMIM: A Simple Framework for Masked Image Modeling", CVPR 2022, arXiv:2111.09886.
     """
 
-    family = "masked"
-    views = Views(1, recipes=("weak",))
+    _error = staticmethod(torch.abs)
     defaults: ClassVar[dict] = {"backbone": "vit", "projector": ()}
 
     def __init__(self, mask_ratio: float = 0.6, mask_size: int | str = "auto"):
@@ -67,19 +67,6 @@ class SimMIM(SSLLoss):
         number_hidden(self.squares[0] * self.squares[1], self.mask_ratio)  # one alone is told now
         self.token = nn.Parameter(torch.zeros(spec.feature_dim if self.hides_tokens else spec.in_channels))
         self.paint = MapsToPixels(spec.feature_dim, spec.in_channels, map_size(spec), spec.image_size)
-
-    def step(self, batch: Batch, student, teacher) -> Tensor:
-        x = batch.views[0]
-        hidden = self._hidden(x, batch.generator)
-        error = (self._painted(student, x, hidden) - x).abs() * hidden
-        return error.sum() / (hidden.sum() * x.shape[1])
-
-    @torch.no_grad()
-    def reconstruct(self, views: list[Tensor], student, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """What the backbone saw of each image, NaN where it was hidden, and what was made of it."""
-        x = views[0]
-        hidden = self._hidden(x, generator)
-        return shown_and_made(x, hidden, self._painted(student, x, hidden))
 
     def _hidden(self, x: Tensor, generator: torch.Generator) -> Tensor:
         """Which pixels are hidden, (n, 1, height, width)."""
