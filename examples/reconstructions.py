@@ -32,7 +32,7 @@ def main() -> None:
         embedder = SSLImageEmbedder(
             loss,
             max_time=args.seconds,
-            batch_size=128,
+            batch_size=32,  # many small steps: nothing is compared within a batch
             image_size=image_size,
             warm_start=True,  # keeps the decoder, which `transform` does not need
             random_state=0,

@@ -1,6 +1,7 @@
 """Masked image modelling: patches, masks, targets against loops, and what the methods have in common."""
 
 import functools
+import itertools
 import math
 import pickle
 
@@ -220,23 +221,31 @@ def test_squares_are_a_sixth_of_the_image(size, patch, square):
         )
 
 
-@pytest.mark.parametrize(("place", "expected"), [("center", (4, 12)), ("random", None)])
-def test_inpainting_is_the_mean_squared_error_of_a_hole(place, expected):
-    loss, x, student = built(Inpainting(place=place), backbone=maps_of_16()), images(), Seen()
+def test_inpainting_is_the_mean_squared_error_of_the_holes():
+    loss, x, student = built(Inpainting(), backbone=maps_of_16()), images(), Seen()
     value = loss.step(batch(x), student, None)
-    hidden = (student.x == 0).all(dim=1)
-    assert (hidden.sum(dim=(1, 2)) == 64).all()  # a quarter of 16 x 16
-    places = set()
-    for each in hidden:
-        rows, columns = each.any(dim=1).nonzero(), each.any(dim=0).nonzero()
-        assert each[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].all()
-        places.add((int(rows[0]), int(columns[0])))
-        if expected:
-            assert (rows[0], rows[-1] + 1) == (columns[0], columns[-1] + 1) == expected
-    assert len(places) == 1 if expected else len(places) > 1
     painted = loss.decoder(student.maps(student.x))
-    error = (painted - x).square().movedim(1, 3)[hidden]
-    assert value.item() == pytest.approx(error.mean().item(), rel=1e-5)
+    total, terms = 0.0, 0
+    for i, row, column in itertools.product(range(4), range(16), range(16)):
+        if not student.x[i, :, row, column].any():
+            total += (painted[i, :, row, column] - x[i, :, row, column]).square().sum().item()
+            terms += 3
+        else:
+            assert torch.equal(student.x[i, :, row, column], x[i, :, row, column])
+    assert value.item() == pytest.approx(total / terms, rel=1e-5)
+
+
+@pytest.mark.parametrize(("holes", "side"), [(1, 8), (4, 4)])
+def test_holes_are_squares_anywhere_that_have_a_quarter_of_the_area_together(holes, side):
+    hidden = Inpainting(holes=holes)._hidden(torch.zeros(200, 3, 16, 16), generator())[:, 0]
+    area = hidden.sum(dim=(1, 2))
+    assert area.max() == 64
+    assert (area.min() == 64) == (holes == 1)  # several may overlap
+    corners = (hidden[:, :side, :side].all(dim=(1, 2)), hidden[:, -side:, -side:].all(dim=(1, 2)))
+    assert all(corner.any() for corner in corners)
+    whole = -F.max_pool2d(-hidden[:, None].float(), side, 1)  # a square from here on is hidden whole
+    squares = F.max_pool2d(F.pad(whole, (side - 1,) * 4), side, 1)
+    assert torch.equal(squares[:, 0] > 0, hidden)  # there is nothing but such squares
 
 
 # ------------------------------------------------------------------ BEiT
@@ -402,7 +411,7 @@ def test_reconstructions_are_drawn(loss):
         ("simmim", {"loss__mask_ratio": 1.0}, r"loss__mask_ratio=1\.0: .*above 0 and below 1"),
         ("beit", {"loss__mask_ratio": 1.5}, r"loss__mask_ratio=1\.5"),
         ("inpainting", {"loss__mask_ratio": 0.0}, r"loss__mask_ratio=0\.0"),
-        ("inpainting", {"loss__place": "left"}, r"loss__place='left': give 'random' or 'center'"),
+        ("inpainting", {"loss__holes": 0}, r"loss__holes=0: give a whole number of at least 1"),
         ("simmim", {"loss__mask_size": 3}, r"loss__mask_size=3: give a multiple of the patch's 4, at most 8"),
         ("beit", {"loss__vocab": 1}, r"loss__vocab=1"),
         ("beit", {"loss__tokenizer_share": 1.0}, r"loss__tokenizer_share=1\.0"),

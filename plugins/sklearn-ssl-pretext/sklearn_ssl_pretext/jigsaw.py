@@ -13,6 +13,9 @@ from sklearn_ssl import Batch, Spec, SSLLoss, Views
 from sklearn_ssl_pretext.answers import graded
 from sklearn_ssl_pretext.tiles import cut_tiles, standardised, tile_size
 
+# Pixels on the short side, where the user leaves the grid to us.
+THREE_TILES_FROM = 64
+
 
 class Jigsaw(SSLLoss):
     r"""Solve jigsaw puzzles: tiles of an image in a wrong order; which one?
@@ -27,8 +30,9 @@ class Jigsaw(SSLLoss):
 
     Parameters
     ----------
-    grid : int, default=3
-        g tiles in a row and in a column; the paper's. 2: larger tiles, and 24 permutations.
+    grid : {"auto", 2, 3}, default="auto"
+        g tiles in a row and in a column. "auto": the paper's 3 from 64 pixels on (short side), 2 below, whose
+        tiles are larger, with 24 permutations.
     permutations : int, default=100
         Size of the set, chosen so that any two differ in as many places as can be; all of them if there are
         fewer. The paper's best have 1,000, of ImageNet's images.
@@ -55,10 +59,12 @@ class Jigsaw(SSLLoss):
     views = Views(1, recipes=("weak",))
     defaults: ClassVar[dict] = {"projector": ()}
 
-    def __init__(self, grid: int = 3, permutations: int = 100, head_width: int = 256):
+    def __init__(self, grid: int | str = "auto", permutations: int = 100, head_width: int = 256):
         super().__init__()
-        if grid not in (2, 3):
-            raise ValueError(f"loss__grid={grid}: give 2 or 3; of more tiles there are too many orders.")
+        if grid not in ("auto", 2, 3):
+            raise ValueError(
+                f"loss__grid={grid!r}: give 2 or 3, or 'auto'; of more tiles there are too many orders."
+            )
         if permutations < 2:
             raise ValueError(f"loss__permutations={permutations}: give at least 2 to choose from.")
         self.grid = grid
@@ -66,17 +72,20 @@ class Jigsaw(SSLLoss):
         self.head_width = head_width
 
     def build(self, spec: Spec) -> None:
-        self.size = tile_size(spec, self.grid)
-        self.register_buffer("orders", far_permutations(self.grid**2, self.permutations, spec.generator))
+        self.side = self.grid  # in tiles
+        if self.grid == "auto":
+            self.side = 3 if min(spec.image_size) >= THREE_TILES_FROM else 2
+        self.size = tile_size(spec, self.side)
+        self.register_buffer("orders", far_permutations(self.side**2, self.permutations, spec.generator))
         self.head = nn.Sequential(
-            nn.Linear(spec.feature_dim * self.grid**2, self.head_width),
+            nn.Linear(spec.feature_dim * self.side**2, self.head_width),
             nn.ReLU(),
             nn.Linear(self.head_width, len(self.orders)),
         )
 
     def step(self, batch: Batch, student, teacher) -> dict[str, Tensor]:
         x, generator = batch.views[0], batch.generator
-        tiles = standardised(cut_tiles(x, self.grid, self.size, generator))
+        tiles = standardised(cut_tiles(x, self.side, self.size, generator))
         k = torch.randint(len(self.orders), (len(x),), generator=generator, device=generator.device)
         k = k.to(x.device)
         shuffled = tiles[torch.arange(len(x), device=x.device)[:, None], self.orders[k]]
