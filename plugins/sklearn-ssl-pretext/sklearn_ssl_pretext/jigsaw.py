@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 from typing import ClassVar
 
 import torch
@@ -11,22 +12,30 @@ from torch import Tensor, nn
 
 from sklearn_ssl import Batch, Spec, SSLLoss, Views
 from sklearn_ssl_pretext.answers import graded
-from sklearn_ssl_pretext.tiles import cut_tiles, standardised, tile_size
+from sklearn_ssl_pretext.tiles import (
+    check_grid,
+    check_is_taken,
+    cut_tiles,
+    standardised,
+    tile_size,
+    tiles_in_a_row,
+)
 
-# Pixels on the short side, where the user leaves the grid to us.
-THREE_TILES_FROM = 64
+TILES = ("together", "apart")
 
 
 class Jigsaw(SSLLoss):
     r"""Solve jigsaw puzzles: tiles of an image in a wrong order; which one?
 
-    The backbone sees each tile alone; a small network on all their features says which of a set of
-    permutations was applied. For that, the features have to tell parts of things, and what is next to what:
+    A small network on the features says which of a set of permutations was applied. For that, the features
+    have to tell parts of things, and what is next to what:
 
     .. math::
-        \ell = - \log p \bigl( k \mid h(x_{\pi_k(1)}), \dots, h(x_{\pi_k(g^2)}) \bigr)
+        \ell = - \log p \bigl( k \mid h(x_{\pi_k(1)}, \dots, x_{\pi_k(g^2)}) \bigr)
 
-    averaged over the images, with tiles :math:`x_i` and a permutation :math:`\pi_k` drawn for each image.
+    averaged over the images, with tiles :math:`x_i` and a permutation :math:`\pi_k` drawn for each image. The
+    backbone sees the shuffled tiles together, as one image (Carlucci et al.), or each alone, with one h for
+    the features of all (Noroozi and Favaro).
 
     Parameters
     ----------
@@ -36,8 +45,11 @@ class Jigsaw(SSLLoss):
     permutations : int, default=100
         Size of the set, chosen so that any two differ in as many places as can be; all of them if there are
         fewer. The paper's best have 1,000, of ImageNet's images.
+    tiles : {"together", "apart"}, default="together"
+        How the backbone sees them. "apart" is the original, in which it learns from parts of images and
+        never sees one that is nearly whole.
     head_width : int, default=256
-        Of the layer that sees all tiles. The paper's have 4,096.
+        Of the layer on top of the features. The paper's have 4,096.
 
     Raises
     ------
@@ -47,50 +59,67 @@ class Jigsaw(SSLLoss):
     Notes
     -----
     Against shortcuts, as in the paper: a gap between tiles, each cut at a random place of its cell, and
-    standardised in each channel.
+    standardised in each channel where it is seen alone.
 
     References
     ----------
     Noroozi and Favaro, "Unsupervised Learning of Visual Representations by Solving Jigsaw Puzzles", ECCV
     2016, arXiv:1603.09246, section 3 and algorithm 1.
+    Carlucci et al., "Domain Generalization by Solving Jigsaw Puzzles", CVPR 2019, arXiv:1903.06864.
     """
 
     family = "pretext"
     views = Views(1, recipes=("weak",))
     defaults: ClassVar[dict] = {"projector": ()}
 
-    def __init__(self, grid: int | str = "auto", permutations: int = 100, head_width: int = 256):
+    def __init__(
+        self,
+        grid: int | str = "auto",
+        permutations: int = 100,
+        tiles: str = "together",
+        head_width: int = 256,
+    ):
         super().__init__()
-        if grid not in ("auto", 2, 3):
-            raise ValueError(
-                f"loss__grid={grid!r}: give 2 or 3, or 'auto'; of more tiles there are too many orders."
-            )
+        check_grid(grid)
+        if tiles not in TILES:
+            raise ValueError(f"loss__tiles={tiles!r}: give 'together' or 'apart'.")
         if permutations < 2:
             raise ValueError(f"loss__permutations={permutations}: give at least 2 to choose from.")
         self.grid = grid
         self.permutations = permutations
+        self.tiles = tiles
         self.head_width = head_width
 
     def build(self, spec: Spec) -> None:
-        self.side = self.grid  # in tiles
-        if self.grid == "auto":
-            self.side = 3 if min(spec.image_size) >= THREE_TILES_FROM else 2
+        self.side = tiles_in_a_row(self.grid, spec)
         self.size = tile_size(spec, self.side)
+        in_a_row, parts = (self.side, 1) if self.tiles == "together" else (1, self.side**2)
+        check_is_taken(spec, tuple(in_a_row * length for length in self.size), f"tiles {self.tiles}")
         self.register_buffer("orders", far_permutations(self.side**2, self.permutations, spec.generator))
         self.head = nn.Sequential(
-            nn.Linear(spec.feature_dim * self.side**2, self.head_width),
+            nn.Linear(spec.feature_dim * parts, self.head_width),
             nn.ReLU(),
             nn.Linear(self.head_width, len(self.orders)),
         )
 
     def step(self, batch: Batch, student, teacher) -> dict[str, Tensor]:
         x, generator = batch.views[0], batch.generator
-        tiles = standardised(cut_tiles(x, self.side, self.size, generator))
+        tiles = cut_tiles(x, self.side, self.size, generator)
         k = torch.randint(len(self.orders), (len(x),), generator=generator, device=generator.device)
         k = k.to(x.device)
         shuffled = tiles[torch.arange(len(x), device=x.device)[:, None], self.orders[k]]
-        h = student.features(shuffled.flatten(0, 1)).reshape(len(x), -1)
+        if self.tiles == "together":
+            h = student.features(as_one_image(shuffled))
+        else:
+            h = student.features(standardised(shuffled).flatten(0, 1)).reshape(len(x), -1)
         return graded(self.head(h), k)
+
+
+def as_one_image(tiles: Tensor) -> Tensor:
+    """Tiles (n, g * g, channels, h, w), row by row, side by side: (n, channels, g * h, g * w)."""
+    side = math.isqrt(tiles.shape[1])
+    rows = tiles.unflatten(1, (side, side)).movedim(3, 1)  # (n, channels, g, g, h, w)
+    return rows.transpose(3, 4).flatten(4).flatten(2, 3)
 
 
 def far_permutations(n: int, wanted: int, generator: torch.Generator) -> Tensor:

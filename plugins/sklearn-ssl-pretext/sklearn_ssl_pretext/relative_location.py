@@ -9,39 +9,52 @@ from torch import Tensor, nn
 
 from sklearn_ssl import Batch, Spec, SSLLoss, Views
 from sklearn_ssl_pretext.answers import graded
-from sklearn_ssl_pretext.tiles import cut_tiles, tile_size, with_colours_dropped
+from sklearn_ssl_pretext.tiles import (
+    check_grid,
+    check_is_taken,
+    cut_tiles,
+    is_small,
+    tile_size,
+    tiles_in_a_row,
+    with_colours_dropped,
+)
 
-MIDDLE = 4
-# Of the 3 x 3 cells, without the middle.
-NEIGHBOURS = (0, 1, 2, 3, 5, 6, 7, 8)
+# (down, to the right), of the second tile seen from the first.
+DIRECTIONS = ((-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 1), (1, -1), (1, 0), (1, 1))
 
 
 class RelativeLocation(SSLLoss):
     r"""Context prediction: two tiles; in which of eight directions does the second lie?
 
-    The middle tile of a 3 x 3 grid and one of those around it, each seen alone by the backbone. Who knows
-    that this is an eye and that an ear, knows which is above which:
+    One tile of a grid and one of those around it, each seen alone by the backbone. Who knows that this is an
+    eye and that an ear, knows which is above which:
 
     .. math::
         \ell = -\log p \bigl( k \mid h(x_0), h(x_k) \bigr)
 
-    averaged over the images, with a neighbour :math:`k \in \{1, \dots, 8\}` drawn for each.
+    averaged over the images, with a direction :math:`k \in \{1, \dots, 8\}` drawn for each, and a tile
+    :math:`x_0` that has a neighbour :math:`x_k` there.
 
     Parameters
     ----------
+    grid : {"auto", 2, 3}, default="auto"
+        Tiles in a row and in a column. "auto": 3 from 64 pixels on (short side), 2 below, whose tiles are
+        larger.
+    drop_colors : bool or "auto", default="auto"
+        Of colour images two of three channels are replaced by noise, since lenses bend colours by an amount
+        that tells the place in the image (section 3.1 of the paper). "auto": from 64 pixels on (short side);
+        smaller images do not show it.
     head_width : int, default=256
         Of the layer that sees both tiles. The paper's have 4,096.
 
     Raises
     ------
     ValueError
-        When `build` finds that tiles would be too small.
+        When `build` finds that tiles would be too small, or a grid that cannot be.
 
     Notes
     -----
-    Against shortcuts, as in the paper: a gap between tiles, each cut at a random place of its cell, and of
-    colour images two of three channels replaced by noise, since lenses bend colours by an amount that tells
-    the place in the image (section 3.1 there).
+    Against another shortcut, as in the paper: a gap between tiles, each cut at a random place of its cell.
 
     References
     ----------
@@ -53,23 +66,40 @@ class RelativeLocation(SSLLoss):
     views = Views(1, recipes=("weak",))
     defaults: ClassVar[dict] = {"projector": ()}
 
-    def __init__(self, head_width: int = 256):
+    def __init__(self, grid: int | str = "auto", drop_colors: bool | str = "auto", head_width: int = 256):
         super().__init__()
+        check_grid(grid)
+        if drop_colors not in ("auto", True, False):
+            raise ValueError(f"loss__drop_colors={drop_colors!r}: give True, False or 'auto'.")
+        self.grid = grid
+        self.drop_colors = drop_colors
         self.head_width = head_width
 
     def build(self, spec: Spec) -> None:
-        self.size = tile_size(spec, 3)
+        self.side = tiles_in_a_row(self.grid, spec)
+        self.size = tile_size(spec, self.side)
+        check_is_taken(spec, self.size, "tiles")
+        self.drops_colors = not is_small(spec) if self.drop_colors == "auto" else self.drop_colors
         self.head = nn.Sequential(
             nn.Linear(2 * spec.feature_dim, self.head_width), nn.ReLU(), nn.Linear(self.head_width, 8)
         )
 
     def step(self, batch: Batch, student, teacher) -> dict[str, Tensor]:
         x, generator = batch.views[0], batch.generator
-        n = len(x)
-        tiles = cut_tiles(x, 3, self.size, generator)
-        k = torch.randint(8, (n,), generator=generator, device=generator.device).to(x.device)
-        neighbour = torch.tensor(NEIGHBOURS, device=x.device)[k]
-        pair = torch.stack([tiles[:, MIDDLE], tiles[torch.arange(n, device=x.device), neighbour]], dim=1)
-        pair = with_colours_dropped(pair, generator)
-        h = student.features(pair.flatten(0, 1)).reshape(n, -1)
-        return graded(self.head(h), k)
+        k, which = self._drawn(len(x), generator)
+        tiles = cut_tiles(x, self.side, self.size, generator)
+        pair = tiles[torch.arange(len(x), device=x.device)[:, None], which.to(x.device)]
+        if self.drops_colors:
+            pair = with_colours_dropped(pair, generator)
+        h = student.features(pair.flatten(0, 1)).reshape(len(x), -1)
+        return graded(self.head(h), k.to(x.device))
+
+    def _drawn(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Directions, (n,), and the numbers of two tiles that lie so, (n, 2)."""
+        device = generator.device
+        k = torch.randint(len(DIRECTIONS), (n,), generator=generator, device=device)
+        step = torch.tensor(DIRECTIONS, device=device)[k]
+        places = self.side - step.abs()  # rows and columns where the first can be
+        first = (torch.rand(n, 2, generator=generator, device=device) * places).long() + (step < 0)
+        both = torch.stack([first, first + step], dim=1)  # (n, 2, row and column)
+        return k, both[:, :, 0] * self.side + both[:, :, 1]

@@ -13,8 +13,28 @@ from sklearn_ssl.losses import patch_side, refusal
 SHARE = 0.85
 # Pixels on the short side, below which a tile shows nothing.
 SMALLEST_SIDE = 4
+# Pixels on the short side, below which images are small.
+SMALL = 64
 # Standard deviation of what stands in the place of a dropped colour, as a share of the one that is kept.
 NOISE = 0.01
+
+
+def is_small(spec: Spec) -> bool:
+    """Images have few pixels, and parts of them next to none."""
+    return min(spec.image_size) < SMALL
+
+
+def check_grid(grid: int | str) -> None:
+    """Raise a ValueError where it is none of those that tiles are cut by."""
+    if grid not in ("auto", 2, 3):
+        raise ValueError(f"loss__grid={grid!r}: give 2 or 3 tiles in a row, or 'auto'.")
+
+
+def tiles_in_a_row(grid: int | str, spec: Spec) -> int:
+    """As given, or 2 where images are small."""
+    if grid == "auto":
+        return 2 if is_small(spec) else 3
+    return grid
 
 
 def tile_size(spec: Spec, grid: int) -> tuple[int, int]:
@@ -23,7 +43,7 @@ def tile_size(spec: Spec, grid: int) -> tuple[int, int]:
     Raises
     ------
     ValueError
-        They would be too small, or the backbone cannot take them.
+        They would be too small.
     """
     patch = patch_side(spec)
     size = tuple(round(SHARE * (side // grid)) // patch * patch for side in spec.image_size)
@@ -34,7 +54,6 @@ def tile_size(spec: Spec, grid: int) -> tuple[int, int]:
             f"image_size={(SMALLEST_SIDE * 2 + patch) * grid} or more"
             + (", or a smaller backbone__patch." if patch > 1 else ".")
         )
-    check_is_taken(spec, size, "tiles")
     return size
 
 

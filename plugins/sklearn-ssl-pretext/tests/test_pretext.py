@@ -26,11 +26,13 @@ from sklearn_ssl import Batch, Spec, SSLImageEmbedder, available_losses, plot_re
 from sklearn_ssl.testing import parametrize_with_loss_checks
 
 METHODS = ("colorization", "cpc", "jigsaw", "relative_location", "rotation")
+TILES_ARE_DRAWN = {
+    "check_does_not_depend_on_the_order_of_images": "tiles are drawn for one image after the other"
+}
 EXPECTED_FAILURES = {
     "cpc": {"check_works_on_another_device": "torch cannot pretend to compute recurrent cells"},
-    "relative_location": {
-        "check_does_not_depend_on_the_order_of_images": "tiles are drawn for one image after the other"
-    },
+    "jigsaw": TILES_ARE_DRAWN,
+    "relative_location": TILES_ARE_DRAWN,
 }
 
 
@@ -155,40 +157,60 @@ def test_permutations_are_different_and_far_apart():
     assert len(far_permutations(4, 100, generator()).unique(dim=0)) == 24
 
 
-def test_jigsaw_asks_for_the_order():
-    loss, x, student = built(Jigsaw(grid=2, permutations=5)), images(), Seen()
+@pytest.mark.parametrize("tiles", ["together", "apart"])
+def test_jigsaw_asks_for_the_order(tiles):
+    loss, x, student = built(Jigsaw(grid=2, permutations=5, tiles=tiles)), images(), Seen()
     loss.size = (8, 8)  # whole cells, which are where they are
     value = loss.step(batch(x), student, None)
-    tiles = standardised(cut_tiles(x, 2, (8, 8), generator()))
+    cells = cut_tiles(x, 2, (8, 8), generator())
     total = 0.0
     for i in range(4):
-        seen = student.x[4 * i : 4 * i + 4]
-        where = [next(j for j in range(4) if torch.equal(tiles[i, j], tile)) for tile in seen]
-        k = loss.orders.tolist().index(where)
-        logits = loss.head(torch.cat([tile.flatten()[:6] for tile in seen]))
-        total -= logits.log_softmax(dim=0)[k].item()
+        if tiles == "together":
+            seen = [
+                student.x[i, :, row : row + 8, column : column + 8] for row in (0, 8) for column in (0, 8)
+            ]
+            expected, features = cells[i], student.x[i].flatten()[:6]
+        else:
+            seen = student.x[4 * i : 4 * i + 4]
+            expected, features = standardised(cells[i]), torch.cat([tile.flatten()[:6] for tile in seen])
+        where = [next(j for j in range(4) if torch.equal(expected[j], tile)) for tile in seen]
+        logits = loss.head(features)
+        total -= logits.log_softmax(dim=0)[loss.orders.tolist().index(where)].item()
     assert value["loss"].item() == pytest.approx(total / 4, rel=1e-5)
 
 
 @pytest.mark.parametrize(("side", "grid"), [(32, 2), (63, 2), (64, 3), (224, 3)])
 def test_small_images_have_fewer_tiles(side, grid):
-    assert built(Jigsaw(), size=(side, side)).side == grid
+    for loss in (Jigsaw(), RelativeLocation()):
+        assert built(loss, size=(side, side)).side == grid
 
 
-def test_relative_location_asks_where_the_neighbour_is():
-    loss, student = built(RelativeLocation(), size=(24, 24), channels=1), Seen()
-    cell = torch.arange(24) // 8
-    x = (3 * cell[:, None] + cell).float().expand(20, 1, 24, 24)  # each pixel tells its cell
+@pytest.mark.parametrize("grid", [2, 3])
+def test_relative_location_asks_where_the_neighbour_is(grid):
+    loss, student = built(RelativeLocation(grid), size=(24, 24), channels=1), Seen()
+    cell = torch.arange(24) // (24 // grid)
+    x = (3 * cell[:, None] + cell).float().expand(200, 1, 24, 24)  # each pixel tells its cell
     value = loss.step(batch(x), student, None)
-    assert (student.x[0::2] == 4).all()  # the middle
-    neighbours = student.x[1::2, 0, 0, 0].long().tolist()
-    total = 0.0
-    for i, neighbour in enumerate(neighbours):
-        k = [0, 1, 2, 3, 5, 6, 7, 8].index(neighbour)
-        logits = loss.head(torch.cat([student.x[2 * i].flatten()[:6], student.x[2 * i + 1].flatten()[:6]]))
+    total, directions, firsts = 0.0, [], set()
+    for first, second in student.x.unflatten(0, (200, 2)):
+        (row, column), (row_2, column_2) = (divmod(int(tile[0, 0, 0]), 3) for tile in (first, second))
+        directions.append((row_2 - row, column_2 - column))
+        firsts.add((row, column))
+        k = [(a, b) for a in (-1, 0, 1) for b in (-1, 0, 1) if a or b].index(directions[-1])
+        logits = loss.head(torch.cat([first.flatten()[:6], second.flatten()[:6]]))
         total -= logits.log_softmax(dim=0)[k].item()
-    assert value["loss"].item() == pytest.approx(total / 20, rel=1e-5)
-    assert len(set(neighbours)) >= 6
+    assert value["loss"].item() == pytest.approx(total / 200, rel=1e-5)
+    assert len(firsts) == grid**2
+    assert min(directions.count(each) for each in set(directions)) > 10  # 25 of each are expected
+    assert len(set(directions)) == 8
+
+
+@pytest.mark.parametrize(("side", "given", "dropped"), [(24, "auto", 0), (64, "auto", 1), (24, True, 1)])
+def test_colours_are_dropped_where_they_tell_the_place(side, given, dropped):
+    loss, student = built(RelativeLocation(drop_colors=given), size=(side, side)), Seen()
+    loss.step(batch(1 + images(size=(side, side))), student, None)
+    faint = (student.x.abs().amax(dim=(2, 3)) < 0.2).sum(dim=1)
+    assert (faint == 2 * dropped).all()
 
 
 # ------------------------------------------------------------------ colorization
@@ -353,7 +375,14 @@ def test_colours_are_drawn():
         ("colorization", {}, pixels(channels=1), r"images of three channels.*these have 1\. .*rotation"),
         ("colorization", {"loss__bins": 1}, pixels(), r"loss__bins=1: give at least 2"),
         ("colorization", {}, pixels(channels=1).repeat(3, axis=3), r"grey, with three equal channels"),
-        ("jigsaw", {"backbone": Only24}, pixels(), r"cannot take tiles of 10 x 10 pixels: only 24"),
+        ("jigsaw", {"backbone": Only24}, pixels(), r"tiles together of 20 x 20 pixels: only 24"),
+        ("jigsaw", {"backbone": Only24, "loss__tiles": "apart"}, pixels(), r"tiles apart of 10 x 10 pixels"),
+        (
+            "relative_location",
+            {"backbone": Only24},
+            pixels(),
+            r"cannot take tiles of 10 x 10 pixels: only 24",
+        ),
         ("cpc", {"backbone": Only24}, pixels(), r"cannot take patches of 12 x 12 pixels: only 24"),
         ("colorization", {"backbone": nn.Flatten()}, pixels(), r"Flatten does not show its feature maps"),
         (
@@ -362,8 +391,11 @@ def test_colours_are_drawn():
             pixels(side=8),
             r"3 x 3 grid would have 2 x 2 pixels, of images of 8 x 8.*image_size=27",
         ),
-        ("relative_location", {}, pixels(side=8), r"3 x 3 grid would have 2 x 2 pixels"),
-        ("jigsaw", {"loss__grid": 4}, pixels(), r"loss__grid=4: give 2 or 3, or 'auto'"),
+        ("relative_location", {}, pixels(side=8), r"2 x 2 grid would have 3 x 3 pixels"),
+        ("relative_location", {"loss__grid": 1}, pixels(), r"loss__grid=1: give 2 or 3"),
+        ("relative_location", {"loss__drop_colors": "red"}, pixels(), r"loss__drop_colors='red': give True"),
+        ("jigsaw", {"loss__grid": 4}, pixels(), r"loss__grid=4: give 2 or 3 tiles in a row, or 'auto'"),
+        ("jigsaw", {"loss__tiles": "close"}, pixels(), r"loss__tiles='close': give 'together' or 'apart'"),
         ("jigsaw", {"loss__permutations": 1}, pixels(), r"loss__permutations=1: give at least 2"),
         (
             "cpc",
