@@ -28,8 +28,9 @@ class SimMIM(PixelFilling):
 
     where M are the hidden values of the batch.
 
-    A vision transformer gets the token in the place of a hidden patch. Other backbones get images in which
-    hidden pixels have a learned colour.
+    A vision transformer, the paper's backbone, gets the token in the place of a hidden patch: backbone="vit".
+    Others, such as the default ResNet-18, which learns more from few images in little time, get images in
+    which hidden pixels have a learned colour.
 
     Parameters
     ----------
@@ -51,7 +52,7 @@ class SimMIM(PixelFilling):
     """
 
     _error = staticmethod(torch.abs)
-    defaults: ClassVar[dict] = {"backbone": "vit", "projector": ()}
+    defaults: ClassVar[dict] = {"projector": ()}
 
     def __init__(self, mask_ratio: float = 0.6, mask_size: int | str = "auto"):
         super().__init__()
