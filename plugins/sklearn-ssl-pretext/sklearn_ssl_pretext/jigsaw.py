@@ -8,9 +8,10 @@ import math
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sklearn_ssl import Batch, Spec, SSLLoss, Views
+from sklearn_ssl.losses import mlp
 from sklearn_ssl_pretext.answers import graded
 from sklearn_ssl_pretext.tiles import (
     check_grid,
@@ -48,8 +49,11 @@ class Jigsaw(SSLLoss):
     tiles : {"together", "apart"}, default="together"
         How the backbone sees them. "apart" is the original, in which it learns from parts of images and
         never sees one that is nearly whole.
-    head_width : int, default=256
-        Of the layer on top of the features. The paper's have 4,096.
+    head_width : int, default=512
+        Of the layers between the features and the answer. The paper's have 4,096.
+    head_depth : int, default=2
+        How many there are. Those next to the answer keep nothing but what it takes; with enough of them the
+        features keep more of the image (Bordes et al.). 0: a linear layer alone.
 
     Raises
     ------
@@ -66,6 +70,8 @@ class Jigsaw(SSLLoss):
     Noroozi and Favaro, "Unsupervised Learning of Visual Representations by Solving Jigsaw Puzzles", ECCV
     2016, arXiv:1603.09246, section 3 and algorithm 1.
     Carlucci et al., "Domain Generalization by Solving Jigsaw Puzzles", CVPR 2019, arXiv:1903.06864.
+    Bordes et al., "Guillotine Regularization: Why removing layers is needed to improve generalization in
+    Self-Supervised Learning", TMLR 2023, arXiv:2206.13378.
     """
 
     family = "pretext"
@@ -77,7 +83,8 @@ class Jigsaw(SSLLoss):
         grid: int | str = "auto",
         permutations: int = 100,
         tiles: str = "together",
-        head_width: int = 256,
+        head_width: int = 512,
+        head_depth: int = 2,
     ):
         super().__init__()
         check_grid(grid)
@@ -89,6 +96,7 @@ class Jigsaw(SSLLoss):
         self.permutations = permutations
         self.tiles = tiles
         self.head_width = head_width
+        self.head_depth = head_depth
 
     def build(self, spec: Spec) -> None:
         self.side = tiles_in_a_row(self.grid, spec)
@@ -96,11 +104,8 @@ class Jigsaw(SSLLoss):
         in_a_row, parts = (self.side, 1) if self.tiles == "together" else (1, self.side**2)
         check_is_taken(spec, tuple(in_a_row * length for length in self.size), f"tiles {self.tiles}")
         self.register_buffer("orders", far_permutations(self.side**2, self.permutations, spec.generator))
-        self.head = nn.Sequential(
-            nn.Linear(spec.feature_dim * parts, self.head_width),
-            nn.ReLU(),
-            nn.Linear(self.head_width, len(self.orders)),
-        )
+        hidden = [self.head_width] * self.head_depth
+        self.head = mlp(spec.feature_dim * parts, *hidden, len(self.orders))
 
     def step(self, batch: Batch, student, teacher) -> dict[str, Tensor]:
         x, generator = batch.views[0], batch.generator

@@ -159,7 +159,7 @@ def test_permutations_are_different_and_far_apart():
 
 @pytest.mark.parametrize("tiles", ["together", "apart"])
 def test_jigsaw_asks_for_the_order(tiles):
-    loss, x, student = built(Jigsaw(grid=2, permutations=5, tiles=tiles)), images(), Seen()
+    loss, x, student = built(Jigsaw(2, 5, tiles, head_depth=0)), images(), Seen()
     loss.size = (8, 8)  # whole cells, which are where they are
     value = loss.step(batch(x), student, None)
     cells = cut_tiles(x, 2, (8, 8), generator())
