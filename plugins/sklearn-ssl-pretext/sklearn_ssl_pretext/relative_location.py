@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sklearn_ssl import Batch, Spec, SSLLoss, Views
+from sklearn_ssl.losses import mlp
 from sklearn_ssl_pretext.answers import graded
 from sklearn_ssl_pretext.tiles import (
     check_grid,
@@ -44,8 +45,11 @@ class RelativeLocation(SSLLoss):
         Of colour images two of three channels are replaced by noise, since lenses bend colours by an amount
         that tells the place in the image (section 3.1 of the paper). "auto": from 64 pixels on (short side);
         smaller images do not show it.
-    head_width : int, default=256
-        Of the layer that sees both tiles. The paper's have 4,096.
+    head_width : int, default=512
+        Of the layers between the features of both tiles and the answer. The paper's have 4,096.
+    head_depth : int, default=2
+        How many there are: the features keep more of the image, the farther they are from the answer (Bordes
+        et al.). 0: a linear layer alone.
 
     Raises
     ------
@@ -60,13 +64,21 @@ class RelativeLocation(SSLLoss):
     ----------
     Doersch et al., "Unsupervised Visual Representation Learning by Context Prediction", ICCV 2015,
     arXiv:1505.05192.
+    Bordes et al., "Guillotine Regularization: Why removing layers is needed to improve generalization in
+    Self-Supervised Learning", TMLR 2023, arXiv:2206.13378.
     """
 
     family = "pretext"
     views = Views(1, recipes=("weak",))
     defaults: ClassVar[dict] = {"projector": ()}
 
-    def __init__(self, grid: int | str = "auto", drop_colors: bool | str = "auto", head_width: int = 256):
+    def __init__(
+        self,
+        grid: int | str = "auto",
+        drop_colors: bool | str = "auto",
+        head_width: int = 512,
+        head_depth: int = 2,
+    ):
         super().__init__()
         check_grid(grid)
         if drop_colors not in ("auto", True, False):
@@ -74,15 +86,15 @@ class RelativeLocation(SSLLoss):
         self.grid = grid
         self.drop_colors = drop_colors
         self.head_width = head_width
+        self.head_depth = head_depth
 
     def build(self, spec: Spec) -> None:
         self.side = tiles_in_a_row(self.grid, spec)
         self.size = tile_size(spec, self.side)
         check_is_taken(spec, self.size, "tiles")
         self.drops_colors = not is_small(spec) if self.drop_colors == "auto" else self.drop_colors
-        self.head = nn.Sequential(
-            nn.Linear(2 * spec.feature_dim, self.head_width), nn.ReLU(), nn.Linear(self.head_width, 8)
-        )
+        hidden = [self.head_width] * self.head_depth
+        self.head = mlp(2 * spec.feature_dim, *hidden, len(DIRECTIONS))
 
     def step(self, batch: Batch, student, teacher) -> dict[str, Tensor]:
         x, generator = batch.views[0], batch.generator
