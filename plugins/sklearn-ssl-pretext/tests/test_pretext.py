@@ -185,6 +185,13 @@ def test_small_images_have_fewer_tiles(side, grid):
         assert built(loss, size=(side, side)).side == grid
 
 
+@pytest.mark.parametrize("depth", [0, 2])
+def test_the_answer_lies_as_many_layers_from_the_features(depth):
+    for loss in (Jigsaw(head_depth=depth, head_width=7), RelativeLocation(head_depth=depth, head_width=7)):
+        widths = [layer.out_features for layer in built(loss).head if isinstance(layer, nn.Linear)]
+        assert widths[:-1] == [7] * depth
+
+
 @pytest.mark.parametrize("grid", [2, 3])
 def test_relative_location_asks_where_the_neighbour_is(grid):
     loss, student = built(RelativeLocation(grid, head_depth=0), size=(24, 24), channels=1), Seen()
