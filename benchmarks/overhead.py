@@ -3,7 +3,7 @@
     python benchmarks/overhead.py
 
 Both sides have the same network, views (`RandomViews`), loss, precision, memory layout and context
-(`network.computing`, `kept_memory`), fused AdamW and a cosine; epochs after the first. Two networks: the
+(`network.computing`, `kept_memory`), the same optimizer and a cosine; epochs after the first. Two networks: the
 default ResNet-18 at 32 pixels, in percent, and a small module, where a step is short, in microseconds a step.
 Then, in fresh processes: seconds to import the package, and from `fit` to the first step.
 """
@@ -33,6 +33,7 @@ from sklearn_ssl.backbones import build_backbone
 from sklearn_ssl.devices import resolve_device, resolve_precision
 from sklearn_ssl.losses import NTXent, Views, mlp
 from sklearn_ssl.network import computing
+from sklearn_ssl.optimizers import AUTO_OPTIMIZER, base_settings, decay_groups, resolve_optimizer
 from sklearn_ssl.presets import make_augment
 from sklearn_ssl.views import RandomViews
 
@@ -104,8 +105,10 @@ def by_hand(pixels: np.ndarray, backbone: Any, batch_size: int, epochs: int) -> 
     network, width = build_backbone(backbone, {}, in_channels=3, image_size=size)
     network = nn.Sequential(network, mlp(width, 512, 128)).to(device, memory_format=torch.channels_last)
     criterion = NTXent()
-    peak = 2e-3 * batch_size / 256
-    optimizer = torch.optim.AdamW(network.parameters(), peak, weight_decay=1e-2, fused=True)
+    settings = base_settings(AUTO_OPTIMIZER)
+    peak = settings["lr"] * batch_size / 256
+    groups = decay_groups(network.parameters(), settings["weight_decay"])
+    optimizer = resolve_optimizer(AUTO_OPTIMIZER)(groups, peak)
     draw = RandomViews(make_augment("photo", {}), size, torch.full((3,), 0.5), torch.full((3,), 0.25))
     images = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
     n_steps = epochs * (len(images) // batch_size)

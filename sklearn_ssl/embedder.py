@@ -152,16 +152,16 @@ class SSLImageEmbedder(
         a part, while the loss still compares all images of the batch. Costs a further forward pass. The
         gradient is that of the whole batch, with BatchNorm's statistics taken over each part. For losses
         that use the network through `student(views)` alone, such as all built-in ones.
-    optimizer : {"sgd", "adamw", "lars"} or torch Optimizer class, default="auto"
-        "auto": "adamw", unless the loss says otherwise.
+    optimizer : {"muon", "adamw", "sgd", "lars"} or torch Optimizer class, default="auto"
+        "auto": "muon" (`sklearn_ssl.muon.Muon`), unless the loss says otherwise.
     optimizer_params : dict, optional
         Its keywords, such as ``momentum``, ``betas``, ``clip_norm`` (largest norm of the gradient; off).
     lr : float, default="auto"
-        Peak learning rate. "auto": 2e-3 for "adamw", 0.06 for "sgd", 0.3 for "lars", unless the loss says
-        otherwise, each times batch size / 256. An optimizer class needs a number.
+        Peak learning rate. "auto": 8e-3 for "muon", 2e-3 for "adamw", 0.06 for "sgd", 0.3 for "lars", unless
+        the loss says otherwise, each times batch size / 256. An optimizer class needs a number.
     weight_decay : float, default="auto"
-        Of weights; biases and norms have none. "auto": 1e-2 for "adamw", 5e-4 for "sgd", 1e-4 for "lars", 0
-        for an optimizer class, unless the loss says otherwise.
+        Of weights; biases and norms have none. "auto": 1e-2 for "muon" and "adamw", 5e-4 for "sgd", 1e-4 for
+        "lars", 0 for an optimizer class, unless the loss says otherwise.
     warmup : float, default="auto"
         Share of the training in which the learning rate rises; then it falls as half a cosine. "auto": 0.05.
     device : str or torch.device, default="auto"

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from sklearn_ssl.muon import Muon
 from sklearn_ssl.nested_params import did_you_mean
 
 
@@ -31,11 +32,28 @@ def lars(params, lr: float, *, momentum: float = 0.9, trust: float = 0.02, clip_
     return clipped(LARS(params, lr, momentum=momentum, trust=trust), clip_norm)
 
 
-OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {"sgd": sgd, "adamw": adamw, "lars": lars}
+def muon(
+    params,
+    lr: float,
+    *,
+    momentum: float = 0.95,
+    rows: int = 128,
+    iterations: int = 3,
+    betas=(0.9, 0.999),
+    eps: float = 1e-8,
+    clip_norm: float | None = None,
+):
+    """Momentum whose matrices are orthogonalized, and AdamW for what is no matrix."""
+    settings = dict(momentum=momentum, rows=rows, iterations=iterations, betas=betas, eps=eps)
+    return clipped(Muon(params, lr, **settings), clip_norm)
 
-AUTO_OPTIMIZER = "adamw"
+
+OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {"sgd": sgd, "adamw": adamw, "lars": lars, "muon": muon}
+
+AUTO_OPTIMIZER = "muon"
 # From benchmarks/defaults.py.
 BASE_SETTINGS = {
+    "muon": {"lr": 8e-3, "weight_decay": 1e-2},
     "sgd": {"lr": 0.06, "weight_decay": 5e-4},
     "adamw": {"lr": 2e-3, "weight_decay": 1e-2},
     "lars": {"lr": 0.3, "weight_decay": 1e-4},

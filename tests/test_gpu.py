@@ -58,9 +58,10 @@ def test_operations_on_chosen_images_stay_on_the_gpu(fake):
         assert view.device.type == "cuda"
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "sgd", "lars"])
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd", "lars", "muon"])
 @pytest.mark.parametrize("loss", ["ntxent", "dcl", "vicreg"])
-def test_a_step_stays_on_the_gpu(loss, optimizer):
+def test_a_step_stays_on_the_gpu(loss, optimizer, monkeypatch):
+    monkeypatch.setattr("sklearn_ssl.muon.is_fast_in_bf16", lambda device: True)  # it would ask the driver
     network = student("float32")  # torch has no autocast on a pretended GPU
     teacher = Teacher(network)
     with FakeTensorMode(allow_non_fake_inputs=True):

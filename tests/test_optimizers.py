@@ -1,4 +1,4 @@
-"""Optimizers by name, LARS by its paper, and what weight decay touches."""
+"""Optimizers by name, LARS and Muon by their papers, and what weight decay touches."""
 
 import numpy as np
 import pytest
@@ -7,6 +7,7 @@ from skorch.callbacks import Callback
 from torch import nn
 
 from sklearn_ssl import SSLImageEmbedder
+from sklearn_ssl.muon import Muon, newton_schulz, orthogonalized
 from sklearn_ssl.optimizers import LARS, OPTIMIZERS, base_settings, decay_groups, resolve_optimizer
 
 
@@ -92,9 +93,10 @@ def test_a_layer_without_gradient_values_or_without_gradient_stays():
     assert zero.tolist() == absent.tolist() == [[1, 1], [1, 1]]
 
 
-def test_lars_evaluates_a_closure_as_torchs_optimizers_do():
+@pytest.mark.parametrize("ours", [LARS, Muon])
+def test_our_optimizers_evaluate_a_closure_as_torchs_do(ours):
     weight = nn.Parameter(torch.ones(1, 2))
-    optimizer = LARS([weight], 0.1)
+    optimizer = ours([weight], 0.1)
 
     def closure():
         optimizer.zero_grad()
@@ -106,19 +108,149 @@ def test_lars_evaluates_a_closure_as_torchs_optimizers_do():
     assert weight.grad.tolist() == [[1, 1]]
 
 
-def test_lars_goes_on_from_its_state_dict():
+@pytest.mark.parametrize("ours", [LARS, Muon])
+def test_our_optimizers_go_on_from_their_state_dicts(ours):
     straight, halves = layers(), layers()
     make = {"lr": 0.1, "momentum": 0.9}
-    train(straight, LARS(straight, **make), steps=4)
-    first = LARS(halves, **make)
+    train(straight, ours(straight, **make), steps=4)
+    first = ours(halves, **make)
     train(halves, first, steps=2)
-    second = LARS(halves, **make)
+    second = ours(halves, **make)
     second.load_state_dict(first.state_dict())
     for step in (2, 3):
         for parameter, gradient in zip(halves, gradients(step), strict=True):
             parameter.grad = gradient
         second.step()
     assert all(torch.equal(a, b) for a, b in zip(straight, halves, strict=True))
+
+
+# ------------------------------------------------------------------ Muon
+
+
+def slow_polar(matrix, iterations):
+    """Singular values through Muon's polynomial, from a decomposition in place of products."""
+    u, values, v = np.linalg.svd(matrix / np.sqrt((matrix**2).sum()), full_matrices=False)
+    for _ in range(iterations):
+        values = 3.4445 * values - 4.7750 * values**3 + 2.0315 * values**5
+    return u @ np.diag(values) @ v
+
+
+def slow_muon(weights, lr, momentum, rows, iterations, decay, steps=4):
+    """The algorithm of kellerjordan.github.io/posts/muon without Nesterov's step, part by part."""
+    means = [np.zeros_like(w) for w in weights]
+    for step in range(steps):
+        for i, g in enumerate(gradients(step)):
+            if weights[i].ndim == 1:
+                continue
+            means[i] = momentum * means[i] + (1 - momentum) * g.numpy()
+            matrix = means[i].reshape(len(g), -1)
+            lies_down = matrix.shape[0] <= matrix.shape[1]
+            matrix = matrix if lies_down else matrix.T
+            parts = np.array_split(matrix, -(-len(matrix) // rows))
+            made = np.concatenate([slow_polar(part, iterations) for part in parts])
+            size = 0.2 * np.sqrt(matrix.shape[1])
+            made = (made if lies_down else made.T).reshape(g.shape)
+            weights[i] = weights[i] - lr * decay * weights[i] - lr * size * made
+    return weights
+
+
+@pytest.mark.parametrize(
+    ("momentum", "rows", "iterations", "decay"), [(0.95, 128, 3, 0.1), (0.0, 2, 5, 0.0), (0.5, 1, 1, 1e-4)]
+)
+def test_muon_is_the_algorithm_as_published(momentum, rows, iterations, decay):
+    settings = dict(momentum=momentum, rows=rows, iterations=iterations)
+    parameters = layers()
+    expected = slow_muon([p.detach().numpy().copy() for p in parameters], 0.3, **settings, decay=decay)
+    got = train(parameters, Muon(decay_groups(parameters, decay), 0.3, **settings))
+    for ours, wanted in zip(got[:2], expected[:2], strict=True):
+        np.testing.assert_allclose(ours, wanted, rtol=1e-10)
+
+
+def test_a_step_of_muon_by_hand():
+    # |g| = 5, so the singular values are 0.6 and 0.8; one iteration makes of them
+    # 3.4445 * 0.6 - 4.7750 * 0.216 + 2.0315 * 0.07776 = 1.1932694 and
+    # 3.4445 * 0.8 - 4.7750 * 0.512 + 2.0315 * 0.32768 = 0.9764819; the step is 0.1 * 0.2 * sqrt(2) of that.
+    weight = nn.Parameter(torch.zeros(2, 2, dtype=torch.float64))
+    weight.grad = torch.diag(torch.tensor([3.0, 4.0], dtype=torch.float64))
+    Muon([weight], 0.1, momentum=0.0, iterations=1).step()
+    step = -0.1 * 0.2 * 2**0.5
+    wanted = torch.diag(torch.tensor([1.1932694, 0.9764819], dtype=torch.float64)) * step
+    torch.testing.assert_close(weight.detach(), wanted, rtol=1e-6, atol=0)
+
+
+def test_muon_on_whole_matrices_is_torchs():
+    ours, theirs = ([nn.Parameter(p.detach().float()) for p in layers()[:1]] for _ in range(2))
+    before = ours[0].detach().clone()
+    kwargs = dict(momentum=0.9, weight_decay=0.1)
+    train_floats(ours, Muon(ours, 0.1, iterations=5, **kwargs))
+    train_floats(
+        theirs,
+        torch.optim.Muon(theirs, 0.1, nesterov=False, adjust_lr_fn="match_rms_adamw", **kwargs),
+    )
+    # torch's products are in bf16 on any device
+    gap = (ours[0] - theirs[0]).norm() / (theirs[0] - before).norm()
+    assert gap < 0.02
+
+
+def train_floats(parameters, optimizer, steps=4):
+    for step in range(steps):
+        for parameter, gradient in zip(parameters, gradients(step), strict=False):
+            parameter.grad = gradient.float()
+        optimizer.step()
+
+
+def test_vectors_positions_and_single_numbers_take_adamws_step():
+    rng = np.random.default_rng(0)
+    ours, theirs = (
+        [nn.Parameter(torch.from_numpy(np.random.default_rng(0).normal(size=s))) for s in [(5,), (1, 4, 3)]]
+        for _ in range(2)
+    )
+    settings = dict(betas=(0.8, 0.9), eps=0.01, weight_decay=0.1)
+    optimizers = Muon(ours, 0.1, **settings), torch.optim.AdamW(theirs, 0.1, **settings)
+    for _ in range(3):
+        for a, b in zip(ours, theirs, strict=True):
+            a.grad = torch.from_numpy(rng.normal(size=a.shape))
+            b.grad = a.grad.clone()
+        for optimizer in optimizers:
+            optimizer.step()
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=0)
+
+
+def test_singular_values_come_near_one_and_zero_stays():
+    matrices = torch.from_numpy(np.random.default_rng(0).normal(size=(3, 6, 9)))
+    matrices[2] = 0.0
+    made = newton_schulz(matrices, 5)
+    values = torch.linalg.svdvals(made[:2])
+    assert values.min() > 0.6
+    assert values.max() < 1.2
+    assert (made[2] == 0).all()
+
+
+def test_a_matrix_is_orthogonalized_along_its_shorter_side():
+    matrix = torch.from_numpy(np.random.default_rng(0).normal(size=(3, 8)))
+    lying, standing = orthogonalized([matrix, matrix.T], rows=2, iterations=5)
+    torch.testing.assert_close(lying, standing.T, rtol=1e-12, atol=0)
+    # two parts, of two rows and of one, whose rows are at right angles within each
+    np.testing.assert_allclose(np.linalg.svd(lying[:2], compute_uv=False), 1.0, atol=0.4)
+    assert not np.allclose(lying, slow_polar(matrix.numpy(), 5), atol=0.01)
+
+
+def test_the_layout_of_kernels_in_memory_does_not_matter():
+    plain = nn.Parameter(torch.from_numpy(np.random.default_rng(0).normal(size=(4, 3, 2, 2))))
+    last = nn.Parameter(plain.detach().clone(memory_format=torch.channels_last))
+    plain.grad = torch.from_numpy(np.random.default_rng(1).normal(size=plain.shape))
+    last.grad = plain.grad.clone(memory_format=torch.channels_last)
+    for p in (plain, last):
+        Muon([p], 0.1).step()
+    torch.testing.assert_close(plain, last, rtol=1e-12, atol=0)
+
+
+def test_muon_leaves_what_has_no_gradient():
+    absent, zero = nn.Parameter(torch.ones(2, 2)), nn.Parameter(torch.ones(2, 2))
+    zero.grad = torch.zeros(2, 2)
+    Muon([absent, zero], 0.1).step()
+    assert absent.tolist() == zero.tolist() == [[1, 1], [1, 1]]
 
 
 # ------------------------------------------------------------------ names
@@ -148,8 +280,8 @@ def test_named_optimizers_are_torchs_own(name, params, torchs_own):
     assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
 
 
-def test_auto_is_adamw():
-    assert resolve_optimizer("auto") is OPTIMIZERS["adamw"]
+def test_auto_is_muon():
+    assert resolve_optimizer("auto") is OPTIMIZERS["muon"]
 
 
 def test_a_class_from_torch_is_taken_as_it_is():
@@ -162,15 +294,15 @@ def test_an_unknown_optimizer_is_told_what_there_is(optimizer):
         resolve_optimizer(optimizer)
     message = str(caught.value)
     assert message.startswith(f"Unknown optimizer {optimizer!r}.")
-    assert message.endswith("Give 'auto', one of sgd, adamw, lars, or a class from torch.optim.")
+    assert message.endswith("Give 'auto', one of sgd, adamw, lars, muon, or a class from torch.optim.")
     assert (" Did you mean 'adamw'?" in message) == (optimizer == "adamv")
 
 
 def test_each_named_optimizer_has_settings_of_its_own_and_a_class_needs_a_rate():
     rates = {name: base_settings(name)["lr"] for name in OPTIMIZERS}
-    assert rates == {"sgd": 0.06, "adamw": 2e-3, "lars": 0.3}
+    assert rates == {"sgd": 0.06, "adamw": 2e-3, "lars": 0.3, "muon": 8e-3}
     decays = {name: base_settings(name)["weight_decay"] for name in OPTIMIZERS}
-    assert decays == {"sgd": 5e-4, "adamw": 1e-2, "lars": 1e-4}
+    assert decays == {"sgd": 5e-4, "adamw": 1e-2, "lars": 1e-4, "muon": 1e-2}
     assert base_settings(torch.optim.Adam, lr_is_given=True) == {"weight_decay": 0.0}
     with pytest.raises(ValueError, match=r"^Adam has no default learning rate here: say lr=\.\.\. as well"):
         base_settings(torch.optim.Adam)
@@ -246,7 +378,7 @@ def fitted(**params):
     return SSLImageEmbedder(**settings | params).fit(images())
 
 
-@pytest.mark.parametrize(("name", "lr"), [("sgd", 0.1), ("adamw", 0.01), ("lars", 1.0)])
+@pytest.mark.parametrize(("name", "lr"), [("sgd", 0.1), ("adamw", 0.01), ("lars", 1.0), ("muon", 0.05)])
 def test_every_named_optimizer_brings_the_loss_down(name, lr):
     rows = fitted(optimizer=name, lr=lr, max_epochs=20, loss__temperature=0.2).history_
     assert rows[-1]["train_loss"] < rows[0]["train_loss"] - 0.1

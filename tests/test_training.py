@@ -398,7 +398,7 @@ def without_times(row):
     return {name: value for name, value in row.items() if name not in ("dur", "images_per_second", "batches")}
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "sgd", "lars"])
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd", "lars", "muon"])
 @pytest.mark.parametrize("steps", [1, 8, 10, 19])  # of 20, four in an epoch
 def test_a_training_goes_on_from_a_file_bit_for_bit(steps, optimizer):
     straight = train(*make_net(optimizer))
