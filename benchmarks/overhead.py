@@ -4,7 +4,8 @@
 
 Both sides have the same network, views (`RandomViews`), loss, optimizer, precision, memory layout and context
 (`network.computing`, `kept_memory`), and a cosine; epochs after the first. Two networks: the default
-ResNet-18 at 32 pixels, in percent, and a small module, where a step is short, in microseconds a step. Then, in fresh processes: seconds to import the package, and from `fit` to the first step.
+ResNet-18 at 32 pixels, in percent, and a small module, where a step is short, in microseconds a step.
+Then, in fresh processes: seconds to import the package, and from `fit` to the first step.
 """
 
 from __future__ import annotations
