@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from numbers import Integral
 
 import torch
 from torch import Tensor
@@ -52,6 +53,11 @@ class Muon(Optimizer):
     weight_decay : float, default=0.0
         :math:`\beta`, usually given by parameter group.
 
+    Raises
+    ------
+    ValueError
+        `rows` or `iterations` is no whole number of at least 1.
+
     Notes
     -----
     A kernel (n, channels, height, width) is a matrix of n rows. Vectors, and tensors of three axes such as
@@ -77,6 +83,9 @@ class Muon(Optimizer):
         eps: float = 1e-8,
         weight_decay: float = 0.0,
     ):
+        for name, value in {"rows": rows, "iterations": iterations}.items():
+            if not isinstance(value, Integral) or value < 1:
+                raise ValueError(f"optimizer__{name}={value!r}: give a whole number of at least 1.")
         settings = dict(lr=lr, momentum=momentum, rows=rows, iterations=iterations)
         super().__init__(params, settings | dict(betas=betas, eps=eps, weight_decay=weight_decay))
 

@@ -246,6 +246,12 @@ def test_the_layout_of_kernels_in_memory_does_not_matter():
     torch.testing.assert_close(plain, last, rtol=1e-12, atol=0)
 
 
+@pytest.mark.parametrize(("name", "value"), [("rows", 0), ("rows", 1.5), ("iterations", 0)])
+def test_parts_and_iterations_are_whole_numbers(name, value):
+    with pytest.raises(ValueError, match=rf"^optimizer__{name}={value}: give a whole number"):
+        fitted(optimizer="muon", optimizer_params={name: value})
+
+
 def test_muon_leaves_what_has_no_gradient():
     absent, zero = nn.Parameter(torch.ones(2, 2)), nn.Parameter(torch.ones(2, 2))
     zero.grad = torch.zeros(2, 2)
