@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -77,10 +76,9 @@ class DINO(SSLLoss):
 
     Notes
     -----
-    For some hundred steps on small images, two things differ from the paper. The projections are
+    For some hundred steps on small images, one thing differs from the paper. The projections are
     standardised over the batch (BatchNorm, without weights of its own): else they share one large
-    direction at first, and after centring the teacher is undecided about all images. And the learning rate
-    is twice as high as for other losses with AdamW.
+    direction at first, and after centring the teacher is undecided about all images.
 
     Full-size views cover what the augmentation says; the paper's, beside local crops of 0.05 to 0.4 of the
     area, cover 0.4 to 1 (``augment__crop=0.4``).
@@ -92,7 +90,6 @@ class DINO(SSLLoss):
     """
 
     family = "self-distillation"
-    defaults: ClassVar[dict] = {"lr": 4e-3}
 
     def __init__(
         self,

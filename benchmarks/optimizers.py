@@ -1,0 +1,69 @@
+"""What a step of each optimizer costs: milliseconds for the default networks, without the gradient.
+
+    python benchmarks/optimizers.py
+
+In turn, medians of --repeats. "muon, whole" orthogonalizes matrices of any size at once, in the author's five
+iterations; torch's own Muon takes no kernels of convolutions, and is there for the vision transformer.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+
+import torch
+from side_by_side import alternate, best_device, machine, seconds, show
+from torch import nn
+from torch.optim import Optimizer
+
+from sklearn_ssl.allocator import kept_memory
+from sklearn_ssl.backbones import build_backbone
+from sklearn_ssl.optimizers import OPTIMIZERS, decay_groups
+from sklearn_ssl.vit import ViT
+
+WHOLE = {"rows": 10**9, "iterations": 5}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--side", type=int, default=32)
+    parser.add_argument("--repeats", type=int, default=9)
+    args = parser.parse_args()
+    print(machine())
+    for name in ("resnet18", "vit"):
+        network, _ = build_backbone(name, {}, in_channels=3, image_size=(args.side, args.side))
+        network.to(best_device(), memory_format=torch.channels_last)
+        with kept_memory():
+            values = alternate(cases(network), args.repeats)
+        print(f"\n{name}, {sum(p.numel() for p in network.parameters()):,} weights")
+        show(values, "ms", "adamw")
+
+
+def cases(network: nn.Module) -> dict[str, Callable[[], float]]:
+    """A step of each, in milliseconds; the second one, as memory is new in the first."""
+    for p in network.parameters():
+        p.grad = torch.randn_like(p)
+    groups = decay_groups(network.parameters(), 1e-2)
+    made = {name: make(copied(groups), 1e-6) for name, make in OPTIMIZERS.items()}
+    made["muon, whole"] = OPTIMIZERS["muon"](copied(groups), 1e-6, **WHOLE)
+    if isinstance(network, ViT):
+        matrices = [p for p in network.parameters() if p.ndim == 2]
+        made["torch's muon (matrices alone)"] = torch.optim.Muon(matrices, 1e-6)
+    for optimizer in made.values():
+        optimizer.step()
+    return {name: milliseconds_of(optimizer) for name, optimizer in made.items()}
+
+
+def milliseconds_of(optimizer: Optimizer) -> Callable[[], float]:
+    return lambda: 1000 * seconds(optimizer.step)
+
+
+def copied(groups: list[dict]) -> list[dict]:
+    """Optimizers write their settings into the groups that they are given."""
+    return [dict(group) for group in groups]
+
+
+if __name__ == "__main__":
+    main()
