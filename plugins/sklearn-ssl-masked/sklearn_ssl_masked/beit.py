@@ -58,7 +58,7 @@ class BEiT(SSLLoss):
         Of the training, for the first stage; 0 with a tokenizer of your own.
     tokenizer_width : int, default=128
         Channels inside the dVAE.
-    kl_weight : float, default=0.01
+    kl_weight : float, default=0.1
         :math:`\beta`.
 
     Raises
@@ -70,8 +70,9 @@ class BEiT(SSLLoss):
     Notes
     -----
     The paper's KL is that of each patch's q, as in a variational bound; with that, a small vocabulary is
-    soon used for nothing. Ours asks for a varied vocabulary only. Temperatures fall from 1 to 1/16, as
-    DALL-E's (arXiv:2102.12092, appendix A.2).
+    soon used for nothing. Ours asks for a varied vocabulary only; with :math:`\beta = 0.01` its words are
+    easy to guess, and less is learned from them. Temperatures fall from 1 to 1/16, as DALL-E's
+    (arXiv:2102.12092, appendix A.2).
 
     `history_` has the first stage's "reconstruction" and the second's "cross_entropy"; "train_loss" is that
     of the stage in hand, and so may rise from one to the other. A training that goes on (`warm_start`)
@@ -93,7 +94,7 @@ class BEiT(SSLLoss):
         mask_ratio: float = 0.4,
         tokenizer_share: float = 0.2,
         tokenizer_width: int = 128,
-        kl_weight: float = 0.01,
+        kl_weight: float = 0.1,
     ):
         super().__init__()
         check_ratio(mask_ratio)
