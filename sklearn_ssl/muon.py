@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from numbers import Integral
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
 
+from sklearn_ssl.by_group import ByGroup
 from sklearn_ssl.devices import is_fast_in_bf16
 
 QUINTIC = (3.4445, -4.7750, 2.0315)  # a, b and c of Muon's iteration
 ROOT_MEAN_SQUARE = 0.2  # of a step at rate 1: about that of AdamW's
 
 
-class Muon(Optimizer):
+class Muon(ByGroup):
     r"""Momentum orthogonalized by Newton-Schulz for matrices and kernels, AdamW for everything else.
 
     The momentum of a layer's weights, as a matrix M of at most as many rows as columns, is replaced by the
@@ -89,21 +88,15 @@ class Muon(Optimizer):
         settings = dict(lr=lr, momentum=momentum, rows=rows, iterations=iterations)
         super().__init__(params, settings | dict(betas=betas, eps=eps, weight_decay=weight_decay))
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            weights = [p for p in group["params"] if p.grad is not None]
-            self._step_matrices([p for p in weights if p.ndim in (2, 4)], group)
-            self._step_others([p for p in weights if p.ndim not in (2, 4)], group)
-        return loss
+    def _step_group(self, weights: list[Tensor], group: dict) -> None:
+        matrices = [p for p in weights if p.ndim in (2, 4)]
+        others = [p for p in weights if p.ndim not in (2, 4)]
+        if matrices:
+            self._step_matrices(matrices, group)
+        if others:
+            self._step_others(others, group)
 
     def _step_matrices(self, weights: list[Tensor], group: dict) -> None:
-        if not weights:
-            return
         for p in weights:
             if "momentum" not in self.state[p]:
                 self.state[p]["momentum"] = torch.zeros_like(p)
@@ -116,8 +109,6 @@ class Muon(Optimizer):
             p.add_(as_weights(direction, p), alpha=-group["lr"] * size)
 
     def _step_others(self, weights: list[Tensor], group: dict) -> None:
-        if not weights:
-            return
         for p in weights:
             if "step" not in self.state[p]:
                 self.state[p].update(step=0, mean=torch.zeros_like(p), square=torch.zeros_like(p))
@@ -177,7 +168,8 @@ def _in_batches(matrices: list[Tensor], iterations: int) -> list[Tensor]:
 def newton_schulz(batch: Tensor, iterations: int) -> Tensor:
     """Matrices (k, n, m) to others of the same singular vectors, whose values are near 1; zero stays zero."""
     a, b, c = QUINTIC
-    norm = torch.linalg.vector_norm(batch, dim=(1, 2), keepdim=True, dtype=_at_least_float32(batch))
+    at_least_float32 = torch.promote_types(batch.dtype, torch.float32)
+    norm = torch.linalg.vector_norm(batch, dim=(1, 2), keepdim=True, dtype=at_least_float32)
     batch = batch / norm.clamp(min=1e-30).to(batch.dtype)
     for _ in range(iterations):
         squared = batch @ batch.mT
@@ -190,7 +182,3 @@ def newton_schulz(batch: Tensor, iterations: int) -> Tensor:
 def _dtype_of_products(matrix: Tensor) -> torch.dtype:
     fast = matrix.dtype == torch.float32 and is_fast_in_bf16(matrix.device)
     return torch.bfloat16 if fast else matrix.dtype
-
-
-def _at_least_float32(batch: Tensor) -> torch.dtype:
-    return torch.promote_types(batch.dtype, torch.float32)

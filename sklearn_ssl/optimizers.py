@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from sklearn_ssl.by_group import ByGroup
 from sklearn_ssl.muon import Muon
 from sklearn_ssl.nested_params import did_you_mean
 
@@ -118,7 +119,7 @@ def clipped(optimizer: Optimizer, clip_norm: float | None) -> Optimizer:
     return optimizer
 
 
-class LARS(Optimizer):
+class LARS(ByGroup):
     r"""Layer-wise adaptive rate scaling.
 
     Each layer's step is scaled to a fixed share of its weights' norm,
@@ -150,18 +151,6 @@ class LARS(Optimizer):
         self, params, lr: float, *, momentum: float = 0.9, trust: float = 0.02, weight_decay: float = 0.0
     ):
         super().__init__(params, dict(lr=lr, momentum=momentum, trust=trust, weight_decay=weight_decay))
-
-    @torch.no_grad()
-    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            weights = [p for p in group["params"] if p.grad is not None]
-            if weights:
-                self._step_group(weights, group)
-        return loss
 
     def _step_group(self, weights: list[Tensor], group: dict) -> None:
         update = torch._foreach_add([p.grad for p in weights], weights, alpha=group["weight_decay"])
