@@ -9,10 +9,15 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-# glibc's mallopt numbers, and its defaults for both: 128 KiB.
+# Numbers of glibc's mallopt (malloc.h).
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-GLIBC_DEFAULT = 128 * 1024
 KEEP = 2**30
+# glibc raises both thresholds itself as a process frees large blocks, up to these values (malloc.c,
+# DEFAULT_MMAP_THRESHOLD_MAX), but no longer once mallopt has set one of them: a program that was left at the
+# initial 128 KiB would pay page faults for each of its larger arrays.
+ADJUSTED = {M_MMAP_THRESHOLD: 2**25, M_TRIM_THRESHOLD: 2**26}
+# Settings of the user's own, which nothing here can read back and put back.
+OWN_SETTINGS = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_MAX_", "MALLOC_TOP_PAD_")
 
 _lock = threading.Lock()
 _users = 0
@@ -24,8 +29,11 @@ def kept_memory() -> Iterator[None]:
 
     A training step on the CPU otherwise takes a page fault for each 4 KiB of every large tensor, which can
     cost more than its arithmetic (`benchmarks/step.py` counts them). The setting holds for the whole process
-    while any fit or transform runs; afterwards the memory is given back. SKLEARN_SSL_KEEP_MEMORY=0 in the
-    environment switches it off; it does nothing where there is no glibc.
+    while any fit or transform runs. Afterwards the memory is given back, and the thresholds are left where
+    glibc's own adjustment ends, so that other arrays cost what they did before (`benchmarks/host.py`).
+
+    It does nothing where there is no glibc, where the environment sets glibc's thresholds, and where it says
+    SKLEARN_SSL_KEEP_MEMORY=0.
     """
     global _users
     libc = _glibc()
@@ -34,24 +42,26 @@ def kept_memory() -> Iterator[None]:
         return
     with _lock:
         _users += 1
-        _set_thresholds(libc, KEEP)
+        _set_thresholds(libc, dict.fromkeys(ADJUSTED, KEEP))
     try:
         yield
     finally:
         with _lock:
             _users -= 1
             if _users == 0:
-                _set_thresholds(libc, GLIBC_DEFAULT)
+                _set_thresholds(libc, ADJUSTED)
                 libc.malloc_trim(0)
 
 
-def _set_thresholds(libc: ctypes.CDLL, size: int) -> None:
-    libc.mallopt(M_MMAP_THRESHOLD, size)
-    libc.mallopt(M_TRIM_THRESHOLD, size)
+def _set_thresholds(libc: ctypes.CDLL, sizes: dict[int, int]) -> None:
+    for threshold, size in sizes.items():
+        libc.mallopt(threshold, size) or libc.mallopt(threshold, ADJUSTED[threshold])  # before glibc 2.35
 
 
 def _glibc() -> ctypes.CDLL | None:
     if not sys.platform.startswith("linux") or os.environ.get("SKLEARN_SSL_KEEP_MEMORY") == "0":
+        return None
+    if any(name in os.environ for name in OWN_SETTINGS) or "malloc" in os.environ.get("GLIBC_TUNABLES", ""):
         return None
     libc = ctypes.CDLL(None)
     return libc if hasattr(libc, "gnu_get_libc_version") and hasattr(libc, "mallopt") else None
