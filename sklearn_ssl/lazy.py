@@ -15,6 +15,7 @@ from sklearn_ssl.decoding import RULES, Header
 from sklearn_ssl.disk_cache import DiskCache
 from sklearn_ssl.files import Items
 from sklearn_ssl.fingerprint import fingerprint
+from sklearn_ssl.pixels import evenly_spaced
 from sklearn_ssl.reader import Reader
 from sklearn_ssl.views import resize_and_center
 
@@ -215,7 +216,7 @@ def _where(items: Items, position: int) -> str:
 def look_at_some(items: Items, reader: Reader) -> dict[int, Header]:
     """By position, headers of up to 64 of them, evenly spaced."""
     headers, first = {}, None
-    positions = np.unique(np.linspace(0, len(items) - 1, LOOKED_AT_FIRST).astype(int)).tolist()
+    positions = evenly_spaced(len(items), LOOKED_AT_FIRST).tolist()
     for position in positions:
         try:
             headers[position] = items.header(position, reader)

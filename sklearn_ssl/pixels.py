@@ -41,7 +41,7 @@ class PixelScale:
     @classmethod
     def of(cls, source: Source, n_images: int = 1024, n_values: int = 2**20) -> PixelScale:
         """Statistics of up to `n_images` evenly spaced images (`n_values` of their pixels)."""
-        index = torch.linspace(0, len(source) - 1, min(n_images, len(source))).round().long()
+        index = evenly_spaced(len(source), n_images)
         pixels = torch.cat(
             [_some_pixels(source.batch(part), n_values // len(index)) for part in index.split(64)]
         )
@@ -66,6 +66,15 @@ class Standardize(torch.nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return (images.to(torch.float32) - self.mean) / self.std
+
+
+def evenly_spaced(n: int, k: int) -> Tensor:
+    """Up to `k` positions among `n`, the first and the last among them; int64.
+
+    Whole numbers throughout: ``torch.linspace`` is float32, and rounds past the last one from 2^24 on.
+    """
+    gaps = max(1, min(k, n) - 1)
+    return (torch.arange(min(k, n)) * (n - 1) + gaps // 2) // gaps
 
 
 def _some_pixels(images: Tensor, per_image: int) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from sklearn_ssl.images import inference_source, training_size
-from sklearn_ssl.pixels import PixelScale, Standardize
+from sklearn_ssl.pixels import PixelScale, Standardize, evenly_spaced
 
 N = 12
 FIRST = torch.arange(1)
@@ -185,6 +185,22 @@ def test_the_encoder_standardises_pixels_as_the_user_gives_them(opened):
     source, _ = opened(X)
     standardised = Standardize(PixelScale.of(source))(source.batch(torch.arange(2)))
     torch.testing.assert_close(standardised[:, 0, 0, 0], torch.tensor([-1.0, 1.0]))  # (10 - 20) / 10
+
+
+def test_evenly_spaced_positions():
+    assert evenly_spaced(10, 4).tolist() == [0, 3, 6, 9]
+    assert evenly_spaced(11, 4).tolist() == [0, 3, 7, 10]  # 10 / 3 = 3.3 and 6.7
+    assert evenly_spaced(3, 4).tolist() == [0, 1, 2]
+    assert evenly_spaced(3, 1).tolist() == [0]
+    assert evenly_spaced(0, 4).tolist() == []
+
+
+@pytest.mark.parametrize("n", [2**24 + 1, 2**25, 2**40 + 1])
+def test_evenly_spaced_positions_of_very_many_stay_within_them(n):
+    positions = evenly_spaced(n, 256)  # float32 has whole numbers up to 2^24 only
+    assert positions.dtype == torch.int64
+    assert (positions[0], positions[-1]) == (0, n - 1)
+    assert positions.tolist() == [(2 * i * (n - 1) + 255) // (2 * 255) for i in range(256)]
 
 
 def test_one_level_of_4096_makes_another_embedding(embedder):
