@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import functools
+import random
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -142,7 +144,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
 
 
-# --- torch's global generators: dropout and the like know no others -----------------------------------------
+# --- Global generators: dropout, and most functions that augment images, know no others ---------------------
 
 
 def seed_layers(seed: int, device: torch.device) -> None:
@@ -166,3 +168,22 @@ def set_rng_state(state: tuple[Tensor, ...], device: torch.device) -> None:
     torch.default_generator.set_state(state[0])
     if device.type == "cuda":
         torch.cuda.set_rng_state(state[1], device)
+
+
+@contextmanager
+def lent_generators(seed: int, device: torch.device) -> Iterator[None]:
+    """Seed the global generators of torch, numpy and Python while open, and then put them back.
+
+    For code of others that knows no generator but these. They belong to the whole process: threads that do
+    this at the same time have to take turns.
+    """
+    torch_state, numpy_state, python_state = rng_state(device), np.random.get_state(), random.getstate()
+    try:
+        seed_layers(seed, device)
+        np.random.seed(seed % 2**32)
+        random.seed(seed)
+        yield
+    finally:
+        set_rng_state(torch_state, device)
+        np.random.set_state(numpy_state)
+        random.setstate(python_state)

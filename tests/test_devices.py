@@ -1,6 +1,8 @@
 """Precision, compilation and memory: what is possible, and what to do where it is not."""
 
+import contextlib
 import os
+import random
 import subprocess
 import sys
 
@@ -9,7 +11,13 @@ import pytest
 import torch
 
 from sklearn_ssl import devices
-from sklearn_ssl.devices import fast_float32, memory_advice, resolve_compile, resolve_precision
+from sklearn_ssl.devices import (
+    fast_float32,
+    lent_generators,
+    memory_advice,
+    resolve_compile,
+    resolve_precision,
+)
 
 CPU = torch.device("cpu")
 
@@ -143,3 +151,32 @@ def test_nothing_is_tried_where_nothing_is_asked():
     before = devices._compiling_fails.cache_info()
     assert resolve_compile(False, torch.device("cuda")) is False
     assert devices._compiling_fails.cache_info() == before
+
+
+# ------------------------------------------------------------------ global generators
+
+
+def draw_from_all():
+    return torch.rand(1).item(), np.random.rand(), np.random.normal(), random.random()
+
+
+def test_lent_generators_repeat_by_the_seed():
+    with lent_generators(2**63 + 1, CPU):
+        first = draw_from_all()
+    with lent_generators(2**63 + 1, CPU):
+        assert draw_from_all() == first
+    with lent_generators(7, CPU):
+        assert not set(draw_from_all()) & set(first)
+
+
+def test_lent_generators_leave_the_process_where_it_was():
+    draw_from_all()  # numpy keeps the second of two normal numbers
+    states = torch.get_rng_state(), np.random.get_state(), random.getstate()
+    expected = draw_from_all()
+    torch.set_rng_state(states[0])
+    np.random.set_state(states[1])
+    random.setstate(states[2])
+    with contextlib.suppress(ZeroDivisionError), lent_generators(0, CPU):
+        draw_from_all()
+        raise ZeroDivisionError
+    assert draw_from_all() == expected
