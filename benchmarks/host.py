@@ -4,8 +4,8 @@
 
 In fresh processes, times sums and products of numpy and torch whose temporaries take 0.1 to 32 MiB, then
 calls `fit`, `transform`, or either with a Ctrl-C in its middle, and times them again. "nothing" is the
-control: the second measurement follows the first. Prints, for each size, the ratio of the time after to the time before
-(median of --repeats processes), and the page faults an operation before and after.
+control: the second measurement follows the first. Prints, for each size, the ratio of the time after to the
+time before (median of --repeats processes), and the page faults an operation before and after.
 """
 
 from __future__ import annotations

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import random
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -106,6 +108,27 @@ def _compiling_fails(device_type: str) -> str | None:
 
 
 @contextmanager
+def own_settings() -> Iterator[None]:
+    """Run as if the caller had not changed torch's default dtype and device, autocast, and gradient mode.
+
+    The default dtype belongs to the whole process, and is put back at the end; the others to a thread.
+    """
+    dtype = torch.get_default_dtype()
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())
+        for kind in ("cpu", "cuda"):
+            if torch.is_autocast_enabled(kind):
+                stack.enter_context(torch.autocast(kind, enabled=False))
+        if torch.get_default_device().type != "cpu":  # seldom, and each operation under it takes longer
+            stack.enter_context(torch.device("cpu"))
+        if dtype != torch.float32:
+            stack.callback(torch.set_default_dtype, dtype)
+            torch.set_default_dtype(torch.float32)
+        yield
+
+
+@contextmanager
 def fast_float32(device: torch.device) -> Iterator[None]:
     """While open, float32 products on CUDA may use TF32: 10 bits of mantissa, as convolutions do already."""
     if device.type != "cuda":
@@ -170,20 +193,26 @@ def set_rng_state(state: tuple[Tensor, ...], device: torch.device) -> None:
         torch.cuda.set_rng_state(state[1], device)
 
 
+# Held while the global generators are lent: they belong to the whole process. Reentrant, as code of others
+# that runs meanwhile may itself fit or load an embedder.
+_global_generators = threading.RLock()
+
+
 @contextmanager
 def lent_generators(seed: int, device: torch.device) -> Iterator[None]:
     """Seed the global generators of torch, numpy and Python while open, and then put them back.
 
-    For code of others that knows no generator but these. They belong to the whole process: threads that do
-    this at the same time have to take turns.
+    For code of others that knows no generator but these. Threads take turns: one that drew from them in
+    between would change what this one draws.
     """
-    torch_state, numpy_state, python_state = rng_state(device), np.random.get_state(), random.getstate()
-    try:
-        seed_layers(seed, device)
-        np.random.seed(seed % 2**32)
-        random.seed(seed)
-        yield
-    finally:
-        set_rng_state(torch_state, device)
-        np.random.set_state(numpy_state)
-        random.setstate(python_state)
+    with _global_generators:
+        torch_state, numpy_state, python_state = rng_state(device), np.random.get_state(), random.getstate()
+        try:
+            seed_layers(seed, device)
+            np.random.seed(seed % 2**32)
+            random.seed(seed)
+            yield
+        finally:
+            set_rng_state(torch_state, device)
+            np.random.set_state(numpy_state)
+            random.setstate(python_state)

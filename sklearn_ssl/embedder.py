@@ -16,18 +16,21 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from PIL import Image
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.preprocessing import LabelEncoder
 from sklearn.utils import Tags, check_random_state, column_or_1d
-from sklearn.utils.validation import check_is_fitted
+from sklearn.utils.validation import _num_samples, check_is_fitted
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
 from sklearn_ssl.allocator import kept_memory
 from sklearn_ssl.backbones import build_backbone, resolve_backbone
 from sklearn_ssl.checkpoint import Checkpoint
-from sklearn_ssl.devices import resolve_compile, resolve_device, resolve_precision
+from sklearn_ssl.devices import own_settings, resolve_compile, resolve_device, resolve_precision
 from sklearn_ssl.fingerprint import fingerprint
+from sklearn_ssl.forks import warn_if_forked
 from sklearn_ssl.images import (
     ConcatSource,
     Source,
@@ -43,13 +46,13 @@ from sklearn_ssl.nested_params import ComponentParamsMixin, did_you_mean, hide_v
 from sklearn_ssl.network import Student, uncompiled
 from sklearn_ssl.onnx import export_onnx
 from sklearn_ssl.optimizers import AUTO_OPTIMIZER, base_settings, resolve_optimizer
-from sklearn_ssl.pixels import PixelScale
+from sklearn_ssl.pixels import PixelScale, evenly_spaced
 from sklearn_ssl.prefetch import ahead
 from sklearn_ssl.presets import make_augment, resolve_augment
 from sklearn_ssl.progress import FitProgress, over_images
 from sklearn_ssl.reader import resolve_reader
 from sklearn_ssl.saving import load_model, pack, save_model, unpack
-from sklearn_ssl.training import Schedule, SSLNet, TrainingSet, dimension, seeded_modules
+from sklearn_ssl.training import REMEDY, Schedule, SSLNet, TrainingSet, dimension, seeded_modules
 from sklearn_ssl.views import RandomViews, resize_and_center
 
 
@@ -86,6 +89,8 @@ RESOLVED = (
 NAMED = 5
 # Standard deviation between images, as a share of the embeddings' size, below which they are "all alike".
 COLLAPSED = 1e-2
+# Passes over the images below which `max_time` is said to have been short.
+FEW_PASSES = 3
 
 
 class SSLImageEmbedder(
@@ -320,7 +325,7 @@ max_epochs_, device_, precision_, compile_
             torch dataset of images, or of tuples that begin with one. Arrays that are mapped into memory
             (``np.load(path, mmap_mode="r")``) are read when they are needed where they are large.
         y : array-like of shape (n_images,), optional
-            Ignored, unless the loss uses labels: then classes, with -1 for unlabeled.
+            Ignored, unless the loss uses labels: then classes, with -1, NaN or None for unlabeled.
         X_unlabeled : images, optional
             Further images to learn from, in any accepted form. (In a grid search, scikit-learn splits
             whatever has as many entries as X along with X: then give one image more or less.)
@@ -345,16 +350,17 @@ max_epochs_, device_, precision_, compile_
             warning, and `warm_start=True` goes on from it.
         """
         started = time.monotonic()
-        with _unchanged_on_error(self), kept_memory():
+        warn_if_forked()
+        with _unchanged_on_error(self), own_settings(), kept_memory():
             loss, source = self._prepare(X, X_unlabeled)
             labels = self._labels(loss, y, source)
             checkpoint = self._checkpoint(source, labels)
             net = self._net(loss, source, checkpoint)
             images = TrainingSet(near(source, self.device_), labels)
-            with interrupt_held_back() as interrupt_asked_for:
-                net.train(images, started, interrupt_asked_for)
+            with interrupt_held_back() as interrupt:
+                net.train(images, started, interrupt)
                 self._keep(net, source)
-        self._raise_what_ended(net, checkpoint, interrupt_asked_for())
+        self._raise_what_ended(net, checkpoint, interrupt.asked_for)
         return self
 
     def transform(self, X: Any, *, out: np.ndarray | None = None) -> np.ndarray:
@@ -380,7 +386,7 @@ max_epochs_, device_, precision_, compile_
         if out is not None:
             _check_out(out, (len(source), self._n_features_out))
         begin = 0
-        for rows in self._embed(source, torch.arange(len(source)), verbose=self.verbose):
+        for rows in self._embed(source, verbose=self.verbose):
             if out is None:
                 out = np.empty((len(source), rows.shape[1]), np.float32)
             out[begin : begin + len(rows)] = rows.numpy()
@@ -408,7 +414,7 @@ max_epochs_, device_, precision_, compile_
 
     def _array_batches(self, source: Source) -> Iterator[np.ndarray]:
         begin = 0
-        for rows in self._embed(source, torch.arange(len(source)), verbose=self.verbose):
+        for rows in self._embed(source, verbose=self.verbose):
             # A list of them: the next images are being read meanwhile.
             bad = [position - begin for position in list(source.bad)]
             bad = [row for row in bad if 0 <= row < len(rows)]
@@ -546,6 +552,8 @@ max_epochs_, device_, precision_, compile_
 
     def _labels(self, loss: SSLLoss, y: Any, source: Source) -> Tensor | None:
         """Class numbers, -1 where unlabeled (as in scikit-learn's semi-supervised module)."""
+        n_images = len(source.first) if isinstance(source, ConcatSource) else len(source)
+        _check_is_target(y, n_images)
         if not loss.uses_labels:
             return None
         name = loss_name(self.loss)
@@ -554,12 +562,7 @@ max_epochs_, device_, precision_, compile_
                 f"The loss {name!r} learns from labels, but y is None: fit(X, y), with -1 where unlabeled."
             )
         y = column_or_1d(y)
-        unlabeled = np.array([isinstance(label, Real) and label == -1 for label in y.tolist()], dtype=bool)
-        n_images = len(source.first) if isinstance(source, ConcatSource) else len(source)
-        if len(y) != n_images:
-            raise ValueError(
-                f"There are {n_images} images in X and {len(y)} labels in y: give one label each."
-            )
+        unlabeled = np.array([_is_unlabeled(label) for label in y.tolist()], dtype=bool)
         if unlabeled.all():
             warnings.warn(
                 f"The loss {name!r} learns from labels, but every y is -1, unlabeled: it can only learn "
@@ -678,7 +681,8 @@ max_epochs_, device_, precision_, compile_
         self.n_iter_ = net.epochs_begun()
         may_go_on = self.warm_start or net.interrupted or net.failure
         self._training_state = net.training_state() if may_go_on else None
-        self._warn_if_collapsed(source)
+        self._check_result(net, source)
+        self._warn_if_short(net)
         self.skipped_ = dict(sorted({**net.bad_before, **source.bad}.items()))
         if source.bad:
             warnings.warn(_about_bad(source, "were left out"), stacklevel=3)
@@ -698,34 +702,56 @@ max_epochs_, device_, precision_, compile_
         if net.failure:
             raise net.failure
 
-    def _warn_if_collapsed(self, source: Source) -> None:
-        index = torch.linspace(0, len(source) - 1, min(256, len(source))).round().long()
-        embeddings = torch.cat(list(self._embed(source, index)))
-        size = embeddings.square().mean(dim=0).sum().sqrt()
-        # Embeddings that are all zero differ by nothing, rather than by 0 / 0.
-        spread = embeddings.std(dim=0, correction=0).norm() / size.clamp(min=torch.finfo(torch.float32).tiny)
-        if spread < COLLAPSED:
+    @torch.no_grad()
+    def _check_result(self, net: SSLNet, source: Source) -> None:
+        """Refuse embeddings that are no numbers, and warn of those that are all alike."""
+        embeddings = torch.cat(list(self._embed(source, evenly_spaced(len(source), 256))))
+        if not embeddings.isfinite().all():
+            raise FloatingPointError(
+                f"The embeddings became infinite or not a number, at a peak lr of {self.lr_:.3g}. {REMEDY}"
+            )
+        projections = net.module_.projector.eval()(embeddings.to(self.device_)).cpu()
+        for name, vectors in {"embedding": embeddings, "projection": projections}.items():
+            spread = _relative_spread(vectors)
+            if spread < COLLAPSED:
+                warnings.warn(
+                    f"The {name} has collapsed: the images' {name}s differ by {spread:.1e} of their size. "
+                    f"Try a lower lr, another loss, a larger batch_size, or a stronger augment.",
+                    ConvergenceWarning,
+                    stacklevel=4,
+                )
+                break  # where embeddings are alike, so are projections
+
+    def _warn_if_short(self, net: SSLNet) -> None:
+        """Say so where `max_time` has ended a training after a few passes over the images."""
+        passes = net.steps_done / net.epoch_size
+        if self.max_time is None or net.finished != "schedule" or passes >= (self.max_epochs_ or FEW_PASSES):
+            return
+        if passes < FEW_PASSES:
             warnings.warn(
-                f"The embedding has collapsed: the images' embeddings differ by {spread:.1e} of their size. "
-                f"Try a lower lr, another loss, a larger batch_size, or a stronger augment.",
+                f"max_time={self.max_time} ended the fit after {passes:.2g} passes over the images, at "
+                f"{self.history_[-1]['images_per_second']:,.0f} images/s: that may be too few to learn from. "
+                f"Give it more time, a smaller image_size or backbone, or a machine with less other work.",
                 ConvergenceWarning,
                 stacklevel=4,
             )
 
     # ------------------------------------------------------------------ steps of transform
 
-    def _embed(self, source: Source, index: Tensor, verbose: int = 0) -> Iterator[Tensor]:
-        """Embeddings of the images numbered `index`, some rows of n_features_out at a time."""
+    def _embed(self, source: Source, index: Tensor | None = None, verbose: int = 0) -> Iterator[Tensor]:
+        """Embeddings of the images numbered `index` (None: all), some rows of n_features_out at a time."""
+        warn_if_forked()
+        index = torch.arange(len(source), device="cpu") if index is None else index
         device = self._inference_device()
         network = self._network(device)
         chunk = chunk_size(self.image_size_, device)
         batches = _batches(source, index.split(chunk), device)
         with closing(batches), kept_memory():
             for images in over_images(batches, len(index), verbose):
-                with torch.inference_mode():  # not while others' code runs, between two chunks
-                    rows = self._embed_chunk(network, images.to(device, non_blocking=True), chunk)
-                yield rows
+                yield self._embed_chunk(network, images.to(device, non_blocking=True), chunk)
 
+    @own_settings()
+    @torch.inference_mode()
     def _embed_chunk(self, network: InferenceNetwork, images: Tensor, chunk: int) -> Tensor:
         """One chunk, padded to the size of every other: a row never depends on its neighbours."""
         n = len(images)
@@ -733,6 +759,7 @@ max_epochs_, device_, precision_, compile_
         padded = torch.cat([images, images.new_zeros(chunk - n, *images.shape[1:])])
         return network(padded.contiguous(memory_format=torch.channels_last))[:n].cpu()
 
+    @own_settings()
     def _network(self, device: torch.device) -> InferenceNetwork:
         """Made at the first call, and anew when somebody has trained `encoder_` further."""
         kept = vars(self).setdefault("_kept_network", KeptNetwork())
@@ -823,6 +850,40 @@ def _wanted_backbone(chosen: Mapping[str, Any]) -> Any:
     """What `backbone=` stands for, beside a loss."""
     usual = {**DEFAULTS, **defaults_of(chosen["loss"])}["backbone"]
     return usual if _is_auto(chosen["backbone"]) else chosen["backbone"]
+
+
+def _relative_spread(vectors: Tensor) -> float:
+    """Standard deviation between vectors (n, d), as a share of their size; 0 where all are zero."""
+    size = vectors.square().mean(dim=0).sum().sqrt()
+    spread = vectors.std(dim=0, correction=0).norm() / size.clamp(min=torch.finfo(torch.float32).tiny)
+    return spread.item()
+
+
+def _check_is_target(y: Any, n_images: int) -> None:
+    """Refuse what is no target of the images in X, such as further images."""
+    if y is None:
+        return
+    advice = "Images without labels are a keyword: fit(X, X_unlabeled=images)."
+    items = y[:1] if isinstance(y, list | tuple) else ()
+    if (
+        isinstance(y, str | os.PathLike | Dataset)
+        or np.ndim(items) > 2
+        or getattr(y, "ndim", 1) > 2
+        or any(isinstance(item, Image.Image | os.PathLike | Tensor) for item in items)
+    ):
+        raise ValueError(f"y holds images, rather than a label or target for each image of X. {advice}")
+    length = _num_samples(y)
+    if length != n_images:
+        raise ValueError(
+            f"There are {n_images} images in X and {length} labels in y: give one label each. {advice}"
+        )
+
+
+def _is_unlabeled(label: Any) -> bool:
+    """Whether this stands for no label: -1, or a missing value."""
+    if label is None or type(label).__name__ in ("NAType", "NaTType"):
+        return True
+    return isinstance(label, Real) and (label == -1 or label != label)
 
 
 def _check_number(name: str, value: Any, kind: type, *instead: str | None, **limits: float) -> None:

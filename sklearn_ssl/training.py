@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import functools
-import linecache
 import math
 import operator
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -24,13 +22,12 @@ from torch.utils.data import Dataset
 from sklearn_ssl.devices import (
     fast_float32,
     is_out_of_memory,
+    lent_generators,
     memory_advice,
-    rng_state,
-    seed_layers,
-    set_rng_state,
 )
 from sklearn_ssl.gradient_cache import GradientCache, InParts
 from sklearn_ssl.images import Source
+from sklearn_ssl.interrupts import NO_INTERRUPT, Interrupt
 from sklearn_ssl.losses.base import Batch, SSLLoss
 from sklearn_ssl.network import Student, Teacher, load_plain_state, momentum_at
 from sklearn_ssl.optimizers import decay_groups
@@ -42,9 +39,8 @@ from sklearn_ssl.views import RandomViews
 MODULES, SHUFFLE, VIEWS, LOSS_STEP, LOSS_EPOCH, LAYERS = range(6)
 # The loss is read from the device, and looked at, once in so many steps: reading waits for the device.
 READ_EVERY = 16
-
-# Held while layers are made, so that no other thread's step seeds torch's generators meanwhile.
-_global_generators = threading.Lock()
+# Where numbers have become too large.
+REMEDY = "Try a lower lr, optimizer__clip_norm=1.0, a longer warmup, or precision='float32'."
 
 
 @dataclass(frozen=True)
@@ -204,9 +200,7 @@ class SSLNet(NeuralNet):
 
     # ------------------------------------------------------------------ the loop
 
-    def train(
-        self, dataset: TrainingSet, started: float, interrupt_asked_for: Callable[[], bool] = lambda: False
-    ) -> SSLNet:
+    def train(self, dataset: TrainingSet, started: float, interrupt: Interrupt = NO_INTERRUPT) -> SSLNet:
         """Train until the schedule ends, a callback stops, or the user interrupts; unless it is finished.
 
         Parameters
@@ -214,11 +208,11 @@ class SSLNet(NeuralNet):
         dataset : TrainingSet
         started : float
             `time.monotonic()` when the user called `fit`: `max_time` counts from there.
-        interrupt_asked_for : callable
-            Whether to end before the next step.
+        interrupt : Interrupt
+            Whether the user has pressed Ctrl-C.
         """
         self.started = started
-        self.interrupt_asked_for = interrupt_asked_for
+        self.interrupt = interrupt
         self.epoch_size = max(1, len(dataset) // self.batch_size)
         if self.finished:
             return self
@@ -231,10 +225,10 @@ class SSLNet(NeuralNet):
             self._record_finished_epoch()
             if not self.interrupted and self.failure is None:
                 self.finished = "schedule" if self.out_of_time() else "callback"
-        except KeyboardInterrupt as interrupt:
+        except KeyboardInterrupt:
             # skorch's EarlyStopping ends a training by raising this itself.
-            self.finished = "callback" if _raised_by_statement(interrupt) else None
-            self.interrupted = self.finished is None
+            self.interrupted = interrupt.is_the_users()
+            self.finished = None if self.interrupted else "callback"
             self._record_finished_epoch()
         finally:
             self.notify("on_train_end", X=dataset, y=None)
@@ -263,7 +257,7 @@ class SSLNet(NeuralNet):
         if iterator is None:
             return
         for batch in iterator:
-            if self.interrupt_asked_for():
+            if self.interrupt.asked_for:
                 self.interrupted = True
                 raise StopTraining
             self.notify("on_batch_begin", batch=batch, training=training)
@@ -273,7 +267,7 @@ class SSLNet(NeuralNet):
         self._record_epoch()
         if self.out_of_time():
             # The epoch is in the history; its callbacks still see its end.
-            self.notify("on_epoch_end")
+            self.notify("on_epoch_end", dataset_train=iterator.dataset, dataset_valid=None)
             raise StopTraining
 
     def train_step(self, batch: tuple[Tensor, Tensor, Tensor | None], **_: Any) -> None:
@@ -292,8 +286,10 @@ class SSLNet(NeuralNet):
 
     def train_step_single(self, batch: tuple[Tensor, Tensor, Tensor | None], **_: Any) -> None:
         """The gradient of one batch."""
-        drawn = self._draw(*batch)
-        with self._reproducible_layers():
+        # Dropout, and many an `augment` of others, know the global generators only: lend them some that
+        # depend on the step. Fits in several threads take turns here, whether they draw from them or not.
+        with lent_generators(derived(self.seed, LAYERS, self.steps_done), self.device):
+            drawn = self._draw(*batch)
             terms = self._gradient(drawn) if self.accumulate == 1 else self._gradient_in_parts(drawn)
         self.meter.add(terms, self.steps_done, self.rate)
 
@@ -346,18 +342,6 @@ class SSLNet(NeuralNet):
         if self.teacher is not None:
             self.teacher.follow(self.module_, momentum_at(self.criterion_, self.progress()))
 
-    @contextmanager
-    def _reproducible_layers(self) -> Iterator[None]:
-        """Dropout and the like know torch's global generator only: lend them one that depends on the step."""
-        with _global_generators:
-            before = rng_state(self.device)
-            seed_layers(derived(self.seed, LAYERS, self.steps_done), self.device)
-        try:
-            yield
-        finally:
-            with _global_generators:
-                set_rng_state(before, self.device)
-
     # ------------------------------------------------------------------ where we are
 
     @property
@@ -394,6 +378,7 @@ class SSLNet(NeuralNet):
     def _record_epoch(self) -> None:
         if self.meter.steps == 0:  # the time was up before the first
             return
+        self._check_weights()
         row = self.history[-1]
         row["batches"] = []  # skorch would keep 356 bytes for each batch, for ever
         seconds = self.meter.seconds()
@@ -403,6 +388,20 @@ class SSLNet(NeuralNet):
         self.history.record("lr", self.rate)
         self.history.record("dur", seconds)
         self.history.record("images_per_second", self.meter.steps * self.batch_size / seconds)
+
+    def _check_weights(self) -> None:
+        """Refuse weights that are no longer numbers; the loss was computed before the last step changed them.
+
+        Raises
+        ------
+        FloatingPointError
+        """
+        floats = [value for value in self.module_.state_dict().values() if value.is_floating_point()]
+        if not torch.stack([value.isfinite().all() for value in floats]).all():
+            raise FloatingPointError(
+                f"Weights of the network became infinite or not a number by step {self.steps_done - 1}, at "
+                f"lr {self.rate:.3g} with weight_decay={self.weight_decay:.3g}. {REMEDY}"
+            )
 
     def _generator(self, purpose: int, number: int) -> torch.Generator:
         return torch.Generator(self.device).manual_seed(derived(self.seed, purpose, number))
@@ -550,8 +549,7 @@ class Meter:
         for value, (step, rate) in zip(values, where, strict=True):
             if not math.isfinite(value):
                 raise FloatingPointError(
-                    f"The loss {self.loss_name!r} became {value} in step {step}, at lr {rate:.3g}. "
-                    f"Try a lower lr, optimizer__clip_norm=1.0, a longer warmup, or precision='float32'."
+                    f"The loss {self.loss_name!r} became {value} in step {step}, at lr {rate:.3g}. {REMEDY}"
                 )
 
 
@@ -586,12 +584,8 @@ def derived(seed: int, *path: int) -> int:
 
 @contextmanager
 def seeded_modules(seed: int) -> Iterator[torch.Generator]:
-    """Layers made inside are initialised by `seed`; torch's global generator is left as it was.
-
-    One thread at a time: layers know the global generator only.
-    """
-    with _global_generators, torch.random.fork_rng(devices=[]):
-        seed_layers(derived(seed, MODULES), torch.device("cpu"))
+    """Initialise the layers that are made inside by `seed`, and lend a generator of its own."""
+    with lent_generators(derived(seed, MODULES), torch.device("cpu")):
         yield torch.Generator().manual_seed(derived(seed, MODULES, 1))
 
 
@@ -602,12 +596,3 @@ def dimension(module: nn.Module, in_dim: int) -> int:
         out = module.eval()(torch.zeros(2, in_dim))
     module.train(was_training)
     return out.shape[1]
-
-
-def _raised_by_statement(error: BaseException) -> bool:
-    """Whether code raised this on purpose, in contrast to a signal that can arrive anywhere."""
-    trace = error.__traceback__
-    while trace.tb_next is not None:
-        trace = trace.tb_next
-    line = linecache.getline(trace.tb_frame.f_code.co_filename, trace.tb_lineno)
-    return line.strip().startswith("raise KeyboardInterrupt")
