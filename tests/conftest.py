@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 from torch import nn
 
@@ -33,12 +32,6 @@ def make_images(n, shape=(8, 8, 3), seed=0):
     rng = np.random.default_rng(seed)
     colour = rng.integers(0, 200, (n, *[1] * (len(shape) - 1), shape[-1]))
     return (colour + rng.integers(0, 56, (n, *shape))).astype(np.uint8)
-
-
-@pytest.fixture(autouse=True, scope="session")
-def _one_thread():
-    """Fits are repeatable at equal numbers of threads, and for small images one is the fastest."""
-    torch.set_num_threads(1)
 
 
 @pytest.fixture

@@ -283,7 +283,8 @@ def test_named_optimizers_are_torchs_own(name, params, torchs_own):
     ours, theirs = layers(), layers()
     train(ours, resolve_optimizer(name)(decay_groups(ours, 0.1), 0.1, **params))
     train(theirs, torchs_own(decay_groups(theirs, 0.1)))
-    assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+    # Not to the last bit: our AdamW is torch's fused one, whose order of operations is another.
+    torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
 
 
 def test_auto_is_muon():

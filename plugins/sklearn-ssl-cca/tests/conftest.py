@@ -20,11 +20,6 @@ class Tiny(nn.Module):
         return self.norm(self.conv(x)).relu().mean((2, 3))  # (n, 16)
 
 
-@pytest.fixture(autouse=True, scope="session")
-def _one_thread():
-    torch.set_num_threads(1)
-
-
 @pytest.fixture
 def images():
     """Of a colour each, with noise on top."""
