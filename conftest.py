@@ -1,4 +1,4 @@
-"""The machine as the tests see it, whatever its number of cores, its processor and the shell that runs them."""
+"""The machine as the tests see it, whatever its cores, its processor and the shell that runs them."""
 
 import os
 import signal
