@@ -702,7 +702,6 @@ max_epochs_, device_, precision_, compile_
         if net.failure:
             raise net.failure
 
-    @torch.no_grad()
     def _check_result(self, net: SSLNet, source: Source) -> None:
         """Refuse embeddings that are no numbers, and warn of those that are all alike."""
         embeddings = torch.cat(list(self._embed(source, evenly_spaced(len(source), 256))))
@@ -710,7 +709,8 @@ max_epochs_, device_, precision_, compile_
             raise FloatingPointError(
                 f"The embeddings became infinite or not a number, at a peak lr of {self.lr_:.3g}. {REMEDY}"
             )
-        projections = net.module_.projector.eval()(embeddings.to(self.device_)).cpu()
+        with torch.no_grad():
+            projections = net.module_.projector.eval()(embeddings.to(self.device_)).cpu()
         for name, vectors in {"embedding": embeddings, "projection": projections}.items():
             spread = _relative_spread(vectors)
             if spread < COLLAPSED:

@@ -1,6 +1,7 @@
 """What is wrong is said in words: what was given, what is possible, the next step; and nothing changes."""
 
 import copy
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import torch
 from PIL import Image
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from torch import nn
+from torch.utils.data import TensorDataset
 
 from sklearn_ssl import SSLLoss
 
@@ -360,7 +362,35 @@ def test_labels_are_as_many_as_images(n_labels, embedder, images, draw_images):
             ValueError,
             lambda more=more: embedder(WithLabels).fit(images, np.zeros(n_labels), X_unlabeled=more),
         )
-        assert message == f"There are 12 images in X and {n_labels} labels in y: give one label each."
+        assert message == (
+            f"There are 12 images in X and {n_labels} labels in y: give one label each. "
+            "Images without labels are a keyword: fit(X, X_unlabeled=images)."
+        )
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        pytest.param(lambda images: images[:5], id="array"),
+        pytest.param(lambda images: list(images), id="list of arrays"),
+        pytest.param(lambda images: torch.from_numpy(images), id="tensor"),
+        pytest.param(lambda images: [Image.fromarray(image) for image in images], id="PIL images"),
+        pytest.param(lambda images: [Path(f"{i}.png") for i in range(12)], id="paths"),
+        pytest.param(lambda images: "folder", id="folder"),
+        pytest.param(lambda images: TensorDataset(torch.zeros(12, 3, 8, 8)), id="dataset"),
+    ],
+)
+@pytest.mark.parametrize("loss", ["ntxent", WithLabels])
+def test_images_are_no_labels(given, loss, embedder, images):
+    assert message_of(ValueError, lambda: embedder(loss).fit(images, given(images))) == (
+        "y holds images, rather than a label or target for each image of X. Images without labels are a "
+        "keyword: fit(X, X_unlabeled=images)."
+    )
+
+
+def test_targets_of_what_follows_in_a_pipeline_are_not_looked_at(embedder, images):
+    for y in (["cat"] * 12, np.zeros((12, 3)), [[0, 1]] * 12, np.full(12, np.nan)):
+        embedder().fit(images, y)
 
 
 def test_labels_have_one_axis(embedder, images):
@@ -373,6 +403,9 @@ def test_labels_have_one_axis(embedder, images):
     [
         (["cat", "dog", "cat", "eel"] * 3, [0, 1, 2]),
         ([10, 20, 10, -1] * 3, [-1, 0, 1]),
+        ([10, 20, 10, np.nan] * 3, [-1, 0, 1]),
+        (np.array(["cat", "dog", None, "cat"] * 3, dtype=object), [-1, 0, 1]),
+        (np.array(["cat", "dog", np.nan, -1] * 3, dtype=object), [-1, 0, 1]),
     ],
 )
 def test_a_loss_sees_classes_as_numbers_and_minus_one_where_unlabeled(y, seen, embedder, images):
@@ -394,7 +427,7 @@ def test_further_images_are_unlabeled(embedder, images, draw_images):
 
 
 def test_other_losses_ignore_labels(embedder, images):
-    without, with_nonsense = embedder().fit(images), embedder().fit(images, ["nonsense"])
+    without, with_nonsense = embedder().fit(images), embedder().fit(images, ["nonsense"] * 12)
     np.testing.assert_array_equal(without.transform(images), with_nonsense.transform(images))
 
 
@@ -412,7 +445,65 @@ def test_a_collapse_is_warned_of(value, share, embedder, images):
     assert warned[0].filename == __file__  # points to the line that called fit
 
 
+def test_a_collapse_of_the_projections_alone_is_warned_of(embedder, images):
+    # Nothing keeps images apart, and a projector of zeros is where this loss is smallest.
+    with pytest.warns(
+        ConvergenceWarning, match="^The projection has collapsed: the images' projections differ"
+    ):
+        embedder(lambda z1, z2: (z1 - z2).square().mean(), projector=Zeros()).fit(images)
+
+
+# ------------------------------------------------------------------ numbers that grow
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"lr": 1e30},
+        {"lr": 1e20, "max_epochs": 1, "batch_size": 12},  # the first step is the last
+        {"lr": 1e20, "max_epochs": 1, "batch_size": 12, "optimizer": "sgd"},
+        {"weight_decay": 1e30, "max_epochs": 3},
+    ],
+)
+def test_a_fit_does_not_end_with_weights_or_embeddings_that_are_not_numbers(params, embedder, images):
+    fitted = embedder().fit(images)
+    expected = fitted.transform(images)
+    with pytest.raises(
+        FloatingPointError, match=r"became .*, at .*lr .*Try a lower lr, optimizer__clip_norm="
+    ):
+        fitted.set_params(**params).fit(images)
+    np.testing.assert_array_equal(fitted.transform(images), expected)
+
+
+def test_embeddings_that_overflow_are_refused_though_all_weights_are_numbers(embedder, images):
+    with pytest.raises(
+        FloatingPointError, match=r"^The embeddings became infinite or not a number, at a peak lr"
+    ):
+        embedder(backbone=Huge).fit(images)
+
+
 # ------------------------------------------------------------------ nothing changes
+
+
+class Zeros(nn.Linear):
+    """A projector to one point."""
+
+    def __init__(self):
+        super().__init__(8, 4)
+        nn.init.zeros_(self.weight)
+        nn.init.zeros_(self.bias)
+
+
+class Huge(nn.Module):
+    """Embeddings that overflow in eval mode alone, where training sees none of it."""
+
+    def __init__(self, in_channels):
+        super().__init__()
+        self.linear = nn.Linear(in_channels, 8)
+
+    def forward(self, x):
+        h = self.linear(x.mean((2, 3)))
+        return h if self.training or len(h) == 2 else h * 3e38 * 3e38  # two images: the dry run
 
 
 class Fails(SSLLoss):

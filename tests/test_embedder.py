@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import torch
 from sklearn.base import clone
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
@@ -418,9 +419,19 @@ def test_of_two_limits_the_first_counts(embedder, images):
     assert embedder(max_epochs=10**6, max_time=0.2).fit(images).n_iter_ < 10**6
 
 
-def test_even_the_shortest_time_trains_a_step(embedder, images):
-    fitted = embedder(max_epochs="auto", max_time=1e-6).fit(images)
+def test_even_the_shortest_time_trains_a_step_and_is_said_to_be_short(embedder, images):
+    words = (
+        r"^max_time=1e-06 ended the fit after 0\.5 passes over the images, at [\d,]+ images/s: .* more time"
+    )
+    with pytest.warns(ConvergenceWarning, match=words) as caught:  # 1 of 2 steps in an epoch
+        fitted = embedder(max_epochs="auto", max_time=1e-6, batch_size=6).fit(images)
     assert fitted.n_iter_ == len(fitted.history_) == 1
+    assert caught[0].filename == __file__
+
+
+@pytest.mark.filterwarnings("error:max_time")
+def test_few_passes_that_were_asked_for_are_not_said_to_be_few(embedder, images):
+    embedder(max_epochs=1, max_time=1000.0).fit(images)
 
 
 # ------------------------------------------------------------------ callbacks
@@ -439,6 +450,26 @@ def test_early_stopping_ends_a_fit_like_any_other(embedder, images):
     assert fitted.n_iter_ < 5  # nothing improves by a factor of a billion
     assert fitted.transform(images).shape == (12, 8)
     assert fitted._training_state is None
+
+
+def test_a_callback_that_raises_keyboard_interrupt_on_one_line_is_not_the_user(embedder, images):
+    class Stop(Callback):
+        def on_epoch_end(self, net, dataset_train, **kwargs):
+            # fmt: off
+            if len(net.history) == 2: raise KeyboardInterrupt  # noqa: E701
+            # fmt: on
+
+    assert embedder(max_epochs=50, callbacks=[Stop()]).fit(images).n_iter_ == 2
+
+
+def test_callbacks_are_given_the_images_where_the_time_is_up_too(embedder, images):
+    class Count(Callback):
+        def on_epoch_end(self, net, dataset_train, dataset_valid, **kwargs):
+            self.n_images, self.valid = len(dataset_train), dataset_valid
+
+    count = Count()
+    embedder(max_epochs="auto", max_time=1e-6, callbacks=[count]).fit(images)
+    assert (count.n_images, count.valid) == (12, None)
 
 
 def test_an_error_in_a_callback_is_its_own_and_changes_nothing(embedder, images):

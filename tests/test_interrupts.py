@@ -1,5 +1,6 @@
 """Ctrl-C between two steps."""
 
+import contextlib
 import signal
 import threading
 
@@ -20,12 +21,14 @@ def press():
 
 
 def test_the_first_is_noted_the_second_raised():
-    with interrupt_held_back() as asked_for:
-        assert not asked_for()
+    with interrupt_held_back() as interrupt:
+        assert not interrupt.asked_for
         press()
-        assert asked_for()
+        assert interrupt.asked_for
+        assert not interrupt.raised
         with pytest.raises(KeyboardInterrupt):
             press()
+        assert interrupt.raised
 
 
 def test_afterwards_it_is_raised_as_ever():
@@ -44,10 +47,35 @@ def test_an_error_inside_restores_it_too():
 def test_a_programs_own_way_is_left_alone():
     pressed = []
     signal.signal(signal.SIGINT, lambda *args: pressed.append(args))
-    with interrupt_held_back() as asked_for:
+    handler = signal.getsignal(signal.SIGINT)
+    with interrupt_held_back() as interrupt:
         press()
-        assert not asked_for()
+        assert not interrupt.is_the_users()
     assert len(pressed) == 1
+    assert signal.getsignal(signal.SIGINT) is handler
+
+
+def test_a_programs_own_way_that_raises_is_seen():
+    def own(number, frame):
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, own)
+    with pytest.raises(KeyboardInterrupt), interrupt_held_back() as interrupt:
+        press()
+    assert interrupt.is_the_users()
+
+
+@pytest.mark.parametrize("ignored", [signal.SIG_IGN, signal.SIG_DFL])
+def test_where_python_does_not_handle_it_nothing_is_done(ignored):
+    signal.signal(signal.SIGINT, ignored)
+    with interrupt_held_back():
+        assert signal.getsignal(signal.SIGINT) is ignored
+
+
+def test_an_interrupt_that_code_raises_is_not_the_users():
+    with interrupt_held_back() as interrupt, contextlib.suppress(KeyboardInterrupt):
+        raise KeyboardInterrupt
+    assert not interrupt.is_the_users()
 
 
 def test_other_threads_cannot_hold_it_back():
