@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import math
 import os
 import re
@@ -17,17 +18,22 @@ from torch import Tensor
 REST = 0.9
 # Of the limit; after so much of its own, a process looks at what others have put there.
 LOOK_AGAIN = 0.1
+# Bytes before the pixels, by which they are known to be those that were put there.
+CHECKSUM = 16
 # Nothing with another name is ever touched.
 OURS = re.compile(r"\.?[0-9a-f]{32}(\.[0-9a-f]{32}\.partial)?")
 
 
 class DiskCache:
-    """A file for each image: nothing but its pixels, written whole or not at all.
+    """A file for each image: a checksum and its pixels, written whole or not at all.
+
+    The checksum covers the pixels and the key: a file that a power cut has left full of zeros, or that has
+    another image's name, is not taken for the image.
 
     Parameters
     ----------
     folder : path-like
-        Made when it is first needed.
+        Made when it is needed, anew where somebody has removed it.
     limit : int
         Bytes; each process may exceed it by a tenth.
     """
@@ -39,14 +45,15 @@ class DiskCache:
         self._lock = threading.Lock()
 
     def get(self, key: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor | None:
-        """The image that was put there; None if there is none."""
+        """The image that was put there; None if there is none, or a damaged one."""
         try:
             data = self._path(key).read_bytes()
         except OSError:
             return None
-        if len(data) != math.prod(shape) * dtype.itemsize:
+        checksum, pixels = data[:CHECKSUM], data[CHECKSUM:]
+        if len(pixels) != math.prod(shape) * dtype.itemsize or checksum != _checksum(key, pixels):
             return None
-        return torch.frombuffer(bytearray(data), dtype=dtype).reshape(shape)
+        return torch.frombuffer(bytearray(pixels), dtype=dtype).reshape(shape)
 
     def put(self, key: str, image: Tensor) -> None:
         """Keep an image.
@@ -62,22 +69,18 @@ class DiskCache:
         OSError
             The folder cannot be written to.
         """
-        path = self._path(key)
-        partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
+        path, pixels = self._path(key), image.contiguous().view(torch.uint8).numpy().tobytes()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            partial.write_bytes(image.contiguous().view(torch.uint8).numpy().tobytes())
-            os.replace(partial, path)
+            _write(path, _checksum(key, pixels) + pixels)
         except OSError as error:
-            with contextlib.suppress(OSError):
-                partial.unlink()
             if not path.exists():  # where another process reads the same file, some systems refuse
                 raise OSError(
                     f"reader__cache={str(self.folder)!r} cannot be written to: {error}. Make room, or give "
                     f"another folder, or None."
                 ) from error
         with self._lock:
-            self._room -= image.nbytes
+            self._room -= CHECKSUM + len(pixels)
             if self._room < 0:
                 self._room = self._made_room()
 
@@ -97,10 +100,10 @@ class DiskCache:
     def _files(self) -> list[tuple[int, int, str]]:
         """(time of change, bytes, path) of each file of ours, other processes' as well."""
         found = []
-        for below in os.scandir(self.folder):
+        for below in _entries(self.folder):
             if not (re.fullmatch("[0-9a-f]{2}", below.name) and below.is_dir()):
                 continue
-            for entry in os.scandir(below):
+            for entry in _entries(below):
                 if OURS.fullmatch(entry.name):
                     with contextlib.suppress(OSError):  # another process has just removed it
                         stat = entry.stat()
@@ -109,3 +112,30 @@ class DiskCache:
 
     def _path(self, key: str) -> Path:
         return self.folder / key[:2] / key
+
+
+def _checksum(key: str, pixels: bytes) -> bytes:
+    return hashlib.blake2b(pixels, digest_size=CHECKSUM, key=key.encode()).digest()
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all; not if somebody removes the folder or the unfinished file meanwhile."""
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
+    try:
+        partial.write_bytes(data)
+        os.replace(partial, path)
+    except FileNotFoundError:
+        pass
+    except OSError:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+        raise
+
+
+def _entries(folder: str | os.PathLike) -> list[os.DirEntry]:
+    """What is in a folder; nothing where it has just been removed."""
+    try:
+        with os.scandir(folder) as entries:
+            return list(entries)
+    except FileNotFoundError:
+        return []

@@ -2,14 +2,17 @@
 
 import multiprocessing
 import os
+import shutil
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import torch
 
 from sklearn_ssl.disk_cache import DiskCache
 
-SHAPE, BYTES = (3, 4, 4), 48
+SHAPE, BYTES = (3, 4, 4), 16 + 48  # a checksum and the pixels
 
 
 def image(i, dtype=torch.uint8):
@@ -38,6 +41,71 @@ def test_an_image_of_another_length_is_none(tmp_path):
     [path] = files(tmp_path)
     path.write_bytes(path.read_bytes()[:-1])
     assert cache.get("ab" * 16, SHAPE, torch.uint8) is None
+
+
+def zeros(data):
+    return bytes(len(data))
+
+
+def one_bit_flipped(data):
+    return data[:30] + bytes([data[30] ^ 1]) + data[31:]
+
+
+@pytest.mark.parametrize("damaged", [zeros, one_bit_flipped])
+def test_a_file_of_the_right_length_whose_bytes_have_changed_is_none(tmp_path, damaged):
+    cache = DiskCache(tmp_path, 10**6)
+    cache.put(key(1), image(7))
+    [path] = files(tmp_path)
+    path.write_bytes(damaged(path.read_bytes()))
+    assert cache.get(key(1), SHAPE, torch.uint8) is None
+    cache.put(key(1), image(7))
+    assert torch.equal(cache.get(key(1), SHAPE, torch.uint8), image(7))
+
+
+def test_the_file_of_one_image_is_not_taken_for_another(tmp_path):
+    cache = DiskCache(tmp_path, 10**6)
+    cache.put(key(1), image(1))
+    shutil.copy(cache._path(key(1)), cache._path(key(2)))
+    assert cache.get(key(2), SHAPE, torch.uint8) is None
+
+
+def test_a_folder_that_was_removed_is_made_anew(tmp_path):
+    cache = DiskCache(tmp_path / "cache", 3 * BYTES)
+    cache.put(key(1), image(1))
+    shutil.rmtree(tmp_path / "cache")
+    assert cache.get(key(1), SHAPE, torch.uint8) is None
+    cache.put(key(2), image(2))
+    assert torch.equal(cache.get(key(2), SHAPE, torch.uint8), image(2))
+
+
+@pytest.mark.parametrize("called", ["write_bytes", "mkdir"])
+def test_a_folder_that_is_removed_while_an_image_is_written_is_no_error(tmp_path, monkeypatch, called):
+    original = getattr(Path, called)
+
+    def removed_afterwards(self, *args, **kwargs):
+        original(self, *args, **kwargs)
+        shutil.rmtree(tmp_path / "cache", ignore_errors=True)
+
+    cache = DiskCache(tmp_path / "cache", 10**6)
+    cache.put(key(0), image(0))
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, called, removed_afterwards)
+        cache.put(key(1), image(1))
+    assert cache.get(key(1), SHAPE, torch.uint8) is None
+    cache.put(key(1), image(1))
+    assert torch.equal(cache.get(key(1), SHAPE, torch.uint8), image(1))
+
+
+def test_a_limit_below_what_several_threads_write_at_a_time_is_no_error(tmp_path):
+    cache = DiskCache(tmp_path, 1)
+
+    def put_and_get(i):
+        cache.put(key(i), image(i % 256))
+        return cache.get(key(i), SHAPE, torch.uint8)
+
+    with ThreadPoolExecutor(8) as threads:
+        found = list(threads.map(put_and_get, range(400)))
+    assert all(each is None or torch.equal(each, image(i % 256)) for i, each in enumerate(found))
 
 
 def test_the_oldest_go_when_there_are_too_many(tmp_path):
