@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -10,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import ExifTags, Image, ImageColor, ImageOps, UnidentifiedImageError
 
-from sklearn_ssl.tiff import read_tiff, tiff_shape
+from sklearn_ssl.tiff import bits_of, check_single, is_misread, read_tiff, tiff_shape
 
 # Pillow knows 42 formats; more doors than images need.
 FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
@@ -19,10 +21,15 @@ SUFFIXES = (
     ".webp",
 )
 # Raised where the rules change: images in a cache were made by some.
-RULES = 1
+RULES = 2
+HEAD = 352  # bytes at the start of a file that tell of what kind it is
 NPY = b"\x93NUMPY"
 TIFFS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-BITS_PER_SAMPLE = 258  # a TIFF's tag
+# Where files that others read have these bytes, what they are, and what reads one.
+OTHERS = (
+    (128, b"DICM", "a DICOM file", "pydicom.dcmread(path).pixel_array"),
+    (344, b"n+1\0", "a NIfTI volume", "nibabel.load(path).dataobj[..., 0]"),
+)
 
 
 @dataclass(frozen=True)
@@ -101,7 +108,7 @@ def pixels_of_file(
         return pixels_of_array(array, channels)
     image = _opened(path)
     if image is None:
-        return pixels_of_array(read_tiff(path, max_pixels), channels)
+        return pixels_of_array(_upright(*read_tiff(path, max_pixels)), channels)
     with image:
         _check_pixels(*image.size, max_pixels)
         if _has_deep_colours(image):
@@ -121,19 +128,22 @@ def pixels_of_image(
     if _is_deep(image):
         # Not convert(): Pillow clips 16-bit values at 255.
         return pixels_of_array(np.asarray(image), channels)
+    mode = "L" if channels == 1 and _is_grey(image) else "RGB"
     if image.has_transparency_data:
         page = Image.new("RGBA", image.size, background)
         image = Image.alpha_composite(page, image.convert("RGBA"))
-    mode = "L" if channels == 1 else "RGB"
     if image.mode != mode:  # else it would be copied
         image = image.convert(mode)
     if size is not None and (image.height, image.width) != size:
         image = ImageOps.fit(image, size[::-1], Image.Resampling.BILINEAR)
-    return pixels_of_array(np.asarray(image), channels)
+    array = np.asarray(image)
+    return pixels_of_array(_without_colours(array) if channels == 1 else array, channels)
 
 
 def pixels_of_array(array: Any, channels: int) -> np.ndarray:
     """An array of shape (height, width[, channels]), with so many channels; grey ones are repeated."""
+    if np.ma.is_masked(array):
+        raise ValueError("some of its pixels are masked: give them values, for example image.filled(0)")
     array = np.asarray(array)
     _check_axes(array.shape)
     array = array[:, :, None] if array.ndim == 2 else array
@@ -148,6 +158,24 @@ def header_of_array(array: np.ndarray) -> Header:
     return _header_of_shape(array.shape, array.dtype)
 
 
+def are_channels_first(shape: tuple[int, ...]) -> bool:
+    """Whether the three axes of an image look like (channels, height, width)."""
+    first, height, width = shape
+    return first in (1, 3, 4) and width > 4 and (height == width or width > 16)
+
+
+def _without_colours(array: np.ndarray) -> np.ndarray:
+    """(height, width) of an image whose three channels are one: grey that was saved as colours."""
+    if array.ndim == 2:
+        return array
+    if (array != array[..., :1]).any():
+        raise ValueError(
+            "it is coloured, the images looked at first are grey. Convert one kind, or put a coloured image "
+            "first: then all have three channels"
+        )
+    return array[..., 0]
+
+
 def _header_of_shape(shape: tuple[int, ...], dtype: np.dtype) -> Header:
     _check_axes(shape)
     if 0 in shape:
@@ -156,14 +184,22 @@ def _header_of_shape(shape: tuple[int, ...], dtype: np.dtype) -> Header:
 
 
 def _opened(path: Path) -> Image.Image | None:
-    """None: a TIFF that Pillow does not know."""
+    """None: a TIFF that Pillow does not know, or misreads."""
     try:
-        return Image.open(path, formats=_formats())
+        image = Image.open(path, formats=_formats())
     except UnidentifiedImageError:
-        with open(path, "rb") as file:
-            if file.read(4) in TIFFS:
-                return None
+        if _start_of(path)[:4] in TIFFS:
+            return None
         raise
+    with ExitStack() as closed_unless_returned:
+        closed_unless_returned.enter_context(image)
+        if image.format == "TIFF":
+            image.filename = ""  # else Pillow maps the file, and mixes up the sides of one that is turned
+            check_single(image)
+            if is_misread(image):
+                return None
+        closed_unless_returned.pop_all()
+    return image
 
 
 def _deep_colours(path: Path, image: Image.Image, max_pixels: int, background: str) -> np.ndarray:
@@ -172,8 +208,7 @@ def _deep_colours(path: Path, image: Image.Image, max_pixels: int, background: s
         raise ValueError(
             f"this kind of {image.format} with 16 bits a channel is not supported: save it as PNG"
         )
-    array = read_tiff(path, max_pixels) if image.format == "TIFF" else _read_deep_png(path)
-    array = _upright(array, image)
+    array = _upright(*(read_tiff(path, max_pixels) if image.format == "TIFF" else _read_deep_png(path)))
     if array.shape[2] == 3:
         return array
     if array.shape[2] != 4:
@@ -183,14 +218,17 @@ def _deep_colours(path: Path, image: Image.Image, max_pixels: int, background: s
     return seen * colours + (1 - seen) * behind
 
 
-def _read_deep_png(path: Path) -> np.ndarray:
-    """Pillow keeps the first byte of each number, and the second one when it takes them for swapped."""
+def _read_deep_png(path: Path) -> tuple[np.ndarray, int]:
+    """The pixels and their orientation.
+
+    Pillow keeps the first byte of each number, and the second one when it takes them for swapped.
+    """
     with Image.open(path, formats=["PNG"]) as upper, Image.open(path, formats=["PNG"]) as lower:
         [(codec, box, offset, order)] = lower.tile
         if order not in ("RGB;16B", "RGBA;16B"):
             raise ValueError("grey of 16 bits with transparency is not supported: save it without")
         lower.tile = [(codec, box, offset, order[:-1] + "L")]
-        return np.asarray(upper).astype(np.uint16) * 256 + np.asarray(lower)
+        return np.asarray(upper).astype(np.uint16) * 256 + np.asarray(lower), _orientation(upper)
 
 
 def _orientation(image: Image.Image) -> int:
@@ -202,10 +240,9 @@ def _orientation(image: Image.Image) -> int:
     return orientation if orientation in range(1, 9) else 1
 
 
-def _upright(array: np.ndarray, image: Image.Image) -> np.ndarray:
+def _upright(array: np.ndarray, orientation: int) -> np.ndarray:
     """Turned as EXIF says, which Pillow does for its own images."""
-    orientation = _orientation(image)
-    if orientation >= 5:
+    if orientation in (5, 6, 7, 8):
         array = array.swapaxes(0, 1)
     flips = {2: (1,), 3: (0, 1), 4: (0,), 6: (1,), 7: (0, 1), 8: (0,)}
     return np.flip(array, flips.get(orientation, ()))
@@ -214,6 +251,11 @@ def _upright(array: np.ndarray, image: Image.Image) -> np.ndarray:
 def _check_axes(shape: tuple[int, ...]) -> None:
     if len(shape) not in (2, 3):
         raise ValueError(f"an image is (height, width) or (height, width, channels), and this is {shape}")
+    if len(shape) == 3 and are_channels_first(shape):
+        raise ValueError(
+            f"it has the shape {shape}: axis 0, of length {shape[0]}, looks like channels. numpy images are "
+            f"(height, width, channels): image.transpose(1, 2, 0), for files in a reader__read of your own"
+        )
 
 
 def _check_pixels(width: int, height: int, max_pixels: int) -> None:
@@ -225,8 +267,18 @@ def _check_pixels(width: int, height: int, max_pixels: int) -> None:
 
 
 def _is_npy(path: Path) -> bool:
-    with open(path, "rb") as file:
-        return file.read(len(NPY)) == NPY
+    start = _start_of(path)
+    for at, magic, kind, reader in OTHERS:
+        if start[at : at + len(magic)] == magic:
+            raise ValueError(f"it is {kind}: read it with reader__read, for example lambda path: {reader}")
+    return start.startswith(NPY)
+
+
+def _start_of(path: Path) -> bytes:
+    """The first bytes of a file; of what is in it, where it is a .nii.gz."""
+    open_ = gzip.open if path.name.lower().endswith(".nii.gz") else open
+    with open_(path, "rb") as file:
+        return file.read(HEAD)
 
 
 @lru_cache(maxsize=1)
@@ -249,7 +301,7 @@ def _has_deep_colours(image: Image.Image) -> bool:
     if _is_deep(image):
         return False
     if image.format == "TIFF":
-        return max(image.tag_v2.get(BITS_PER_SAMPLE, (1,))) > 8
+        return bits_of(image) > 8
     if image.format == "PPM":  # the largest number, where it is not 255
         return any(isinstance(tile[3], tuple) and tile[3][-1] > 255 for tile in image.tile)
     return any(";16" in str(tile) for tile in image.tile)

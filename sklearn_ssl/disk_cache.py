@@ -119,7 +119,7 @@ def _checksum(key: str, pixels: bytes) -> bytes:
 
 
 def _write(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all; not if somebody removes the folder or the unfinished file meanwhile."""
+    """Write a file whole or not at all; no error where the folder or the part is removed meanwhile."""
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
     try:
         partial.write_bytes(data)

@@ -1,6 +1,7 @@
 """What a file's numbers mean, with files that are made here."""
 
 import contextlib
+import gzip
 import io
 import re
 import struct
@@ -64,11 +65,33 @@ def test_a_jpeg_is_near(save, name):
     assert np.abs(difference).mean() < 5
 
 
-@pytest.mark.parametrize("suffix", ["gif", "png", "webp", "tiff"])
+@pytest.mark.parametrize("suffix", ["gif", "png", "webp"])
 def test_of_an_animation_the_first_frame_counts(save, suffix):
     frames = [Image.new("RGB", (8, 8), colour) for colour in ((204, 0, 0), (0, 204, 0))]
     path = save(frames[0], f"a.{suffix}", save_all=True, append_images=frames[1:], lossless=True)
     assert np.abs(pixels(path)[4, 4].astype(int) - [204, 0, 0]).max() < 3
+
+
+def test_a_tiff_of_several_pages_of_one_size_is_refused(save):
+    pages = [Image.new("L", (8, 8), level) for level in (10, 20, 30)]
+    path = save(pages[0], "a.tif", save_all=True, append_images=pages[1:])
+    for read in (pixels, header_of):
+        with pytest.raises(ValueError, match=r"a stack of pages of one size, .* key=0\)"):
+            read(path)
+
+
+def test_a_tiff_whose_further_pages_are_smaller_is_its_first_page(save):
+    small = Image.new("RGB", (4, 4))  # a preview, or the next level of a pyramid
+    path = save(Image.fromarray(PHOTO), "a.tif", save_all=True, append_images=[small])
+    np.testing.assert_array_equal(pixels(path), PHOTO)
+
+
+def test_a_stack_that_pillow_does_not_know_is_refused_too(tmp_path):
+    tifffile = pytest.importorskip("tifffile")
+    tifffile.imwrite(tmp_path / "a.tif", np.zeros((3, 8, 8), np.float64), photometric="minisblack")
+    for read in (pixels, header_of):
+        with pytest.raises(ValueError, match="a stack of pages of one size"):
+            read(tmp_path / "a.tif")
 
 
 def test_formats_that_are_no_ones_business_stay_closed(save):
@@ -200,8 +223,9 @@ def test_a_transparent_colour_of_a_palette(save):
     assert pixels(path)[4, 7].tolist() == [204, 0, 0]
 
 
+@pytest.mark.parametrize("name", ["a.png", "a.tif"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_all_eight_orientations_are_undone(save, orientation, tmp_path):
+def test_all_eight_orientations_are_undone(save, orientation, name, tmp_path):
     upright = np.zeros((8, 16, 3), np.uint8)
     upright[:4, :4] = 255  # a light corner, upper left
     undone = {
@@ -216,11 +240,70 @@ def test_all_eight_orientations_are_undone(save, orientation, tmp_path):
     }[orientation]
     exif = Image.Exif()
     exif[0x0112] = orientation
-    path = save(np.ascontiguousarray(undone), "a.png", exif=exif)
+    path = save(np.ascontiguousarray(undone), name, exif=exif)
     np.testing.assert_array_equal(pixels(path), upright)
 
 
+# ------------------------------------------------------------------ grey and coloured
+
+
+def test_colours_are_not_made_grey(save):
+    red = save(Image.new("RGB", (8, 8), (204, 0, 0)), "a.png")
+    palette = save(Image.new("RGB", (8, 8), (204, 0, 0)).convert("P"), "b.png")
+    for path in (red, palette):
+        with pytest.raises(ValueError, match="it is coloured, the images looked at first are grey"):
+            pixels(path, size=(4, 4), channels=1)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P"])
+def test_grey_that_was_saved_as_colours_is_grey(save, mode):
+    grey = Image.fromarray(np.arange(192, dtype=np.uint8).reshape(12, 16))
+    path = save(grey.convert(mode), "a.png")
+    np.testing.assert_array_equal(pixels(path, channels=1)[..., 0], grey)
+
+
+def test_a_grey_jpeg_that_was_saved_as_colours_is_grey(save):
+    grey = np.repeat(PHOTO[..., :1], 3, axis=2)
+    assert pixels(save(grey, "a.jpg"), size=(6, 8), channels=1).shape == (6, 8, 1)
+
+
+# ------------------------------------------------------------------ files of others
+
+
+@pytest.mark.parametrize(
+    ("name", "at", "magic", "words"),
+    [
+        ("a.dcm", 128, b"DICM", r"it is a DICOM file: .* lambda path: pydicom\.dcmread\(path\)\.pixel_array"),
+        ("a.nii", 344, b"n+1\0", r"it is a NIfTI volume: .* lambda path: nibabel\.load\(path\)\.dataobj"),
+        ("a.nii.gz", 344, b"n+1\0", r"it is a NIfTI volume: read it with reader__read"),
+    ],
+)
+@pytest.mark.parametrize("preamble", [b"", b"II*\0"])
+def test_medical_images_are_told_how_to_be_read(tmp_path, name, at, magic, words, preamble):
+    content = preamble.ljust(at, b"\0") + magic + bytes(100)
+    path = tmp_path / name
+    path.write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+    for read in (pixels, header_of):
+        with pytest.raises(ValueError, match=words):
+            read(path)
+
+
 # ------------------------------------------------------------------ arrays as files
+
+
+@pytest.mark.parametrize("shape", [(3, 32, 32), (1, 32, 32), (4, 20, 30)])
+def test_channels_in_the_first_axis_are_noticed(tmp_path, shape):
+    np.save(tmp_path / "a.npy", np.zeros(shape, np.uint8))
+    words = rf"it has the shape {re.escape(str(shape))}: axis 0, of length {shape[0]}, looks like channels\."
+    for read in (pixels, header_of):
+        with pytest.raises(ValueError, match=words):
+            read(tmp_path / "a.npy")
+
+
+@pytest.mark.parametrize("shape", [(3, 32, 3), (32, 32, 3), (1, 20, 13), (3, 5, 4)])
+def test_thin_images_and_many_channels_are_no_channels_in_the_first_axis(tmp_path, shape):
+    np.save(tmp_path / "a.npy", np.zeros(shape, np.uint8))
+    assert pixels(tmp_path / "a.npy", channels=shape[2]).shape == shape
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, ">f4", np.float64])
@@ -268,13 +351,61 @@ def test_tiffs_that_pillow_does_not_know(tmp_path):
         np.testing.assert_array_equal(pixels(tmp_path / name, channels=channels), array[..., :channels])
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_the_second_channel_of_a_tiff_is_kept(tmp_path, dtype):
+    tifffile = pytest.importorskip("tifffile")
+    array = np.arange(12 * 16 * 2).reshape(12, 16, 2).astype(dtype)
+    tifffile.imwrite(tmp_path / "a.tif", array, planarconfig="contig", photometric="minisblack")
+    header = header_of(tmp_path / "a.tif")
+    assert (header.height, header.width, header.channels, header.deep) == (12, 16, 2, dtype is not np.uint8)
+    np.testing.assert_array_equal(pixels(tmp_path / "a.tif", channels=2), array)
+
+
+@pytest.mark.parametrize("byteorder", ["<", ">"])
+@pytest.mark.parametrize(("dtype", "value"), [(np.int8, -3), (np.uint32, 3_000_000_000), (np.int16, -3)])
+def test_signs_and_large_numbers_of_a_tiff_are_kept(tmp_path, dtype, value, byteorder):
+    tifffile = pytest.importorskip("tifffile")
+    array = np.full((8, 8), value, dtype)
+    tifffile.imwrite(tmp_path / "a.tif", array, byteorder=byteorder, photometric="minisblack")
+    assert header_of(tmp_path / "a.tif").deep
+    np.testing.assert_array_equal(pixels(tmp_path / "a.tif", channels=1)[..., 0], array)
+
+
+@pytest.mark.parametrize(("dtype", "white"), [(bool, 1), (np.uint8, 255), (np.uint16, 65_535)])
+def test_where_zero_is_white_it_becomes_the_largest_number(tmp_path, dtype, white):
+    tifffile = pytest.importorskip("tifffile")
+    tifffile.imwrite(tmp_path / "a.tif", np.array([[0, white]] * 8, dtype), photometric="miniswhite")
+    white = max(white, 255)  # one bit becomes eight
+    np.testing.assert_array_equal(pixels(tmp_path / "a.tif", channels=1)[..., 0], [[white, 0]] * 8)
+
+
+def test_zero_as_white_among_floats_is_refused(tmp_path):
+    tifffile = pytest.importorskip("tifffile")
+    tifffile.imwrite(tmp_path / "a.tif", np.zeros((8, 8), np.float32), photometric="miniswhite")
+    with pytest.raises(ValueError, match="its white is 0 among numbers of float32: save it with black as 0"):
+        pixels(tmp_path / "a.tif", channels=1)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_tiffs_that_pillow_misreads_are_turned_as_others_are(tmp_path, orientation):
+    tifffile = pytest.importorskip("tifffile")
+    array = np.arange(8 * 16, dtype=np.uint8).reshape(8, 16)
+    for name, dtype in (("a.tif", np.uint8), ("b.tif", np.int8)):
+        extra = [(274, "H", 1, orientation, True)]
+        tifffile.imwrite(tmp_path / name, array.astype(dtype), photometric="minisblack", extratags=extra)
+    np.testing.assert_array_equal(*(pixels(tmp_path / name, channels=1) for name in ("a.tif", "b.tif")))
+
+
 def test_tiffs_that_would_be_misunderstood_are_refused(tmp_path):
     tifffile = pytest.importorskip("tifffile")
     path, array = tmp_path / "a.tif", np.zeros((8, 8, 4), np.uint16)
     tifffile.imwrite(path, array, photometric="separated")
-    with pytest.raises(ValueError, match="CMYK of more than 8 bits"):
+    with pytest.raises(ValueError, match="CMYK of more than 8 bits or channels is not supported"):
         pixels(path)
     tifffile.imwrite(path, array, photometric="rgb", extrasamples=["unspecified"])
+    with pytest.raises(ValueError, match="fourth channel is no plain transparency"):
+        pixels(path)
+    tifffile.imwrite(path, array.astype(np.uint8), photometric="rgb", extrasamples=["unspecified"])
     with pytest.raises(ValueError, match="fourth channel is no plain transparency"):
         pixels(path)
     tifffile.imwrite(
@@ -298,9 +429,12 @@ def test_a_tiff_that_promises_more_than_it_holds_is_refused(tmp_path):
         pixels(path, max_pixels=10**5)
 
 
-def test_without_tifffile_it_says_what_to_install(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("shape", "dtype"), [((8, 8, 5), np.uint16), ((8, 8, 2), np.uint8), ((8, 8), np.int8)]
+)
+def test_without_tifffile_it_says_what_to_install(tmp_path, monkeypatch, shape, dtype):
     tifffile = pytest.importorskip("tifffile")
-    array = np.zeros((8, 8, 5), np.uint16)
+    array = np.zeros(shape, dtype)
     tifffile.imwrite(tmp_path / "a.tif", array, planarconfig="contig", photometric="minisblack")
     monkeypatch.setitem(__import__("sys").modules, "tifffile", None)
     with pytest.raises(ValueError, match="pip install tifffile"):
