@@ -15,6 +15,7 @@ from torch import Tensor
 from sklearn_ssl.decoding import (
     SUFFIXES,
     Header,
+    are_channels_first,
     header_of,
     header_of_array,
     header_of_image,
@@ -23,6 +24,9 @@ from sklearn_ssl.decoding import (
     pixels_of_image,
 )
 from sklearn_ssl.reader import Reader
+
+# Opening one may wait for ever.
+SPECIAL = "no regular file, but a named pipe, a socket or a device"
 
 
 class Items(Protocol):
@@ -66,15 +70,23 @@ class Files:
         return str(path.absolute()), stat.st_size, stat.st_mtime_ns
 
     def header(self, position: int, reader: Reader) -> Header:
+        path = self._regular(position)
         if reader.read is not None:
-            return header_of_array(np.asarray(reader.read(self.paths[position])))
-        return header_of(self.paths[position])
+            return header_of_array(np.asarray(reader.read(path)))
+        return header_of(path)
 
     def pixels(self, position: int, size: tuple | None, channels: int, reader: Reader) -> np.ndarray:
-        path = self.paths[position]
+        path = self._regular(position)
         if reader.read is not None:
             return pixels_of_array(reader.read(path), channels)
         return pixels_of_file(path, size, channels, reader.max_pixels, reader.background)
+
+    def _regular(self, position: int) -> Path:
+        """The path, unless it is a special one."""
+        path = self.paths[position]
+        if is_special(path):
+            raise ValueError(f"it is {SPECIAL}")
+        return path
 
 
 @dataclass(frozen=True)
@@ -106,10 +118,32 @@ class Things:
     def _image(self, position: int) -> Image.Image | np.ndarray:
         thing = self.things[position]
         image = thing[0] if isinstance(thing, tuple | list) else thing
-        if isinstance(image, Tensor):  # (channels, height, width)
-            image = image.detach().cpu()
-            return (image.movedim(0, -1) if image.ndim == 3 else image).numpy()
-        return image if isinstance(image, Image.Image) else np.asarray(image)
+        if isinstance(image, dict):
+            raise ValueError(
+                f"it is a dict with the keys {list(image)}: let the dataset return the image itself, or a "
+                f"tuple that begins with it"
+            )
+        if isinstance(image, Tensor):
+            return _array_of_tensor(image)
+        return image if isinstance(image, Image.Image) else np.asanyarray(image)
+
+
+def _array_of_tensor(image: Tensor) -> np.ndarray:
+    """(height, width[, channels]) of (height, width) or (channels, height, width)."""
+    array = image.detach().cpu().numpy()
+    if array.ndim != 3:
+        return array
+    if are_channels_first(array.shape[::-1]):
+        raise ValueError(
+            f"it is a torch tensor of the shape {array.shape}, whose last axis looks like channels. A tensor "
+            f"is (channels, height, width): image.permute(2, 0, 1)"
+        )
+    return np.moveaxis(array, 0, -1)
+
+
+def is_special(path: Path) -> bool:
+    """Whether a path leads to something that is neither a file nor a folder: a pipe, a socket, a device."""
+    return path.exists() and not (path.is_file() or path.is_dir())
 
 
 def list_images(folder: str | os.PathLike) -> list[Path]:
@@ -150,18 +184,25 @@ def files_below(folder: str | os.PathLike, suffixes: tuple[str, ...] | None) -> 
     return sorted(found)
 
 
-def _walk(folder: Path, above: frozenset[Path] = frozenset()) -> Iterator[Path]:
-    real = folder.resolve()
-    if real in above:
-        raise ValueError(f"{folder} is a link that leads back to {real}: remove it, or give a list of paths.")
+def _walk(folder: Path) -> Iterator[Path]:
+    """What is no folder, in any order; without recursion, for folders may be nested deeper than calls."""
+    pending: list[tuple[Path, frozenset[Path]]] = [(folder, frozenset())]
+    while pending:
+        folder, above = pending.pop()
+        real = folder.resolve()
+        if real in above:
+            raise ValueError(
+                f"{folder} is a link that leads back to {real}: remove it, or give a list of paths."
+            )
+        for entry in _visible(folder):
+            if entry.is_dir():
+                pending.append((entry, above | {real}))
+            else:
+                yield entry
+
+
+def _visible(folder: Path) -> list[Path]:
     try:
-        entries = list(folder.iterdir())
+        return [entry for entry in folder.iterdir() if not entry.name.startswith(".")]
     except OSError as error:
         raise PermissionError(f"The folder {folder} cannot be read: {error.strerror}.") from error
-    for entry in entries:
-        if entry.name.startswith("."):
-            continue
-        if entry.is_dir():
-            yield from _walk(entry, above | {real})
-        else:
-            yield entry

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import os
+import reprlib
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Integral
@@ -19,13 +21,18 @@ from skorch.helper import SliceDataset
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
-from sklearn_ssl.decoding import SUFFIXES, header_of_image, pixels_of_image
-from sklearn_ssl.files import Files, Items, Things, files_below
+from sklearn_ssl.decoding import SUFFIXES, are_channels_first, header_of_image, pixels_of_image
+from sklearn_ssl.files import SPECIAL, Files, Items, Things, files_below, is_special
 from sklearn_ssl.lazy import LazySource, look_at_some, resized
+from sklearn_ssl.pixels import PixelScale, evenly_spaced
 from sklearn_ssl.reader import Reader, make_reader
 
 # Larger images are trained at this short side unless the user says otherwise: ImageNet's resolution.
 LARGEST_AUTO_SIZE = 224
+# Images whose values tell in which units they are.
+SOME = 16
+# Of a range of pixel values as wide as that, 0 to 1 is next to nothing.
+WIDE = 100
 
 
 class Source(Protocol):
@@ -113,7 +120,8 @@ class ConcatSource:
 
     @property
     def bad(self) -> dict[int, str]:
-        return {**self.first.bad, **{p + len(self.first): why for p, why in self.second.bad.items()}}
+        second = dict(self.second.bad)  # a copy: a thread that reads may add to it meanwhile
+        return {**self.first.bad, **{p + len(self.first): why for p, why in second.items()}}
 
     def identity(self) -> tuple:
         return self.first.identity(), self.second.identity()
@@ -175,9 +183,11 @@ def inference_source(estimator: BaseEstimator, X: Any) -> Source:
     Raises
     ------
     ValueError, FileNotFoundError
-        As in `training_source`; also where size or channels are not the fitted ones.
+        As in `training_source`; also where size, channels or units are not the fitted ones.
     """
-    return _open(estimator, X, reset=False)
+    source = _open(estimator, X, reset=False)
+    _check_units(estimator, source)
+    return source
 
 
 def training_size(image_size: Any, given: tuple[int, int]) -> tuple[int, int]:
@@ -191,11 +201,49 @@ def training_size(image_size: Any, given: tuple[int, int]) -> tuple[int, int]:
     return int(sides[0]), int(sides[1])
 
 
+# ---------------------------------------------------------------------------- units
+
+
+def _check_units(estimator: BaseEstimator, source: Source) -> None:
+    """Refuse pixel values of 0 to 1 where those of `fit` were 0 to 255 or more, and the reverse.
+
+    The values tell, not their type: floats of 0 to 255 are right after a fit on uint8. A single image may be
+    as dark, or as bright, in the right units: it is embedded, with a warning.
+    """
+    if len(source) == 0 or source.dtype == estimator._pixel_dtype == torch.uint8:
+        return
+    images = source.batch(evenly_spaced(len(source), SOME)).to(torch.float32)
+    given, example = _other_units(estimator._pixels, images, source.dtype)
+    if not given:
+        return
+    low, high = estimator._pixels.low, estimator._pixels.low + estimator._pixels.span
+    message = (
+        f"These images {given}, but {type(estimator).__name__} was fitted on values from {low.min():g} to "
+        f"{high.max():g}: their pixel values have different units. Convert them, for example {example}."
+    )
+    if len(source) > 1:
+        raise ValueError(message)
+    warnings.warn(message, stacklevel=5)  # the caller of `transform`, which scikit-learn wraps
+
+
+def _other_units(fitted: PixelScale, images: Tensor, dtype: torch.dtype) -> tuple[str, str]:
+    """What is odd about the values, and what would mend it; empty strings if they suit."""
+    low, high = (each.item() for each in images.aminmax())
+    # Whole numbers of 0 and 1 are a dark image, or a mask.
+    if fitted.span.min() >= WIDE and low >= 0 and high <= 1 and (images != images.round()).any():
+        return "lie between 0 and 1", "X * 255; or X.round(), if they are as dark as that"
+    of_unit = fitted.bounded and fitted.span.max() == 1
+    # Floats may have been fitted on with a few values above 1 that were not looked at, uint8 cannot.
+    if of_unit and (images.mean() > 1 or (dtype == torch.uint8 and high > 1)):
+        return f"reach {high:g}", "X / 255"
+    return "", ""
+
+
 # ---------------------------------------------------------------------------- any form
 
 
 def _open(estimator: BaseEstimator, X: Any, *, reset: bool) -> Source:
-    reader = make_reader(estimator.reader, estimator.reader_params or {})
+    reader = _reader(estimator)
     if _is_mapped(X) and X.nbytes > reader.memory_limit:
         return _open_mapped(estimator, X, reader, reset=reset)
     items = _items(estimator, X, reader, reset=reset)
@@ -206,6 +254,12 @@ def _open(estimator: BaseEstimator, X: Any, *, reset: bool) -> Source:
     if reset:
         _set_sizes(estimator, (height, width, channels))
     return ArraySource(images)
+
+
+def _reader(estimator: BaseEstimator) -> Reader:
+    params = estimator.reader_params or {}
+    estimator._check_names("reader", params, estimator._chosen())  # set since `fit`, perhaps
+    return make_reader(estimator.reader, params)
 
 
 def _set_sizes(estimator: BaseEstimator, shape: tuple[int, int, int]) -> None:
@@ -244,7 +298,9 @@ def _validated_tensor(estimator: BaseEstimator, X: Any, reader: Reader, *, reset
     if not reset:
         _check_fitted_shape(estimator, shape, channels_first)
     dtype = np.uint8 if getattr(rows, "dtype", None) == np.uint8 else np.float32
-    rows = validate_data(estimator, rows, reset=reset, dtype=dtype, ensure_min_samples=2 if reset else 1)
+    checks = {"dtype": dtype, "ensure_min_samples": 2 if reset else 1, "ensure_all_finite": False}
+    rows = validate_data(estimator, rows, reset=reset, **checks)
+    _check_finite(rows)
     images = torch.from_numpy(_writeable(rows)).reshape(len(rows), *_image_shape(shape, rows.shape[1]))
     if channels_first:
         return images
@@ -256,15 +312,19 @@ def _as_rows(
 ) -> tuple[Any, tuple[int, ...], bool]:
     """(rows of shape (n, H*W*C), shape of one image, whether that shape is (C, H, W))."""
     if isinstance(X, torch.Tensor):
-        if X.ndim != 4:
-            raise ValueError(f"A torch tensor of images is (n, C, H, W); got the shape {tuple(X.shape)}.")
+        _check_tensor_axes(X)
         X = X.detach().cpu()
-        X = X if X.dtype == torch.uint8 else X.to(torch.float32)
+        X = X if X.dtype == torch.uint8 or X.is_complex() else X.to(torch.float32)
+        _check_values(X.numpy())
         return X.flatten(1).numpy(), tuple(X.shape[1:]), True
     if image_shape is not None and not _holds_images(X):
+        _check_values(X)
         return X, _checked_image_shape(image_shape), False
-    array = _stacked(X, background) if _is_list_of_images(X) else X if hasattr(X, "shape") else np.asarray(X)
+    if _is_list_of_images(X):
+        X = _stacked(list(X), background)
+    array = X if hasattr(X, "shape") else np.asarray(X)
     _check_image_axes(array)
+    _check_values(array)
     array = np.asarray(array)
     return array.reshape(len(array), math.prod(array.shape[1:])), array.shape[1:], False
 
@@ -310,6 +370,48 @@ def _check_agrees(image_shape: tuple[int, ...] | None, shape: tuple[int, int, in
         )
 
 
+def _check_values(array: Any) -> None:
+    """Raise ValueError for an array of anything but numbers; rows may be a data frame, or objects."""
+    dtype = getattr(array, "dtype", None)
+    kind = getattr(dtype, "kind", "f")
+    if kind == "c":
+        raise ValueError(
+            f"Complex data not supported: X holds {dtype} values. Give their absolute values, or real and "
+            f"imaginary part as two channels."
+        )
+    if kind not in "buifO":
+        raise ValueError(
+            f"X holds values of type {dtype}, which are no pixel values: give whole numbers, floats or "
+            f"booleans."
+        )
+    if np.ma.is_masked(array):
+        raise ValueError("Some values of X are masked: give them values, for example X.filled(0).")
+
+
+def _check_finite(rows: np.ndarray) -> None:
+    with np.errstate(over="ignore", invalid="ignore"):
+        if np.isfinite(rows.sum()):
+            return
+    bad = [i for i, row in enumerate(rows) if not np.isfinite(row).all()]
+    if bad:
+        kind = "NaN" if np.isnan(rows[bad[0]]).any() else "infinity, or a value too large for float32,"
+        raise ValueError(
+            f"Input X contains {kind} in image {bad[0]}; such images: {len(bad)} of {len(rows)}. Leave them "
+            f"out, or replace the values, for example with np.nan_to_num(X)."
+        )
+
+
+def _check_tensor_axes(X: Tensor) -> None:
+    shape = tuple(X.shape)
+    if len(shape) != 4:
+        raise ValueError(f"A torch tensor of images is (n, C, H, W); got the shape {shape}.")
+    if are_channels_first(shape[:0:-1]):
+        raise ValueError(
+            f"X has the shape {shape}: axis 3, of length {shape[3]}, looks like channels. A torch tensor of "
+            f"images is (n, C, H, W): X.permute(0, 3, 1, 2); or give X.numpy()."
+        )
+
+
 def _check_image_axes(array: np.ndarray) -> None:
     shape = tuple(array.shape)
     if len(shape) == 0:
@@ -324,7 +426,7 @@ def _check_image_axes(array: np.ndarray) -> None:
         raise ValueError(
             f"Images are (n, height, width) or (n, height, width, channels); got the shape {shape}."
         )
-    if len(shape) == 4 and shape[1] in (1, 3, 4) and shape[3] > 4 and (shape[2] == shape[3] or shape[3] > 16):
+    if len(shape) == 4 and are_channels_first(shape[1:]):
         raise ValueError(
             f"X has the shape {shape}: axis 1, of length {shape[1]}, looks like channels. numpy images are "
             f"(n, height, width, channels): X.transpose(0, 2, 3, 1); a torch tensor may be (n, C, H, W)."
@@ -343,17 +445,18 @@ def _holds_images(X: Any) -> bool:
     return getattr(X, "ndim", 2) > 2
 
 
-def _stacked(images: Sequence, background: str) -> np.ndarray:
+def _stacked(images: list, background: str) -> np.ndarray:
     """One array of a list of PIL images or arrays, all of one shape."""
     arrays = [_array_of(image, i, background) for i, image in enumerate(images)]
-    if all(array.ndim < 2 for array in arrays):
+    if all(array.ndim < 2 and (array.ndim or array.dtype.kind in "buif") for array in arrays):
         return np.asarray(images) if arrays else np.empty((0, 1, 1))  # nested lists of numbers
     for i, array in enumerate(arrays):
         if array.ndim not in (2, 3):
             raise ValueError(
-                f"Item {i} of X is {images[i]!r}, no image. Give images alone, as arrays or PIL images, or "
-                f"paths alone."
+                f"Item {i} of X is {reprlib.repr(images[i])}, no image. Give images alone, as arrays or PIL "
+                f"images, or paths alone."
             )
+    for i, array in enumerate(arrays):
         if _n_channels(array) != _n_channels(arrays[0]):
             raise ValueError(
                 f"Image {i} has {_n_channels(array)} channel(s), image 0 has {_n_channels(arrays[0])}: "
@@ -370,7 +473,10 @@ def _stacked(images: Sequence, background: str) -> np.ndarray:
 
 def _array_of(image: Any, position: int, background: str) -> np.ndarray:
     if not isinstance(image, Image.Image):
-        return np.asarray(image)
+        _check_values(image)
+        array = np.asarray(image)
+        # Objects are what they are as Python's: numbers, strings, ...
+        return np.asarray(array.tolist()) if array.dtype == object and array.ndim > 1 else array
     try:  # as its file would be read: palette, transparency, rotation
         return pixels_of_image(image, None, header_of_image(image).channels, background)
     except Exception as error:  # one that was opened, but not decoded yet
@@ -401,26 +507,48 @@ def _items(estimator: BaseEstimator, X: Any, reader: Reader, *, reset: bool) -> 
             f"X is {X!r}, a dataset without numbers: give one with __len__ and __getitem__, whose images can "
             f"be shuffled."
         )
+    if hasattr(X, "column_names") and hasattr(X, "features"):  # of the package datasets
+        raise ValueError(
+            f"X is a {type(X).__name__} with the columns {list(X.column_names)}: give its column of images, "
+            f"for example X[{_image_column(X)!r}]."
+        )
     if isinstance(X, Dataset | SliceDataset):
         return Things(X, one_by_one=True)
     paths = _paths(X)
     if paths is not None:
         return Files(paths)
     if _is_list_of_images(X) and len(X) > 0 and all(isinstance(x, Image.Image) for x in X):
-        any_size = len({x.size for x in X}) > 1 if reset else not hasattr(estimator, "n_features_in_")
+        kinds = {header_of_image(x) for x in X}
+        any_size = len(kinds) > 1 if reset else not hasattr(estimator, "n_features_in_")
         return Things(list(X), one_by_one=True) if any_size else None
     return None
 
 
 def _paths(X: Any) -> list[Path] | None:
-    """Of a list, an array or a column of paths; a frame or an array of one column is one too."""
+    """Of a list, an array or a column of paths; a frame or an array of one column is one too.
+
+    Raises ValueError where only some rows are paths, and the others no images either.
+    """
     if hasattr(X, "columns") and X.shape[1] == 1:
         X = X[X.columns[0]]
     elif isinstance(X, np.ndarray) and X.ndim == 2 and X.shape[1] == 1:
         X = X[:, 0]
     if not (isinstance(X, list | tuple) or len(getattr(X, "shape", ())) == 1) or len(X) == 0:
         return None
-    return [Path(x) for x in X] if all(isinstance(x, str | os.PathLike) for x in X) else None
+    rows = list(X)
+    others = [i for i, x in enumerate(rows) if not isinstance(x, str | os.PathLike)]
+    if others and len(others) < len(rows) and np.ndim(rows[others[0]]) == 0:
+        raise ValueError(
+            f"Row {others[0]} of X is {reprlib.repr(rows[others[0]])}, no path; such rows: {len(others)} of "
+            f"{len(rows)}. Leave them out."
+        )
+    return None if others else [Path(x) for x in rows]
+
+
+def _image_column(X: Any) -> str:
+    """The name of the column whose type is called Image, or of the first one."""
+    names = [name for name in X.column_names if type(X.features[name]).__name__ == "Image"]
+    return (names or list(X.column_names))[0]
 
 
 def _open_items(estimator: BaseEstimator, items: Items, reader: Reader, *, reset: bool) -> LazySource:
@@ -476,6 +604,8 @@ def _check_files(paths: Sequence[Path]) -> None:
         where = f"{path} (position {position} of {len(paths)})"
         if path.is_dir():
             raise IsADirectoryError(f"{where} is a folder. Give the paths of the images in it.")
+        if is_special(path):
+            raise ValueError(f"{where} is {SPECIAL}.")
         if not path.is_file():
             raise FileNotFoundError(f"There is no file {where}.")
 
@@ -491,6 +621,7 @@ def _open_mapped(estimator: BaseEstimator, X: np.ndarray, reader: Reader, *, res
         shape = _image_shape(_checked_image_shape(estimator.image_shape), X.shape[1])
         X = X.reshape(len(X), *shape)
     _check_image_axes(X)
+    _check_values(X)
     shape = (*X.shape[1:], 1)[:3]  # (height, width, channels)
     if not reset:
         _check_fitted_shape(estimator, shape, False)

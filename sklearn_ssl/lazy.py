@@ -59,6 +59,7 @@ class LazySource:
         training: bool,
     ):
         self.items = items
+        self._length = len(items)  # a dataset may change its mind
         self.size = size
         self.channels = channels
         self.dtype = dtype
@@ -74,7 +75,7 @@ class LazySource:
         self._threads = ThreadPoolExecutor(self._workers(), thread_name_prefix="sklearn_ssl-read")
 
     def __len__(self) -> int:
-        return len(self.items)
+        return self._length
 
     def batch(self, index: Tensor) -> Tensor:
         """The images of these numbers; `stand_ins` says which others are in place of bad ones."""
@@ -182,7 +183,7 @@ class LazySource:
         with np.errstate(over="ignore"):
             image = torch.from_numpy(np.array(pixels.transpose(2, 0, 1), dtype=kind, order="C"))
         if image.is_floating_point() and not image.isfinite().all():
-            raise ValueError("it has NaN or infinity among its pixels")
+            raise ValueError("it has NaN or infinity among its pixels: replace or leave it out")
         if self.dtype == torch.float32 and pixels.dtype == np.uint8:
             image *= 257  # the white of 8 bits becomes that of 16, where files have either
         return resized(image[None], self.size)[0]

@@ -18,6 +18,9 @@ from torch import Tensor
 from sklearn_ssl.losses.base import Views
 from sklearn_ssl.presets import Augment
 
+# Sides of the view: no image is made longer than that on the way to it.
+LONGEST = 4
+
 Size = tuple[int, int]  # (height, width), in pixels
 Scale = tuple[float, float]  # smallest and largest share of the image's area that a view covers
 
@@ -158,6 +161,7 @@ def resize_and_center(images: Tensor, size: Size) -> Tensor:
     Tensor of shape (n, channels, *size)
         Bilinear, antialiased where it shrinks; the images themselves when their size fits.
     """
+    images = cut_ends(images, size)
     given, wanted = tuple(images.shape[-2:]), tuple(size)
     if given == wanted:
         return images
@@ -166,6 +170,19 @@ def resize_and_center(images: Tensor, size: Size) -> Tensor:
     images = F.interpolate(images, size=resized, mode="bilinear", align_corners=False, antialias=True)
     top, left = ((large - small) // 2 for large, small in zip(resized, wanted, strict=True))
     return images[..., top : top + wanted[0], left : left + wanted[1]].contiguous()  # (n, C, *size)
+
+
+def cut_ends(images: Tensor, size: Size) -> Tensor:
+    """The middle of images that are far longer than `size` is, in relation to their width.
+
+    What is made of an image of 1 x 10,000 pixels stays bounded: four times the view, whose middle is cut out.
+    """
+    smallest = min(old / new for old, new in zip(images.shape[-2:], size, strict=True))
+    for axis, new in zip((-2, -1), size, strict=True):
+        surplus = images.shape[axis] - math.ceil(LONGEST * new * smallest)
+        if surplus > 1:  # as much on either side
+            images = images.narrow(axis, surplus // 2, images.shape[axis] - surplus // 2 * 2)
+    return images
 
 
 def seed_of_view(seed: int, view: int) -> int:

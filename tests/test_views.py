@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import scipy.ndimage
 import torch
+import torch.nn.functional as F
 from torchvision.transforms.v2 import functional as tv
 
 from sklearn_ssl import views as V
@@ -330,6 +331,38 @@ def test_a_function_that_returns_no_views_is_told_what_it_returned(wrong, given)
 
 
 # --- Geometry ----------------------------------------
+
+
+def scaled_whole_then_cut(images, size):
+    """Every pixel is scaled, also those that are cut off."""
+    ratio = max(new / old for new, old in zip(size, images.shape[2:], strict=True))
+    whole = [max(new, round(old * ratio)) for new, old in zip(size, images.shape[2:], strict=True)]
+    made = F.interpolate(images, size=whole, mode="bilinear", align_corners=False, antialias=True)
+    top, left = ((large - small) // 2 for large, small in zip(whole, size, strict=True))
+    return made[..., top : top + size[0], left : left + size[1]]
+
+
+@pytest.mark.parametrize("shape", [(40, 60), (60, 40), (7, 5), (33, 99), (132, 33), (224, 224), (480, 640)])
+@pytest.mark.parametrize("size", [(16, 16), (64, 64), (32, 24)])
+def test_of_ordinary_images_nothing_is_cut_before_they_are_scaled(shape, size):
+    images = torch.rand(2, 3, *shape, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(resize_and_center(images, size), scaled_whole_then_cut(images, size))
+
+
+@pytest.mark.parametrize("shape", [(10, 301), (301, 10), (10, 500), (100, 1301), (7, 100), (50, 333)])
+@pytest.mark.parametrize("size", [(16, 16), (15, 15)])
+def test_of_long_images_it_is_the_middle_to_within_a_pixel_of_the_view(shape, size):
+    ramp = torch.arange(shape[0])[:, None] + torch.arange(shape[1])  # the value is the place in the image
+    images = ramp[None, None].to(torch.float32)
+    moved = (resize_and_center(images, size) - scaled_whole_then_cut(images, size)).abs().max()
+    # Either may round the middle by half a pixel of the view.
+    assert moved < 0.6 * min(shape) / min(size)
+
+
+def test_a_line_of_a_million_pixels_takes_no_more_than_a_few_views():
+    # Scaled whole it would be 224 x 224,000,000 pixels: 200 GB.
+    for shape in ((1, 10**6), (10**6, 1)):
+        assert resize_and_center(torch.ones(1, 1, *shape), (224, 224)).shape == (1, 1, 224, 224)
 
 
 def test_resize_and_center_fits_the_short_side_and_keeps_what_fits():
