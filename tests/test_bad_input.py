@@ -1,9 +1,11 @@
 """What is wrong is said in words: what was given, what is possible, the next step; and nothing changes."""
 
 import copy
+import os
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
@@ -84,6 +86,13 @@ def test_channels_in_the_second_axis_are_noticed(embedder, images):
     )
 
 
+def test_channels_in_the_last_axis_of_a_tensor_are_noticed(embedder, images):
+    assert message_of(ValueError, lambda: embedder().fit(torch.from_numpy(images))) == (
+        "X has the shape (12, 8, 8, 3): axis 3, of length 3, looks like channels. A torch tensor of images "
+        "is (n, C, H, W): X.permute(0, 3, 1, 2); or give X.numpy()."
+    )
+
+
 @pytest.mark.parametrize("shape", [(12,), (2, 2, 8, 8, 3)])
 def test_arrays_have_three_or_four_axes(shape, embedder):
     message = message_of(ValueError, lambda: embedder().fit(np.zeros(shape)))
@@ -111,14 +120,10 @@ def test_what_is_no_collection_is_refused(embedder, images, tmp_path):
 
 
 def test_a_list_of_different_channel_counts_is_refused(embedder, images):
-    for X in (
-        [images[0], images[1][..., 0]],
-        [Image.fromarray(images[0]), Image.fromarray(images[1][..., 0])],
-    ):
-        assert message_of(ValueError, lambda X=X: embedder().fit(X)) == (
-            "Image 1 has 1 channel(s), image 0 has 3: convert them to one kind first, for example "
-            "image.convert('RGB') with Pillow."
-        )
+    assert message_of(ValueError, lambda: embedder().fit([images[0], images[1][..., 0]])) == (
+        "Image 1 has 1 channel(s), image 0 has 3: convert them to one kind first, for example "
+        "image.convert('RGB') with Pillow."
+    )
 
 
 def test_a_list_of_different_sizes_is_refused(embedder, images):
@@ -141,10 +146,56 @@ def test_pixels_are_finite(form, bad, embedder, images):
     X = images / 255
     X[3, 2, 1, 0] = bad
     X = {"array": X, "tensor": torch.tensor(X).movedim(-1, 1), "list": list(X)}[form]
-    with pytest.raises(
-        ValueError, match="Input X contains NaN" if np.isnan(bad) else "Input X contains infinity"
-    ):
-        embedder().fit(X)
+    kind = "NaN" if np.isnan(bad) else "infinity, or a value too large for float32,"
+    assert message_of(ValueError, lambda: embedder().fit(X)) == (
+        f"Input X contains {kind} in image 3; such images: 1 of 12. Leave them out, or replace the values, "
+        f"for example with np.nan_to_num(X)."
+    )
+
+
+def test_large_values_whose_sum_is_none_of_float32_are_no_infinity(embedder, images):
+    X = images * np.float32(1e36)  # the sum of 2304 such numbers is beyond 3.4e38
+    assert np.isfinite(embedder(precision="float32").fit(X).transform(X)).all()
+
+
+@pytest.mark.parametrize("dtype", ["<U3", "S3", "datetime64[s]", "timedelta64[s]", "V2"])
+@pytest.mark.parametrize("form", ["array", "list", "rows"])
+def test_pixel_values_are_numbers(dtype, form, embedder, images):
+    X = images.view("V1").astype("V2") if dtype == "V2" else images.astype(dtype)
+    params = {"image_shape": (8, 8, 3)} if form == "rows" else {}
+    X = {"array": X, "list": list(X), "rows": X.reshape(12, -1)}[form]
+    message = message_of(ValueError, lambda: embedder(**params).fit(X))
+    assert message.startswith("X holds values of type ")
+    assert message.endswith(", which are no pixel values: give whole numbers, floats or booleans.")
+
+
+def test_objects_are_pixel_values_where_they_are_numbers(embedder, images):
+    numbers, strings = images.astype(object), images.astype(str).astype(object)
+    np.testing.assert_array_equal(
+        embedder().fit(numbers).transform(numbers), embedder().fit(images.astype(int)).transform(images)
+    )
+    with pytest.raises(ValueError, match="X holds values of type <U3, which are no pixel values"):
+        embedder().fit(strings)
+
+
+@pytest.mark.parametrize("form", ["array", "tensor"])
+def test_complex_numbers_are_refused(form, embedder, images):
+    X = images * (1 + 1j)
+    X = torch.from_numpy(X).movedim(-1, 1) if form == "tensor" else X
+    message = message_of(ValueError, lambda: embedder().fit(X))
+    assert message == (
+        "Complex data not supported: X holds complex128 values. Give their absolute values, or real and "
+        "imaginary part as two channels."
+    )
+
+
+@pytest.mark.parametrize("form", ["array", "list"])
+def test_masked_values_are_refused_and_a_mask_of_none_is_no_matter(form, embedder, images):
+    X = np.ma.masked_array(images, images == images[0, 0, 0, 0])
+    words = r"Some values of X are masked: give them values, for example X\.filled\(0\)\."
+    with pytest.raises(ValueError, match=words):
+        embedder().fit(X if form == "array" else list(X))
+    embedder().fit(np.ma.masked_array(images))
 
 
 def test_one_image_is_too_few_to_learn_from(embedder, images, save_images):
@@ -191,6 +242,182 @@ def test_transform_comes_after_fit(embedder, images):
         embedder().get_feature_names_out()
 
 
+# ------------------------------------------------------------------ units
+
+
+UNITS = "their pixel values have different units. Convert them, for example"
+
+
+@pytest.mark.parametrize("fitted_as", [np.uint8, np.float32, np.int64])
+def test_images_of_0_to_1_after_a_fit_on_0_to_255_are_refused(fitted_as, embedder, images):
+    fitted = embedder(precision="float32").fit(images.astype(fitted_as))
+    message = message_of(ValueError, lambda: fitted.transform(images / 255))
+    assert message.startswith(
+        "These images lie between 0 and 1, but SSLImageEmbedder was fitted on values from "
+    )
+    assert message.endswith(f"{UNITS} X * 255; or X.round(), if they are as dark as that.")
+    assert "on values from 0 to 255:" in message or fitted_as is not np.uint8
+
+
+def test_images_of_0_to_255_after_a_fit_on_0_to_1_are_refused(embedder, images):
+    fitted = embedder().fit(images / 255)
+    for given in (images, images.astype(np.int64), images.astype(np.float64)):
+        assert message_of(ValueError, lambda given=given: fitted.transform(given)) == (
+            f"These images reach {images.max()}, but SSLImageEmbedder was fitted on values from 0 to 1: "
+            f"{UNITS} X / 255."
+        )
+
+
+def test_files_of_8_bits_after_a_fit_on_0_to_1_are_refused(embedder, images, save_images, tmp_path):
+    for i, image in enumerate(images):
+        np.save(tmp_path / f"{i}.npy", image / 255)
+    fitted = embedder().fit([tmp_path / f"{i}.npy" for i in range(12)])
+    with pytest.raises(
+        ValueError, match="was fitted on values from 0 to 1: their pixel values have different"
+    ):
+        fitted.transform(save_images(images))
+
+
+@pytest.mark.parametrize("given_as", [np.float32, np.float64, np.int16, np.int64])
+def test_another_number_type_is_no_other_unit(given_as, embedder, images):
+    fitted = embedder().fit(images)
+    np.testing.assert_array_equal(fitted.transform(images.astype(given_as)), fitted.transform(images))
+    fitted = embedder().fit(images / 255)
+    np.testing.assert_array_equal(
+        fitted.transform((images / 255).astype(np.float32)), fitted.transform(images / 255)
+    )
+
+
+def test_dark_images_and_masks_are_in_any_unit(embedder, images):
+    dark = (images > 100).astype(np.float64)  # 0 and 1
+    embedder().fit(images).transform(dark)
+    embedder().fit(images).transform(np.zeros_like(dark))
+    of_unit = embedder().fit(images / 255)
+    of_unit.transform(dark)
+    of_unit.transform(dark.astype(np.uint8))
+
+
+def test_values_slightly_outside_of_0_to_1_are_no_other_unit(embedder, images):
+    fitted = embedder().fit(images / 255)
+    sharpened = images / 255
+    sharpened[0, 0, 0] = [-0.1, 1.1, 3.0]
+    assert np.isfinite(fitted.transform(sharpened)).all()
+
+
+def test_a_single_image_may_be_as_dark_and_is_embedded_with_a_warning(embedder, images):
+    fitted = embedder().fit(images)
+    with pytest.warns(
+        UserWarning, match="These images lie between 0 and 1, but .* different units"
+    ) as caught:
+        assert fitted.transform(images[:1] / 255).shape == (1, 8)
+    assert caught[0].filename == __file__
+
+
+# ------------------------------------------------------------------ rows and datasets
+
+
+@pytest.mark.parametrize("odd", [None, np.nan, b"a.png", 3])
+@pytest.mark.parametrize("column", [list, pd.Series, lambda x: pd.DataFrame({"path": x})])
+def test_a_row_that_is_no_path_is_named(odd, column, embedder, images, save_images):
+    paths = [str(path) for path in save_images(images)]
+    paths[7] = odd
+    X = column(paths)
+    row = odd if column is list or odd is not None else X.squeeze()[7]
+    assert message_of(ValueError, lambda: embedder().fit(X)) == (
+        f"Row 7 of X is {row!r}, no path; such rows: 1 of 12. Leave them out."
+    )
+
+
+@pytest.mark.parametrize("odd", [None, np.nan, b"\xff\xd8"])
+@pytest.mark.parametrize("kind", [np.asarray, Image.fromarray])
+def test_an_item_that_is_no_image_is_named(odd, kind, embedder, images):
+    X = [kind(image) for image in images]
+    X[7] = odd
+    message = f"Item 7 of X is {odd!r}, no image. Give images alone, as arrays or PIL images, or paths alone."
+    assert message_of(ValueError, lambda: embedder().fit(X)) == message
+    column = pd.Series(X, index=range(100, 112))  # not numbered by position
+    assert message_of(ValueError, lambda: embedder().fit(column)) == message
+
+
+def test_a_column_of_bytes_is_told_to_be_none_of_images(embedder):
+    message = message_of(ValueError, lambda: embedder().fit([b"\xff\xd8" * 1000] * 3))
+    assert message.startswith("Item 0 of X is b'")
+    assert len(message) < 200
+
+
+class HuggingFace:
+    """As much of a datasets.Dataset as is looked at."""
+
+    class Image: ...
+
+    class Value: ...
+
+    column_names = ("label", "photo")
+    features = {"label": Value(), "photo": Image()}  # noqa: RUF012
+
+    def __len__(self):
+        return 12
+
+
+def test_a_hugging_face_dataset_is_told_to_give_its_column(embedder):
+    assert message_of(ValueError, lambda: embedder().fit(HuggingFace())) == (
+        "X is a HuggingFace with the columns ['label', 'photo']: give its column of images, for example "
+        "X['photo']."
+    )
+
+
+class OfDicts(torch.utils.data.Dataset):
+    def __len__(self):
+        return 12
+
+    def __getitem__(self, i):
+        return {"image": np.zeros((8, 8), np.uint8), "label": 0}
+
+
+def test_a_dataset_of_dicts_is_told_what_to_return(embedder):
+    assert message_of(ValueError, lambda: embedder().fit(OfDicts())) == (
+        "The image (position 0) cannot be read as an image: it is a dict with the keys ['image', 'label']: "
+        "let the dataset return the image itself, or a tuple that begins with it"
+    )
+
+
+class Arrays(torch.utils.data.Dataset):
+    def __init__(self, arrays):
+        self.arrays = arrays
+
+    def __len__(self):
+        return len(self.arrays)
+
+    def __getitem__(self, i):
+        return self.arrays[i]
+
+
+def test_axes_in_the_wrong_order_are_noticed_in_datasets_and_readers(embedder, draw_images, save_images):
+    images = draw_images(12, (32, 32, 3))
+    channels_first = np.ascontiguousarray(images.transpose(0, 3, 1, 2))
+    words = (
+        r"the shape \(3, 32, 32\): axis 0, of length 3, looks like channels\. .* image\.transpose\(1, 2, 0\)"
+    )
+    with pytest.raises(ValueError, match=words):
+        embedder().fit(Arrays(channels_first))
+    with pytest.raises(ValueError, match=words):
+        embedder(reader__read=lambda path: channels_first[0]).fit(save_images(images))
+    with pytest.raises(
+        ValueError, match=r"shape \(32, 32, 3\), whose last axis .* image\.permute\(2, 0, 1\)"
+    ):
+        embedder().fit(Arrays(torch.from_numpy(images)))
+    embedder().fit(Arrays(torch.from_numpy(channels_first)))
+
+
+def test_an_unknown_setting_of_the_reader_is_named_after_the_fit_too(embedder, images):
+    fitted = embedder().fit(images)
+    fitted.reader_params = {"on_eror": "skip"}
+    assert message_of(ValueError, lambda: fitted.transform(images)).startswith(
+        "Invalid parameter 'reader__on_eror' for SSLImageEmbedder(reader='files'). Did you mean "
+        "'reader__on_error'?"
+    )
+
+
 # ------------------------------------------------------------------ files
 
 
@@ -232,6 +459,46 @@ def test_deep_files_that_come_late_are_named(embedder, save_images):
     assert message == (
         f"{paths[1]} (position 1) cannot be read as an image: it has more than 8 bits a channel, the images "
         f"looked at first have 8. Convert one kind, or give the deeper images first"
+    )
+
+
+def test_colours_that_come_late_are_named(embedder, save_images, images):
+    paths = save_images([image[..., 0] for image in images] * 17)  # 204, of which 64 are looked at first
+    Image.fromarray(images[0]).save(paths[1])
+    message = message_of(ValueError, lambda: embedder().fit(paths))
+    assert message == (
+        f"{paths[1]} (position 1) cannot be read as an image: it is coloured, the images looked at first are "
+        f"grey. Convert one kind, or put a coloured image first: then all have three channels"
+    )
+    with pytest.warns(UserWarning, match="1 of 204 images were left out: .*it is coloured"):
+        assert list(embedder(reader__on_error="skip").fit(paths).skipped_) == [1]
+    assert embedder().fit([paths[1], *paths]).image_shape_ == (8, 8, 3)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_a_named_pipe_is_refused_rather_than_waited_for(embedder, images, save_images):
+    paths = save_images(images)
+    paths[7].unlink()
+    os.mkfifo(paths[7])
+    special = "no regular file, but a named pipe, a socket or a device"
+    for X in (paths, paths[0].parent):
+        at = 7 if X is paths else sorted(paths).index(paths[7])
+        assert message_of(ValueError, lambda X=X: embedder().fit(X)) == (
+            f"{paths[7]} (position {at} of 12) is {special}."
+        )
+        with pytest.warns(UserWarning, match=rf"1 of 12 images were left out: .*7\.png .* it is {special}"):
+            assert list(embedder(reader__on_error="skip").fit(X).skipped_) == [at]
+    with pytest.warns(UserWarning, match=special):  # a reader of one's own does not wait either
+        embedder(reader__on_error="skip", reader__read=lambda path: np.asarray(Image.open(path))).fit(paths)
+
+
+def test_a_link_to_a_file_is_a_file(embedder, images, save_images, tmp_path):
+    paths = save_images(images)
+    links = [tmp_path / f"link{i}.png" for i in range(12)]
+    for link, path in zip(links, paths, strict=True):
+        link.symlink_to(path)
+    np.testing.assert_array_equal(
+        embedder().fit(links).transform(links), embedder().fit(paths).transform(paths)
     )
 
 

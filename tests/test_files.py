@@ -87,6 +87,16 @@ def test_links_that_lead_back_are_told(folder):
         list_images(folder)
 
 
+def test_folders_may_be_nested_deeper_than_calls(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for _ in range(1200):
+        os.mkdir("a")
+        os.chdir("a")
+    Image.new("L", (8, 8)).save("0.png")
+    monkeypatch.undo()
+    assert list_images(tmp_path) == [tmp_path.joinpath(*["a"] * 1200, "0.png")]
+
+
 def test_links_that_lead_back_through_each_other_are_told(tmp_path):
     for a, b in ("ab", "ba"):
         (tmp_path / a).mkdir()
@@ -174,6 +184,28 @@ def test_pil_images_of_several_sizes_are_as_good_as_their_files(embedder, draw_i
     fitted = embedder(batch_size=6).fit(pil)
     assert fitted.image_size_ == (10, 10)
     np.testing.assert_array_equal(fitted.transform(pil), embedder(batch_size=6).fit(paths).transform(paths))
+
+
+def test_grey_and_coloured_pil_images_of_one_size_are_as_good_as_of_several(embedder, images):
+    mixed = [Image.fromarray(image if i % 2 else image[..., 0]) for i, image in enumerate(images)]
+    in_three_channels = [image.convert("RGB") for image in mixed]
+    fitted = embedder().fit(mixed)
+    assert fitted.image_shape_ == (8, 8, 3)
+    expected = embedder().fit(in_three_channels).transform(in_three_channels)
+    np.testing.assert_array_equal(fitted.transform(mixed), expected)
+
+
+def test_a_dataset_that_changes_its_length_is_as_long_as_it_was_at_first(embedder, images):
+    class Grows(Pairs):
+        def __len__(self):
+            self.asked = getattr(self, "asked", -1) + 1
+            return len(self.images) + self.asked
+
+        def __getitem__(self, i):
+            return super().__getitem__(i % N)
+
+    assert np.isfinite(embedder().fit(Grows(images)).transform(images)).all()
+    assert 12 <= len(embedder().fit(images).transform(Grows(images))) <= 20
 
 
 @pytest.mark.parametrize("form", ["pairs", "tensors", "slice"])

@@ -1,13 +1,14 @@
 """Images that are read when they are needed: what is kept, and what happens to bad ones."""
 
 import os
+import shutil
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from sklearn_ssl.images import inference_source
+from sklearn_ssl.images import ArraySource, inference_source
 
 N = 12
 
@@ -61,6 +62,39 @@ def test_two_resolutions_do_not_share_a_cached_image(opened, draw_images, save_i
     for size in (8, 16, 8):
         source, _ = opened(paths, image_size=size, reader__cache=tmp_path / "cache")
         assert every(source).shape == (3, 3, size, size)
+
+
+def test_a_cache_folder_that_is_removed_during_a_fit_is_made_anew(embedder, images, save_images, tmp_path):
+    cache = tmp_path / "cache"
+
+    class Removes(torch.nn.Module):
+        def forward(self, z1, z2):
+            shutil.rmtree(cache, ignore_errors=True)
+            return (z1 - z2).square().mean()
+
+    paths = save_images(images)
+    params = {"reader__cache": cache, "reader__memory_limit": 1, "batch_size": 4, "max_epochs": 4}
+    fitted = embedder(Removes(), **params).fit(paths)
+    np.testing.assert_array_equal(fitted.transform(paths), fitted.transform(images))
+    assert cache.exists()
+
+
+def test_a_cache_file_of_zeros_is_read_anew(opened, images, save_images, tmp_path):
+    paths, params = save_images(images), {"reader__cache": tmp_path / "cache", "reader__memory_limit": 1}
+    before = every(opened(paths, **params)[0])
+    for path in (tmp_path / "cache").rglob("*"):
+        if path.is_file():
+            path.write_bytes(bytes(path.stat().st_size))
+    assert torch.equal(every(opened(paths, **params)[0]), before)
+
+
+def test_a_thin_image_of_16_bits_takes_no_more_than_a_few_views(opened, save_images, tmp_path):
+    thin = np.full((1, 10**6), 40_000, np.uint16)  # scaled whole it would be 200 GB
+    paths = save_images([thin, thin])
+    np.save(tmp_path / "a.npy", thin)
+    for X in (paths, [tmp_path / "a.npy"] * 2):
+        source, _ = opened(X, image_size=224)
+        assert source.batch(torch.arange(2)).unique().tolist() == [40_000]
 
 
 # ------------------------------------------------------------------ bad files
@@ -148,6 +182,21 @@ def test_the_last_one_has_the_first_in_its_place(opened, images, save_images):
     source, _ = opened(paths, reader__on_error="skip")
     source.batch(torch.tensor([N - 1]))
     assert source.stand_ins(torch.tensor([N - 1])).tolist() == [0]
+
+
+def test_what_is_bad_can_be_asked_while_a_thread_adds_to_it(opened, images, save_images):
+    source, _ = opened(images, save_images(images))
+    source.second.bad = {0: "bad", 1: "bad"}
+
+    class Meanwhile(ArraySource):
+        """In the place of X: as its length is asked, another bad image is found."""
+
+        def __len__(self):
+            source.second.bad[len(source.second.bad)] = "bad"
+            return N
+
+    source.first = Meanwhile(source.first.images)
+    assert {N, N + 1} <= set(source.bad)
 
 
 def test_bad_files_among_unlabeled_ones_are_counted_behind_those_of_x(embedder, images, some_bad):
