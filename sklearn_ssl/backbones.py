@@ -6,7 +6,9 @@ import copy
 import inspect
 import math
 import os
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from torch import Tensor, nn
 from torchvision import models
 from torchvision.models import ResNet, WeightsEnum, get_model, get_model_weights
 
+from sklearn_ssl.checks import as_nested, check_choice
 from sklearn_ssl.nested_params import did_you_mean
 from sklearn_ssl.vit import ViT, make_vit
 
@@ -38,6 +41,8 @@ AUTO_STEMS = ((32, "3x3"), (64, "3x3-pool"), (math.inf, "imagenet"))  # (below t
 # auxiliary classifiers are thrown away; init_weights=None, torchvision's default, warns
 AUXILIARY = {name: {"aux_logits": False, "init_weights": True} for name in ("googlenet", "inception_v3")}
 AUXILIARY_KEYS = ("aux1.", "aux2.", "AuxLogits.")
+# First names of the last layer in torchvision, timm and many others, where it is a classifier.
+CLASSIFIERS = ("classifier", "fc", "head", "heads", "last_linear", "logits")
 PREFIXES = ("module.", "backbone.", "encoder_.")
 
 
@@ -122,6 +127,8 @@ def build_backbone(
     module, label = _make(backbone, params, in_channels, image_size), _label(backbone)
     output = _dry_run(module, label, in_channels, image_size)
     _check_features(output, label)
+    if not isinstance(backbone, str):
+        _warn_of_classifier(module, label, output.shape[1])
     if output.ndim == 4:  # (2, d, h, w)
         module = nn.Sequential(module, nn.AdaptiveAvgPool2d(1), nn.Flatten())  # (n, d)
     return module, output.shape[1]
@@ -329,8 +336,7 @@ def _without_prefix(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def choose_stem(stem: str, image_size: tuple[int, int], state: Mapping[str, Tensor] | None) -> str:
     """What "auto" means: what fits the weights, if there are some, else the images."""
-    if stem != "auto" and stem not in STEMS:
-        raise ValueError(f"Unknown backbone__stem {stem!r}. Possible: 'auto', {', '.join(map(repr, STEMS))}.")
+    check_choice("backbone__stem", stem, ("auto", *STEMS))
     if not state or "conv1.weight" not in state:
         return auto_stem(image_size) if stem == "auto" else stem
     given = state["conv1.weight"].shape[-1]
@@ -403,6 +409,11 @@ def _layers(model: nn.Module, kind: type | tuple[type, ...]) -> list[tuple[str, 
 
 def _make(backbone: Any, params: dict, in_channels: int, image_size: tuple[int, int]) -> nn.Module:
     make = resolve_backbone(backbone)
+    if isinstance(make, torch.jit.ScriptModule):
+        raise ValueError(
+            "backbone is a scripted module, which cannot be copied and trained as others can: give the "
+            "module that torch.jit was given."
+        )
     if isinstance(make, nn.Module):
         if params:
             raise ValueError(
@@ -410,17 +421,30 @@ def _make(backbone: Any, params: dict, in_channels: int, image_size: tuple[int, 
                 f"{', '.join(f'backbone__{key}' for key in params)}. Pass the class or a factory to set them."
             )
         return copy.deepcopy(make).cpu()  # the user's own may be on a GPU; what is built here is on the CPU
-    if isinstance(backbone, str):
-        return make(in_channels, image_size, **params)
-    sizes = {"in_channels": in_channels, "image_size": image_size}
-    wanted = {key: size for key, size in sizes.items() if key in inspect.signature(make).parameters}
-    module = make(**{**wanted, **params})
+    with _told_of(backbone, params):
+        if isinstance(backbone, str):
+            return make(in_channels, image_size, **params)
+        sizes = {"in_channels": in_channels, "image_size": image_size}
+        wanted = {key: size for key, size in sizes.items() if key in inspect.signature(make).parameters}
+        module = make(**{**wanted, **params})
     if not isinstance(module, nn.Module):
         raise TypeError(
             f"backbone factory {_label(backbone)} returned a {type(module).__name__}; "
             "it must return an nn.Module."
         )
     return module
+
+
+@contextmanager
+def _told_of(backbone: Any, params: dict) -> Iterator[None]:
+    """Say which backbone, and with which parameters, could not be made."""
+    try:
+        yield
+    except Exception as error:  # a factory may raise anything
+        if isinstance(backbone, str) and isinstance(error, ValueError):
+            raise  # in our own words
+        given = f" with {as_nested('backbone', params)}" if params else ""
+        raise ValueError(f"backbone {_label(backbone)} cannot be made{given}: {error}") from error
 
 
 def _dry_run(module: nn.Module, label: str, in_channels: int, image_size: tuple[int, int]) -> Any:
@@ -455,11 +479,28 @@ def _check_features(output: Any, label: str) -> None:
     )
 
 
+def _warn_of_classifier(module: nn.Module, label: str, feature_dim: int) -> None:
+    """A classifier on new classes is untrained: its outputs say less of an image than what goes into it."""
+    layers = _layers(module, (nn.Linear, nn.Conv2d))
+    name, last = layers[-1] if layers else ("", None)
+    if not isinstance(last, nn.Linear) or name.split(".")[0] not in CLASSIFIERS:
+        return
+    if last.out_features == feature_dim != last.in_features:
+        warnings.warn(
+            f"The backbone {label} ends in the layer {name!r}, from {last.in_features} to {feature_dim} "
+            f"features, which looks like a classifier, and embeddings would be its outputs. If it is one, "
+            f"take it off: module.{name} = nn.Identity(), or num_classes=0 for a model of timm.",
+            stacklevel=2,
+        )
+
+
 def _unknown_name(name: str) -> str:
     return (
         f"Unknown backbone {name!r}.{did_you_mean(name, ('auto', 'vit', *TORCHVISION))}"
         f" Available: auto, vit, {', '.join(RESNETS)}, and every other name in"
         " torchvision.models.list_models(torchvision.models); an nn.Module; a factory that returns one."
+        f" A model of timm: backbone=timm.create_model, backbone__model_name={name!r},"
+        " backbone__num_classes=0."
     )
 
 

@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sklearn_ssl.checks import shortened
+
 
 def resolve_device(device: Any) -> torch.device:
     """The device meant by a `device` parameter.
@@ -32,7 +34,7 @@ def resolve_device(device: Any) -> torch.device:
     if isinstance(device, str) and device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        torch.empty(1, device=device)
+        torch.zeros(1, device=device).cpu()  # "meta" makes tensors that hold nothing
         return torch.device(device)
     except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
         there = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
@@ -52,11 +54,11 @@ def resolve_precision(precision: str, device: torch.device) -> str:
     ValueError
         No such precision, or a GPU without bf16.
     """
+    if not isinstance(precision, str) or precision not in ("auto", "bf16", "bfloat16", "float32"):
+        raise ValueError(f"precision={shortened(precision)}: give 'auto', 'bf16' or 'float32'.")
     fast = is_fast_in_bf16(device)
     if precision == "auto":
         return "bf16" if fast else "float32"
-    if precision not in ("bf16", "bfloat16", "float32"):
-        raise ValueError(f"precision={precision!r}: give 'auto', 'bf16' or 'float32'.")
     if precision == "float32":
         return precision
     if not fast and device.type == "cuda":

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import copy
 import functools
-import operator
 import os
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from numbers import Integral, Real
+from numbers import Real
 from types import FunctionType
 from typing import Any, ClassVar
 
@@ -22,12 +21,14 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.preprocessing import LabelEncoder
 from sklearn.utils import Tags, check_random_state, column_or_1d
 from sklearn.utils.validation import _num_samples, check_is_fitted
+from skorch.callbacks import Callback
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from sklearn_ssl.allocator import kept_memory
 from sklearn_ssl.backbones import build_backbone, resolve_backbone
 from sklearn_ssl.checkpoint import Checkpoint
+from sklearn_ssl.checks import check_bool, check_number, check_params, is_whole, shortened
 from sklearn_ssl.devices import own_settings, resolve_compile, resolve_device, resolve_precision
 from sklearn_ssl.fingerprint import fingerprint
 from sklearn_ssl.forks import warn_if_forked
@@ -45,7 +46,7 @@ from sklearn_ssl.losses.base import Spec, SSLLoss
 from sklearn_ssl.nested_params import ComponentParamsMixin, did_you_mean, hide_var_keyword
 from sklearn_ssl.network import Student, uncompiled
 from sklearn_ssl.onnx import export_onnx
-from sklearn_ssl.optimizers import AUTO_OPTIMIZER, base_settings, resolve_optimizer
+from sklearn_ssl.optimizers import AUTO_OPTIMIZER, base_settings, optimizer_maker, resolve_optimizer
 from sklearn_ssl.pixels import PixelScale, evenly_spaced
 from sklearn_ssl.prefetch import ahead
 from sklearn_ssl.presets import make_augment, resolve_augment
@@ -87,6 +88,8 @@ RESOLVED = (
 )
 # Images that cannot be read, of which a warning names so many; it counts the others.
 NAMED = 5
+# A larger learning rate or weight decay is no choice but a slip, and torch overflows in its steps.
+LARGEST_RATE = 1_000_000
 # Standard deviation between images, as a share of the embeddings' size, below which they are "all alike".
 COLLAPSED = 1e-2
 # Passes over the images below which `max_time` is said to have been short.
@@ -491,15 +494,21 @@ max_epochs_, device_, precision_, compile_
     def _check_parameters(self) -> None:
         """Names and values that would only fail, or mislead, later on."""
         for slot in self._component_slots:
-            self._check_names(slot, getattr(self, f"{slot}_params") or {}, self._chosen())
-        _check_number("batch_size", self.batch_size, Integral, at_least=2)
-        _check_number("accumulate", self.accumulate, Integral, at_least=1)
-        _check_number("max_epochs", self.max_epochs, Integral, "auto", at_least=1)
-        _check_number("max_time", self.max_time, Real, None, above=0)
-        _check_number("lr", self.lr, Real, "auto", above=0)
-        _check_number("weight_decay", self.weight_decay, Real, "auto", at_least=0)
-        _check_number("warmup", self.warmup, Real, "auto", at_least=0, at_most=1)
+            params = check_params(f"{slot}_params", getattr(self, f"{slot}_params"))
+            self._check_names(slot, params, self._chosen())
+        check_number("batch_size", self.batch_size, whole=True, at_least=2)
+        check_number("accumulate", self.accumulate, whole=True, at_least=1)
+        check_number("max_epochs", self.max_epochs, whole=True, at_least=1, instead=("auto",))
+        check_number("max_time", self.max_time, above=0, instead=(None,))
+        check_number("lr", self.lr, above=0, at_most=LARGEST_RATE, instead=("auto",))
+        check_number("weight_decay", self.weight_decay, at_least=0, at_most=LARGEST_RATE, instead=("auto",))
+        check_number("warmup", self.warmup, at_least=0, at_most=1, instead=("auto",))
+        check_number("verbose", self.verbose, whole=True, at_least=0, instead=(True, False))
+        check_bool("compile", self.compile)
+        check_bool("warm_start", self.warm_start)
+        _check_random_state(self.random_state)
         _check_projector(self.projector)
+        _check_callbacks(self.callbacks)
         if not isinstance(self.checkpoint, str | os.PathLike | None):
             raise ValueError(f"checkpoint={self.checkpoint!r}: give the path of a folder, or None.")
 
@@ -617,9 +626,7 @@ max_epochs_, device_, precision_, compile_
             student,
             loss,
             loss_name=loss_name(self.loss),
-            make_optimizer=functools.partial(
-                resolve_optimizer(self.optimizer_), **(self.optimizer_params or {})
-            ),
+            make_optimizer=optimizer_maker(self.optimizer_, self.optimizer_params or {}),
             weight_decay=self.weight_decay_,
             schedule=Schedule(self.max_epochs_, self.max_time, self.lr_, self.warmup_),
             draw_views=self._views(),
@@ -660,9 +667,18 @@ max_epochs_, device_, precision_, compile_
         self.projector_ = wanted if _is_auto(self.projector) else self.projector
         if isinstance(self.projector_, FunctionType):
             self.projector_ = self.projector_(feature_dim)
-        if isinstance(self.projector_, nn.Module):
-            return copy.deepcopy(self.projector_).cpu()  # the user's own is not trained
-        return loss.make_projector(feature_dim, tuple(self.projector_))
+        try:
+            if isinstance(self.projector_, nn.Module):
+                projector = copy.deepcopy(self.projector_).cpu()  # the user's own is not trained
+            else:
+                projector = loss.make_projector(feature_dim, tuple(self.projector_))
+            dimension(projector, feature_dim)
+        except Exception as error:  # a module may raise anything
+            raise ValueError(
+                f"projector={shortened(self.projector_)} cannot turn {feature_dim} features, the backbone's, "
+                f"into projections of shape (n, width): {error}"
+            ) from error
+        return projector
 
     def _views(self) -> RandomViews:
         """How the views of an image are drawn, in the pixels' unit values."""
@@ -886,17 +902,6 @@ def _is_unlabeled(label: Any) -> bool:
     return isinstance(label, Real) and (label == -1 or label != label)
 
 
-def _check_number(name: str, value: Any, kind: type, *instead: str | None, **limits: float) -> None:
-    """`value` is a number of this kind within the limits, or one of the words that may stand instead."""
-    if isinstance(value, str | None) and value in instead:
-        return
-    tests = {"at_least": operator.ge, "above": operator.gt, "at_most": operator.le}
-    if not isinstance(value, kind) or not all(tests[limit](value, bound) for limit, bound in limits.items()):
-        what = "a whole number" if kind is Integral else "a number"
-        bounds = " and ".join(f"{limit.replace('_', ' ')} {bound}" for limit, bound in limits.items())
-        raise ValueError(f"{name}={value!r}: give {what} {bounds}, or leave it at its default.")
-
-
 def _drawn_seed(random_state: Any) -> int:
     return int(check_random_state(random_state).randint(2**31))
 
@@ -940,11 +945,39 @@ def _check_projector(projector: Any) -> None:
     if _is_auto(projector) or isinstance(projector, nn.Module):
         return
     widths = projector if isinstance(projector, Sequence) and not isinstance(projector, str) else ()
-    if not widths or not all(isinstance(width, Integral) and width >= 1 for width in widths):
+    if not widths or not all(is_whole(width) and width >= 1 for width in widths):
         raise ValueError(
             f"projector={projector!r}: give the widths of its layers, for example (512, 128), an nn.Module "
             f"from features to projections, or leave it at 'auto'."
         )
+
+
+def _check_random_state(random_state: Any) -> None:
+    try:
+        if isinstance(random_state, bool):
+            raise ValueError
+        check_random_state(random_state)
+    except (ValueError, TypeError):
+        raise ValueError(
+            f"random_state={shortened(random_state)}: give a whole number from 0 to {2**32 - 1}, a "
+            f"numpy.random.RandomState, or None."
+        ) from None
+
+
+def _check_callbacks(callbacks: Any) -> None:
+    if callbacks is None or (isinstance(callbacks, list | tuple) and all(map(_is_callback, callbacks))):
+        return
+    raise ValueError(
+        f"callbacks={shortened(callbacks)}: give a list of skorch callbacks, for example "
+        f"callbacks=[skorch.callbacks.EarlyStopping()], or None."
+    )
+
+
+def _is_callback(given: Any) -> bool:
+    """Whether skorch takes it: a callback, its class, or a pair of a name and one of these."""
+    if isinstance(given, tuple) and len(given) == 2 and isinstance(given[0], str):
+        given = given[1]
+    return isinstance(given, Callback) or (isinstance(given, type) and issubclass(given, Callback))
 
 
 @contextmanager

@@ -8,7 +8,6 @@ import reprlib
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from numbers import Integral
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -21,6 +20,7 @@ from skorch.helper import SliceDataset
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
+from sklearn_ssl.checks import is_whole
 from sklearn_ssl.decoding import SUFFIXES, are_channels_first, header_of_image, pixels_of_image
 from sklearn_ssl.files import SPECIAL, Files, Items, Things, files_below, is_special
 from sklearn_ssl.lazy import LazySource, look_at_some, resized
@@ -196,7 +196,7 @@ def training_size(image_size: Any, given: tuple[int, int]) -> tuple[int, int]:
         shrink = min(1.0, LARGEST_AUTO_SIZE / min(given))
         return round(given[0] * shrink), round(given[1] * shrink)
     sides = tuple(image_size) if isinstance(image_size, Sequence) else (image_size, image_size)
-    if len(sides) != 2 or not all(isinstance(side, Integral) and side >= 1 for side in sides):
+    if len(sides) != 2 or not all(is_whole(side) and side >= 1 for side in sides):
         raise ValueError(f"image_size={image_size!r}: give 'auto', a number of pixels, or (height, width).")
     return int(sides[0]), int(sides[1])
 
@@ -353,7 +353,7 @@ def _image_shape(shape: tuple[int, ...], n_features: int) -> tuple[int, ...]:
 
 
 def _checked_image_shape(image_shape: Any) -> tuple[int, ...]:
-    numbers = isinstance(image_shape, Sequence) and all(isinstance(side, Integral) for side in image_shape)
+    numbers = isinstance(image_shape, Sequence) and all(is_whole(side) for side in image_shape)
     if not numbers or len(image_shape) not in (2, 3):
         raise ValueError(
             f"image_shape={image_shape!r}: give (height, width) or (height, width, channels) of one image."

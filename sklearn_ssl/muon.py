@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from numbers import Integral
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from sklearn_ssl.by_group import ByGroup
+from sklearn_ssl.checks import check_number, shortened
 from sklearn_ssl.devices import is_fast_in_bf16
 
 QUINTIC = (3.4445, -4.7750, 2.0315)  # a, b and c of Muon's iteration
@@ -55,7 +56,7 @@ class Muon(ByGroup):
     Raises
     ------
     ValueError
-        `rows` or `iterations` is no whole number of at least 1.
+        A setting is out of its range.
 
     Notes
     -----
@@ -82,11 +83,16 @@ class Muon(ByGroup):
         eps: float = 1e-8,
         weight_decay: float = 0.0,
     ):
-        for name, value in {"rows": rows, "iterations": iterations}.items():
-            if not isinstance(value, Integral) or value < 1:
-                raise ValueError(f"optimizer__{name}={value!r}: give a whole number of at least 1.")
-        settings = dict(lr=lr, momentum=momentum, rows=rows, iterations=iterations)
-        super().__init__(params, settings | dict(betas=betas, eps=eps, weight_decay=weight_decay))
+        settings = dict(
+            lr=lr,
+            momentum=check_number("optimizer__momentum", momentum, at_least=0, below=1),
+            rows=check_number("optimizer__rows", rows, whole=True, at_least=1),
+            iterations=check_number("optimizer__iterations", iterations, whole=True, at_least=1),
+            betas=checked_betas(betas),
+            eps=check_number("optimizer__eps", eps, at_least=0),
+            weight_decay=weight_decay,
+        )
+        super().__init__(params, settings)
 
     def _step_group(self, weights: list[Tensor], group: dict) -> None:
         matrices = [p for p in weights if p.ndim in (2, 4)]
@@ -125,6 +131,16 @@ class Muon(ByGroup):
         torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
         rates = [-group["lr"] / (1 - beta1**step) for step in steps]
         torch._foreach_addcdiv_(weights, mean, deviation, rates)
+
+
+def checked_betas(betas: Any) -> tuple[float, float]:
+    """AdamW's two rates of decay, each of at least 0 and below 1."""
+    if not isinstance(betas, tuple | list) or len(betas) != 2:
+        raise ValueError(f"optimizer__betas={shortened(betas)}: give two numbers, for example (0.9, 0.999).")
+    beta1, beta2 = (
+        check_number(f"optimizer__betas[{i}]", beta, at_least=0, below=1) for i, beta in enumerate(betas)
+    )
+    return beta1, beta2
 
 
 def as_matrix(weights: Tensor) -> Tensor:

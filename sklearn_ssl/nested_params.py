@@ -12,6 +12,8 @@ from sklearn.base import BaseEstimator, clone
 from sklearn.model_selection import ParameterGrid
 from torch import nn
 
+from sklearn_ssl.checks import check_params
+
 EMPTY = inspect.Parameter.empty
 KEYWORD_ONLY = inspect.Parameter.KEYWORD_ONLY
 POSITIONAL_OR_KEYWORD = inspect.Parameter.POSITIONAL_OR_KEYWORD
@@ -80,7 +82,7 @@ class ComponentParamsMixin:
         if deep:
             for slot in self._component_slots:
                 if not _follows_sklearn(params[slot]):
-                    values = self._component_defaults(slot) | _as_dict(params[f"{slot}_params"])
+                    values = self._component_defaults(slot) | _listed(params[f"{slot}_params"])
                     params |= {f"{slot}__{name}": value for name, value in values.items()}
         return params
 
@@ -111,7 +113,8 @@ class ComponentParamsMixin:
             nested = {key.removeprefix(prefix): plain.pop(key) for key in params if key.startswith(prefix)}
             if nested:
                 self._check_names(slot, nested, chosen)
-                plain[attribute] = _as_dict(plain.get(attribute, getattr(self, attribute))) | nested
+                given = check_params(attribute, plain.get(attribute, getattr(self, attribute)))
+                plain[attribute] = given | nested
         return super().set_params(**plain)
 
     def _component_defaults(self, slot: str) -> dict[str, Any]:
@@ -155,7 +158,10 @@ def _tunable(component: Any) -> tuple[dict[str, Any], bool]:
     """({name: default}, whether any other name is taken as well)."""
     if _is_instance(component):
         return {}, False
-    parameters = inspect.signature(component).parameters.values()
+    try:
+        parameters = inspect.signature(component).parameters.values()
+    except ValueError:  # a built-in such as dict: only a call can tell
+        return {}, True
     kinds = {KEYWORD_ONLY, POSITIONAL_OR_KEYWORD} if _makes_instances(component) else {KEYWORD_ONLY}
     defaults = {p.name: p.default for p in parameters if p.kind in kinds and p.default is not EMPTY}
     # A module without a constructor has nn.Module's (*args, **kwargs), which takes nothing.
@@ -189,9 +195,10 @@ def _same(a: Any, b: Any) -> bool:
     return a is b or (isinstance(a, str) and isinstance(b, str) and a == b)
 
 
-def _as_dict(given: Any) -> dict[str, Any]:
-    # Anything may have been stored: __init__ and set_params check no values.
-    return dict(given) if isinstance(given, Mapping) else {}
+def _listed(given: Any) -> dict[str, Any]:
+    # Anything may have been stored: __init__ and set_params check no values, and get_params must not raise.
+    given = given if isinstance(given, Mapping) else {}
+    return {name: value for name, value in given.items() if isinstance(name, str)}
 
 
 def param_grid(estimator: BaseEstimator, grid: Mapping[str, Any]) -> list[dict[str, Any]]:

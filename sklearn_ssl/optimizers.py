@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -11,18 +12,23 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sklearn_ssl.by_group import ByGroup
-from sklearn_ssl.muon import Muon
+from sklearn_ssl.checks import as_nested, check_bool, check_number
+from sklearn_ssl.muon import Muon, checked_betas
 from sklearn_ssl.nested_params import did_you_mean
 
 
 def sgd(params, lr: float, *, momentum: float = 0.9, nesterov: bool = False, clip_norm: float | None = None):
     """Stochastic gradient descent with momentum."""
+    momentum = check_number("optimizer__momentum", momentum, at_least=0, below=1)
+    nesterov = check_bool("optimizer__nesterov", nesterov)
     return clipped(torch.optim.SGD(params, lr, momentum=momentum, nesterov=nesterov), clip_norm)
 
 
 def adamw(params, lr: float, *, betas=(0.9, 0.999), eps: float = 1e-8, clip_norm: float | None = None):
     """Adam with decoupled weight decay (arXiv:1711.05101)."""
     params = list(params)
+    betas = checked_betas(betas)
+    eps = check_number("optimizer__eps", eps, at_least=0)
     # One kernel instead of a dozen passes over all weights; other devices have none.
     fused = all(p.device.type in ("cpu", "cuda") for group in params for p in group["params"])
     return clipped(torch.optim.AdamW(params, lr, betas=betas, eps=eps, fused=fused), clip_norm)
@@ -81,6 +87,31 @@ def resolve_optimizer(optimizer: Any) -> Callable[..., Optimizer]:
     )
 
 
+def optimizer_maker(optimizer: Any, params: dict[str, Any]) -> Callable[..., Optimizer]:
+    """What makes the optimizer from parameter groups and `lr`; a class is first tried on two weights.
+
+    Raises
+    ------
+    ValueError
+        It does not take the keywords, or its steps need more than a gradient.
+    """
+    make = functools.partial(resolve_optimizer(optimizer), **params)
+    if isinstance(optimizer, str):
+        return make
+    weights = [nn.Parameter(torch.ones(2, 2)), nn.Parameter(torch.ones(2))]
+    for p in weights:
+        p.grad = torch.ones_like(p)
+    try:
+        make(decay_groups(weights, 0.0), lr=1e-3).step()
+    except Exception as error:  # an optimizer may raise anything
+        given = f" with {as_nested('optimizer', params)}" if params else ""
+        raise ValueError(
+            f"optimizer={optimizer.__name__}{given} cannot take a step: {error}. It has to accept parameter "
+            f"groups and lr, and step() without a closure."
+        ) from error
+    return make
+
+
 def base_settings(optimizer: Any, *, lr_is_given: bool = False) -> dict[str, float]:
     """Learning rate (for 256 images in a step) and weight decay, where neither user nor loss says more.
 
@@ -108,6 +139,7 @@ def decay_groups(parameters: Iterable[nn.Parameter], weight_decay: float) -> lis
 
 def clipped(optimizer: Optimizer, clip_norm: float | None) -> Optimizer:
     """The optimizer, with the norm of the whole gradient held to `clip_norm` before each step."""
+    clip_norm = check_number("optimizer__clip_norm", clip_norm, above=0, instead=(None,))
     if clip_norm is None:
         return optimizer
 
@@ -150,6 +182,8 @@ class LARS(ByGroup):
     def __init__(
         self, params, lr: float, *, momentum: float = 0.9, trust: float = 0.02, weight_decay: float = 0.0
     ):
+        momentum = check_number("optimizer__momentum", momentum, at_least=0, below=1)
+        trust = check_number("optimizer__trust", trust, above=0)
         super().__init__(params, dict(lr=lr, momentum=momentum, trust=trust, weight_decay=weight_decay))
 
     def _step_group(self, weights: list[Tensor], group: dict) -> None:

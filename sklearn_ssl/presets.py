@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields, make_dataclass
-from numbers import Real
 from typing import Any, Literal
 
+from sklearn_ssl.checks import check_number
 from sklearn_ssl.nested_params import did_you_mean
+from sklearn_ssl.transforms import OneByOne, is_transform
 
-# Fields of Augment, lowest and highest value, and what an error says about them.
-LIMITS = (
-    (
-        "flip vertical_flip quarter_turns color_jitter grayscale blur cutout solarize sobel",
-        (0, 1),
-        "a probability is between 0 and 1",
+# Fields of Augment -> the range of their values, as `check_number` takes it.
+LIMITS = {
+    "flip vertical_flip quarter_turns color_jitter grayscale blur cutout solarize sobel": dict(
+        at_least=0, at_most=1
     ),
-    ("crop", (math.ulp(0.0), 1), "a share of the image's area is above 0 and at most 1"),
-    ("rotation", (0, 180), "a largest angle is between 0 and 180 degrees"),
-    ("shear", (0, 80), "a largest shear angle is between 0 and 80 degrees"),
-    ("brightness contrast saturation noise", (0, math.inf), "a strength is 0 or above"),
-    ("hue", (0, 0.5), "a share of a full turn of hue is between 0 and 0.5"),
-)
+    "crop": dict(above=0, at_most=1),
+    "rotation": dict(at_least=0, at_most=180),
+    "shear": dict(at_least=0, at_most=80),
+    "brightness contrast saturation noise": dict(at_least=0),
+    "hue": dict(at_least=0, at_most=0.5),
+}
 
 
 @dataclass(frozen=True)
@@ -99,13 +97,10 @@ class Augment:
     sobel: float = 0.0
 
     def __post_init__(self):
-        for names, (low, high), words in LIMITS:
+        for names, limits in LIMITS.items():
             for name in names.split():
-                value = getattr(self, name)
-                if isinstance(value, str) and (name, value) == ("blur", "auto"):
-                    continue
-                if not (isinstance(value, Real) and low <= value <= high):
-                    raise ValueError(f"augment__{name}={value!r}: {words}.")
+                words = ("auto",) if name == "blur" else ()
+                check_number(f"augment__{name}", getattr(self, name), **limits, instead=words)
 
 
 @dataclass(frozen=True)
@@ -168,16 +163,22 @@ def resolve_augment(augment: Any) -> Any:
         return PRESETS[augment]
     raise ValueError(
         f"Unknown augment {augment!r}.{did_you_mean(str(augment), PRESETS)} Give 'auto', one of "
-        f"{', '.join(PRESETS)}, or a function f(images, generator) that returns one view of each image."
+        f"{', '.join(PRESETS)}, a function f(images, generator) that returns one view of each image, or a "
+        f"transform of torchvision."
     )
 
 
 def make_augment(augment: Any, params: dict) -> Augment | Callable:
-    """The preset with the user's values ("auto": the preset's own), or the user's function."""
+    """The preset with the user's values ("auto": the preset's own), or the user's function or transform."""
     target = resolve_augment(augment)
+    if is_transform(target):
+        return OneByOne(target)
     if target not in PRESETS.values():
         return functools.partial(target, **params) if params else target
     own = {field.name: field.default for field in fields(target)}
     return target(
-        **{name: own.get(name, value) if value == "auto" else value for name, value in params.items()}
+        **{
+            name: own.get(name, value) if isinstance(value, str) and value == "auto" else value
+            for name, value in params.items()
+        }
     )

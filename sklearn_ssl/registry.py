@@ -33,6 +33,25 @@ KNOWN_PLUGINS = {
     **dict.fromkeys(("byol", "dino", "simsiam"), "sklearn-ssl-self-distillation"),
 }
 
+# Names in papers and libraries, in the spelling of `_plain`, where they are others than the loss's own.
+OTHER_NAMES = {
+    "barlow": "barlow_twins",
+    "contextencoder": "inpainting",
+    "contextprediction": "relative_location",
+    "decoupledcontrastive": "dcl",
+    "decoupledcontrastivelearning": "dcl",
+    "maskedautoencoder": "mae",
+    "mocov2": "moco",
+    "momentumcontrast": "moco",
+    "msf": "meanshift",
+    "normalizedtemperaturescaledcrossentropy": "ntxent",
+    "rotnet": "rotation",
+    "simclr": "ntxent",
+    "supcontrast": "supcon",
+    "supervisedcontrastive": "supcon",
+    "whitening": "wmse",
+}
+
 _registered: dict[str, Any] = {}
 
 
@@ -162,8 +181,13 @@ def _installed() -> tuple[LossInfo, ...]:
 @functools.lru_cache(maxsize=1)
 def _scan(folders: tuple[tuple[str, int], ...]) -> tuple[LossInfo, ...]:
     # A distribution that is on the path twice (an editable install) counts once: entry_points() sees to it.
-    found = metadata.entry_points(group=GROUP)
-    return tuple(LossInfo(entry.name, entry.dist.name, entry.dist.version, entry.value) for entry in found)
+    found = [(entry, entry.dist.metadata) for entry in metadata.entry_points(group=GROUP)]
+    # The rest of an installation that was broken off or removed by hand may have no name: pip ignores it too.
+    return tuple(
+        LossInfo(entry.name, about["Name"], about["Version"], entry.value)
+        for entry, about in found
+        if about and "Name" in about and "Version" in about
+    )
 
 
 def _changed_at(folder: str) -> int:
@@ -209,7 +233,9 @@ def _load(info: LossInfo) -> Any:
     """Import a loss; whatever goes wrong in a plugin surfaces here, once, with its name."""
     try:
         return _checked(metadata.EntryPoint(info.name, info.target, GROUP).load())
-    except Exception as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # sys.exit() at import, too
         raise ImportError(
             f"The loss {info.name!r} of {info.distribution} {info.version} ({info.target}) cannot be used:"
             f" {type(error).__name__}: {error}. Update or uninstall that package; other losses go on working."
@@ -233,17 +259,38 @@ def _target(loss: Any) -> str:
 
 def _unknown_message(name: str) -> str:
     names = list(available_losses())
-    if name in KNOWN_PLUGINS:
-        package = KNOWN_PLUGINS[name]
-        hint = f" {name!r} is in the package {package}: pip install ./plugins/{package}."
-    else:
-        hint = did_you_mean(name, [*names, *KNOWN_PLUGINS])
     return (
-        f"Unknown loss {name!r}.{hint} Available: {', '.join(names) or f'none, is {OURS} itself installed?'}."
+        f"Unknown loss {name!r}.{_hint(name, names)}"
+        f" Available: {', '.join(names) or f'none, is {OURS} itself installed?'}."
         f" A package adds one by an entry point in the group {GROUP!r}."
         " A name given by register_loss() exists only in the process that registered it:"
         " in worker processes pass the class itself, loss=MyLoss."
     )
+
+
+def _hint(name: str, names: list[str]) -> str:
+    """A sentence, with a space before it, on the loss that an unknown name may mean; or nothing."""
+    known = [*names, *KNOWN_PLUGINS]
+    meant = _other_spelling(name, known)
+    if meant is None:
+        return did_you_mean(name, known)
+    hint = "" if meant == name else f" Did you mean {meant!r}?"
+    if meant in names:
+        return hint
+    package = KNOWN_PLUGINS[meant]
+    return f"{hint} {meant!r} is in the package {package}: pip install ./plugins/{package}."
+
+
+def _other_spelling(name: str, known: list[str]) -> str | None:
+    """The known loss that has this name in other letters or signs, or in a paper; None if there is none."""
+    plain = _plain(name)
+    by_spelling = {_plain(loss): loss for loss in known}
+    return by_spelling.get(_plain(OTHER_NAMES.get(plain, plain)))
+
+
+def _plain(name: str) -> str:
+    """Letters and digits only, in lower case, without "loss": "NT-Xent loss" becomes "ntxent"."""
+    return re.sub(r"[^a-z0-9]", "", name.lower()).removesuffix("loss")
 
 
 def _ambiguous_message(name: str, found: list[LossInfo]) -> str:

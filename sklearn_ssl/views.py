@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sklearn_ssl.devices import is_out_of_memory, lent_generators
 from sklearn_ssl.losses.base import Views
 from sklearn_ssl.presets import Augment
 
@@ -109,7 +110,17 @@ class RandomViews:
         # a copy: a function that works in place must not change the next view's images
         source = images if scale is None else change_geometry(images, Augment(), scale, size, generator)
         device_generator = torch.Generator(images.device).manual_seed(generator.initial_seed())
-        view = self.augment(source.clone(), device_generator)
+        try:
+            # The global generators are not to repeat what this one draws.
+            with lent_generators(seed_of_view(generator.initial_seed(), 0), images.device):
+                view = self.augment(source.clone(), device_generator)
+        except Exception as error:  # a function may raise anything
+            if is_out_of_memory(error):
+                raise
+            raise ValueError(
+                f"augment failed on images of shape {tuple(source.shape)}: {error}. It is called as "
+                f"augment(images, generator) and returns one view of each image."
+            ) from error
         check_views(view, images)
         return resize_and_center(view.to(images.dtype), size)
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from numbers import Integral
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models import VisionTransformer
+
+from sklearn_ssl.checks import check_choice, check_number
 
 POOLINGS = ("mean", "class")
 # The short side decides: 8 x 8 patches of 32 or 64 pixels, 14 x 14 of 224.
@@ -182,12 +182,11 @@ def make_vit(
     ValueError
         A size is no whole number or does not divide what it has to.
     """
-    for name, value in {"width": width, "depth": depth}.items():
-        _check_whole(name, value)
+    width = check_number("backbone__width", width, whole=True, at_least=1)
+    depth = check_number("backbone__depth", depth, whole=True, at_least=1)
     if width % 4:
         raise ValueError(f"backbone__width={width}: give a multiple of 4, and best of 64.")
-    if pooling not in POOLINGS:
-        raise ValueError(f"Unknown backbone__pooling {pooling!r}. Possible: 'mean', 'class'.")
+    check_choice("backbone__pooling", pooling, POOLINGS)
     patch = _checked_patch(patch, image_size)
     heads = _checked_heads(heads, width)
     return ViT(in_channels, image_size, patch=patch, width=width, depth=depth, heads=heads, pooling=pooling)
@@ -236,7 +235,7 @@ def _checked_patch(patch: int | str, image_size: tuple[int, int]) -> int:
                 f"image_size={multiple if multiple[0] != multiple[1] else multiple[0]}, or backbone__patch."
             )
         return found
-    _check_whole("patch", patch)
+    patch = check_number("backbone__patch", patch, whole=True, at_least=1, instead=("auto",))
     if patch not in _divisors(image_size):
         raise ValueError(
             f"backbone__patch={patch} does not divide images of {size} pixels. Possible: "
@@ -249,12 +248,7 @@ def _checked_heads(heads: int | str, width: int) -> int:
     """ "auto": one for 64 of the width, as in the paper."""
     if isinstance(heads, str) and heads == "auto":
         return next(n for n in range(max(1, width // 64), 0, -1) if width % n == 0)
-    _check_whole("heads", heads)
+    heads = check_number("backbone__heads", heads, whole=True, at_least=1, instead=("auto",))
     if width % heads:
         raise ValueError(f"backbone__heads={heads} does not divide backbone__width={width}.")
     return heads
-
-
-def _check_whole(name: str, value: Any) -> None:
-    if not isinstance(value, Integral) or value < 1:
-        raise ValueError(f"backbone__{name}={value!r}: give a whole number of at least 1.")

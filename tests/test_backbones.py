@@ -178,10 +178,12 @@ def test_a_new_stem_is_drawn_as_torchvision_does():
 
 
 def test_an_unknown_stem_is_told_the_possible_ones():
-    with pytest.raises(
-        ValueError, match=r"Unknown backbone__stem '5x5'. Possible: 'auto', 'imagenet', '3x3', '3x3-p"
-    ):
-        build_backbone("resnet18", {"stem": "5x5"}, **RGB_32)
+    for stem in ("5x5", ["3x3"], None):
+        with pytest.raises(ValueError) as error:
+            build_backbone("resnet18", {"stem": stem}, **RGB_32)
+        assert str(error.value) == (
+            f"backbone__stem={stem!r}: give 'auto', 'imagenet', '3x3', '3x3-pool' or '3x3-stride2'."
+        )
 
 
 # ------------------------------------------------------------------ channels and sizes

@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
+from skorch.callbacks import EarlyStopping
 from torch import nn
 from torch.utils.data import TensorDataset
 
@@ -508,29 +509,45 @@ def test_a_link_to_a_file_is_a_file(embedder, images, save_images, tmp_path):
 @pytest.mark.parametrize(
     ("params", "message"),
     [
-        ({"batch_size": 1}, "batch_size=1: give a whole number at least 2, or leave it at its default."),
-        (
-            {"batch_size": None},
-            "batch_size=None: give a whole number at least 2, or leave it at its default.",
-        ),
-        (
-            {"batch_size": "auto"},
-            "batch_size='auto': give a whole number at least 2, or leave it at its default.",
-        ),
-        ({"max_epochs": 0}, "max_epochs=0: give a whole number at least 1, or leave it at its default."),
-        ({"max_epochs": 2.5}, "max_epochs=2.5: give a whole number at least 1, or leave it at its default."),
+        ({"batch_size": 1}, "batch_size=1: give a whole number of at least 2."),
+        ({"batch_size": None}, "batch_size=None: give a whole number of at least 2."),
+        ({"batch_size": "auto"}, "batch_size='auto': give a whole number of at least 2."),
+        ({"batch_size": 8.0}, "batch_size=8.0: give a whole number of at least 2."),
+        ({"max_epochs": 0}, "max_epochs=0: give a whole number of at least 1, or 'auto'."),
+        ({"max_epochs": 2.5}, "max_epochs=2.5: give a whole number of at least 1, or 'auto'."),
+        ({"max_epochs": True}, "max_epochs=True: give a whole number of at least 1, or 'auto'."),
         # None might mean "for ever", which nobody wants without a word.
+        ({"max_epochs": None}, "max_epochs=None: give a whole number of at least 1, or 'auto'."),
+        ({"max_time": 0}, "max_time=0: give a finite number above 0, or None."),
+        ({"max_time": "auto"}, "max_time='auto': give a finite number above 0, or None."),
+        ({"max_time": np.inf}, "max_time=inf: give a finite number above 0, or None."),
+        ({"lr": -0.1}, "lr=-0.1: give a finite number above 0 and at most 1000000, or 'auto'."),
+        ({"lr": np.nan}, "lr=nan: give a finite number above 0 and at most 1000000, or 'auto'."),
+        ({"lr": None}, "lr=None: give a finite number above 0 and at most 1000000, or 'auto'."),
+        ({"lr": True}, "lr=True: give a finite number above 0 and at most 1000000, or 'auto'."),
         (
-            {"max_epochs": None},
-            "max_epochs=None: give a whole number at least 1, or leave it at its default.",
+            {"lr": np.ones(2)},
+            "lr=array([1., 1.]): give a finite number above 0 and at most 1000000, or 'auto'.",
         ),
-        ({"max_time": 0}, "max_time=0: give a number above 0, or leave it at its default."),
-        ({"max_time": "auto"}, "max_time='auto': give a number above 0, or leave it at its default."),
-        ({"lr": -0.1}, "lr=-0.1: give a number above 0, or leave it at its default."),
-        ({"lr": float("nan")}, "lr=nan: give a number above 0, or leave it at its default."),
-        ({"lr": None}, "lr=None: give a number above 0, or leave it at its default."),
-        ({"weight_decay": -1}, "weight_decay=-1: give a number at least 0, or leave it at its default."),
-        ({"warmup": 2}, "warmup=2: give a number at least 0 and at most 1, or leave it at its default."),
+        ({"lr": 1e300}, "lr=1e+300: give a finite number above 0 and at most 1000000, or 'auto'."),
+        (
+            {"lr": 10**400},
+            f"lr=1{'0' * 96}...: give a finite number above 0 and at most 1000000, or 'auto'.",
+        ),
+        (
+            {"weight_decay": -1},
+            "weight_decay=-1: give a finite number of at least 0 and at most 1000000, or 'auto'.",
+        ),
+        ({"warmup": 2}, "warmup=2: give a finite number of at least 0 and at most 1, or 'auto'."),
+        ({"compile": "no"}, "compile='no': give True or False."),
+        ({"warm_start": 1}, "warm_start=1: give True or False."),
+        ({"verbose": "x"}, "verbose='x': give a whole number of at least 0, or True, or False."),
+        ({"precision": 5}, "precision=5: give 'auto', 'bf16' or 'float32'."),
+        ({"image_size": True}, "image_size=True: give 'auto', a number of pixels, or (height, width)."),
+        (
+            {"image_shape": (8, True)},
+            "image_shape=(8, True): give (height, width) or (height, width, channels) of one image.",
+        ),
         ({"precision": "fp16"}, "precision='fp16': give 'auto', 'bf16' or 'float32'."),
     ],
 )
@@ -538,7 +555,7 @@ def test_a_number_out_of_range_is_told_the_range(params, message, embedder, imag
     assert message_of(ValueError, lambda: embedder(**params).fit(images)) == message
 
 
-@pytest.mark.parametrize("projector", ["wide", 128, (), (64, 0), (64, 1.5), None])
+@pytest.mark.parametrize("projector", ["wide", 128, (), (64, 0), (64, 1.5), (64, True), None])
 def test_a_projector_is_widths_or_a_module(projector, embedder, images):
     words = r": give the widths of its layers, for example \(512, 128\), an nn\.Module from features"
     with pytest.raises(ValueError, match=words) as caught:
@@ -546,7 +563,49 @@ def test_a_projector_is_widths_or_a_module(projector, embedder, images):
     assert str(caught.value).startswith(f"projector={projector!r}: ")
 
 
-@pytest.mark.parametrize("device", ["nonsense", "cuda:77", 77, None])
+@pytest.mark.parametrize("random_state", ["x", -1, True, 2**32, np.random.default_rng(0)])
+def test_a_random_state_is_a_seed_or_sklearns(random_state, embedder, images):
+    message = message_of(ValueError, lambda: embedder(random_state=random_state).fit(images))
+    assert message == (
+        f"random_state={random_state!r}: give a whole number from 0 to 4294967295, a "
+        f"numpy.random.RandomState, or None."
+    )
+
+
+@pytest.mark.parametrize(
+    ("projector", "reason"),
+    [
+        (nn.Linear(3, 4), "mat1 and mat2 shapes cannot be multiplied"),
+        (nn.LSTM(8, 4), "'tuple' object has no"),
+    ],
+)
+def test_a_projector_that_cannot_take_the_features_is_named(projector, reason, embedder, images):
+    message = message_of(ValueError, lambda: embedder(projector=projector).fit(images))
+    assert message.startswith(
+        f"projector={projector} cannot turn 8 features, the backbone's, into projections of shape (n, "
+        f"width): {reason}"
+    )
+
+
+@pytest.mark.parametrize("callbacks", [5, "abc", [1], 0, EarlyStopping(), [("name",)]])
+def test_callbacks_are_a_list_of_skorchs(callbacks, embedder, images):
+    message = message_of(ValueError, lambda: embedder(callbacks=callbacks).fit(images))
+    assert message == (
+        f"callbacks={callbacks!r}: give a list of skorch callbacks, for example "
+        f"callbacks=[skorch.callbacks.EarlyStopping()], or None."
+    )
+
+
+@pytest.mark.parametrize("params", [5, 0, "", [], {1: 2}, [("a", 1)]])
+@pytest.mark.parametrize("slot", ["loss", "backbone", "augment", "optimizer", "reader"])
+def test_nested_parameters_are_a_dict_of_names(slot, params, embedder, images):
+    message = message_of(ValueError, lambda: embedder(**{f"{slot}_params": params}).fit(images))
+    assert message == (
+        f"{slot}_params={params!r}: give a dict of names and values, for example {{'name': 0.5}}, or None."
+    )
+
+
+@pytest.mark.parametrize("device", ["nonsense", "cuda:77", 77, None, "meta"])
 def test_a_device_that_is_not_there_is_told_those_that_are(device, embedder, images):
     message = message_of(ValueError, lambda: embedder(device=device).fit(images))
     assert message.startswith(f"device={device!r} is not there: ")
@@ -726,10 +785,8 @@ def test_a_collapse_of_the_projections_alone_is_warned_of(embedder, images):
 @pytest.mark.parametrize(
     "params",
     [
-        {"lr": 1e30},
-        {"lr": 1e20, "max_epochs": 1, "batch_size": 12},  # the first step is the last
-        {"lr": 1e20, "max_epochs": 1, "batch_size": 12, "optimizer": "sgd"},
-        {"weight_decay": 1e30, "max_epochs": 3},
+        {"lr": 1e6, "weight_decay": 1e6, "max_epochs": 5},  # weights grow by up to 1e12 in a step
+        {"lr": 1e6, "weight_decay": 1e6, "max_epochs": 5, "optimizer": "sgd"},
     ],
 )
 def test_a_fit_does_not_end_with_weights_or_embeddings_that_are_not_numbers(params, embedder, images):

@@ -131,7 +131,7 @@ def test_it_takes_any_channels_and_shapes():
         ({"heads": 3}, (16, 16), r"backbone__heads=3 does not divide backbone__width=16"),
         ({"width": 18}, (16, 16), r"backbone__width=18: give a multiple of 4"),
         ({"depth": 0.5}, (16, 16), r"backbone__depth=0\.5: give a whole number"),
-        ({"pooling": "max"}, (16, 16), r"Unknown backbone__pooling 'max'\. Possible: 'mean', 'class'"),
+        ({"pooling": "max"}, (16, 16), r"backbone__pooling='max': give 'mean' or 'class'"),
     ],
 )
 def test_sizes_that_cannot_be_are_named(params, size, words):

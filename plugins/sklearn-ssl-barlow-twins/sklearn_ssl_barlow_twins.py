@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sklearn_ssl import SSLLoss
-from sklearn_ssl.losses import mean_over_pairs
+from sklearn_ssl.losses import check_number, mean_over_pairs
 
 
 def twice_as_wide_as_the_features(feature_dim: int) -> tuple[int, ...]:
@@ -44,8 +44,8 @@ class BarlowTwins(SSLLoss):
 
     def __init__(self, lambd: float = 0.0051, scale: float = 0.1):
         super().__init__()
-        self.lambd = lambd
-        self.scale = scale
+        self.lambd = check_number("loss__lambd", lambd, at_least=0)
+        self.scale = check_number("loss__scale", scale, above=0)
 
     def forward(self, *z: Tensor) -> Tensor:
         return mean_over_pairs(self._pair, z)

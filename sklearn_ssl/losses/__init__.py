@@ -1,5 +1,6 @@
 """The built-in losses and the contract that every loss follows."""
 
+from sklearn_ssl.checks import check_bool, check_choice, check_number, is_whole
 from sklearn_ssl.losses.base import Batch, Spec, SSLLoss, Views, mean_over_pairs, mlp
 from sklearn_ssl.losses.dcl import DCL
 from sklearn_ssl.losses.local_crops import local_crops_that_fit, refusal
@@ -19,6 +20,10 @@ __all__ = [
     "VICReg",
     "Views",
     "backbone_with_tokens",
+    "check_bool",
+    "check_choice",
+    "check_number",
+    "is_whole",
     "local_crops_that_fit",
     "map_size",
     "mean_over_pairs",

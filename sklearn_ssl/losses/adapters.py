@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from sklearn_ssl.checks import as_nested
 from sklearn_ssl.losses.base import SSLLoss, mean_over_pairs
 from sklearn_ssl.registry import get_loss
 
@@ -48,6 +49,7 @@ def make_loss(loss: Any, params: dict) -> SSLLoss:
         Hyperparameters; not for instances.
     """
     target = resolve_loss(loss)
+    _check_is_for_pairs(target)
     if isinstance(target, nn.Module):
         if params:
             raise ValueError(
@@ -56,15 +58,35 @@ def make_loss(loss: Any, params: dict) -> SSLLoss:
             )
         made = copy.deepcopy(target)
     elif inspect.isclass(_without_partial(target)):
-        made = target(**params)
-    elif callable(target):
-        made = functools.partial(target, **params)
+        made = _instance(target, params)
     else:
+        made = functools.partial(target, **params) if callable(target) else None
+    if not callable(made):
         raise TypeError(
             f"loss={loss!r} is no loss. Give a name (see sklearn_ssl.available_losses()), an SSLLoss class "
             f"or instance, a module with forward(z1, z2), or a function f(z1, z2)."
         )
     return made if isinstance(made, SSLLoss) else PairLoss(made)
+
+
+def _instance(target: Callable, params: dict) -> Any:
+    try:
+        return target(**params)
+    except ValueError:
+        raise  # in the loss's own words
+    except Exception as error:  # a constructor may raise anything
+        given = f" with {as_nested('loss', params)}" if params else ""
+        raise ValueError(f"loss={loss_name(target)} cannot be made{given}: {error}") from error
+
+
+def _check_is_for_pairs(target: Any) -> None:
+    """Refuse a loss of pytorch-metric-learning that compares by labels, with the wrapper that needs none."""
+    kind = target if inspect.isclass(target) else type(target)
+    if kind.__module__.startswith("pytorch_metric_learning.") and kind.__name__ != "SelfSupervisedLoss":
+        raise TypeError(
+            f"loss={kind.__name__} of pytorch-metric-learning wants labels. For two views of an image, give "
+            f"loss=SelfSupervisedLoss({kind.__name__}()), from pytorch_metric_learning.losses."
+        )
 
 
 def defaults_of(loss: Any) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sklearn_ssl.checks import check_number
 from sklearn_ssl.losses.base import SSLLoss, mean_over_pairs
 from sklearn_ssl.losses.blocks import mean_logsumexp
 
@@ -42,7 +43,7 @@ class DCL(SSLLoss):
 
     def __init__(self, temperature: float = 0.5):
         super().__init__()
-        self.temperature = temperature
+        self.temperature = check_number("loss__temperature", temperature, above=0)
 
     def forward(self, *z: Tensor) -> Tensor:
         return mean_over_pairs(self._pair, z)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import copy
 import warnings
-from numbers import Integral
 
 import torch
 
+from sklearn_ssl.checks import check_number
 from sklearn_ssl.losses.base import Spec
 
 # Where the user leaves it to us. Four at half the side cost as much as one full-size view.
@@ -39,15 +39,15 @@ def local_crops_that_fit(given: int | str, local_size: float, spec: Spec) -> int
     UserWarning
         The crops that were asked for have less than 16 pixels on the short side.
     """
+    local_size = check_number("loss__local_size", local_size, above=0, at_most=1)
     size = tuple(max(1, round(local_size * side)) for side in spec.image_size)
     if isinstance(given, str) and given == "auto":
         fit = min(size) >= SMALLEST_SIDE and refusal(spec, size) is None
         return LOCAL_CROPS if fit else 0
-    if not isinstance(given, Integral) or given < 0:
-        raise ValueError(f"loss__local_crops={given!r}: give a number of crops, 0 for none, or 'auto'.")
+    given = check_number("loss__local_crops", given, whole=True, at_least=0, instead=("auto",))
     if given > 0:
         _check(given, spec, size)
-    return int(given)
+    return given
 
 
 def _check(n: int, spec: Spec, size: tuple[int, int]) -> None:

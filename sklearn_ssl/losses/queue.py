@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from numbers import Integral
-
 import torch
 from torch import Tensor, nn
 
+from sklearn_ssl.checks import is_whole
 from sklearn_ssl.losses.base import Spec
 
 
@@ -72,7 +71,7 @@ def queue_size(given: int | str, default: int, spec: Spec) -> int:
     """
     if isinstance(given, str) and given == "auto":
         return max(min(default, spec.n_samples), spec.batch_size)
-    if not isinstance(given, Integral) or given < spec.batch_size:
+    if not is_whole(given) or given < spec.batch_size:
         raise ValueError(
             f"loss__queue_size={given!r}: each step puts in {spec.batch_size} rows, one for each image. "
             f"Give at least {spec.batch_size}, or 'auto', or set a smaller batch_size."

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sklearn_ssl.checks import check_number
 from sklearn_ssl.losses.base import SSLLoss, mean_over_pairs
 
 
@@ -61,9 +62,9 @@ class VICReg(SSLLoss):
 
     def __init__(self, sim_coeff: float = 25.0, std_coeff: float = 25.0, cov_coeff: float = 1.0):
         super().__init__()
-        self.sim_coeff = sim_coeff
-        self.std_coeff = std_coeff
-        self.cov_coeff = cov_coeff
+        self.sim_coeff = check_number("loss__sim_coeff", sim_coeff, at_least=0)
+        self.std_coeff = check_number("loss__std_coeff", std_coeff, at_least=0)
+        self.cov_coeff = check_number("loss__cov_coeff", cov_coeff, at_least=0)
 
     def forward(self, *z: Tensor) -> dict[str, Tensor]:
         invariance = mean_over_pairs(F.mse_loss, z)

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sklearn_ssl import Batch, Spec, SSLLoss
-from sklearn_ssl.losses import mlp
+from sklearn_ssl.losses import check_number, mlp
 from sklearn_ssl_cca.sizes import number_of_groups
 
 ROWS = 2**14  # that k-means compares with the centroids at a time
@@ -68,9 +68,11 @@ class DeepCluster(SSLLoss):
     ):
         super().__init__()
         self.n_clusters = n_clusters
-        self.n_groupings = n_groupings
-        self.temperature = temperature
-        self.kmeans_iterations = kmeans_iterations
+        self.n_groupings = check_number("loss__n_groupings", n_groupings, whole=True, at_least=1)
+        self.temperature = check_number("loss__temperature", temperature, above=0)
+        self.kmeans_iterations = check_number(
+            "loss__kmeans_iterations", kmeans_iterations, whole=True, at_least=1
+        )
         self.register_load_state_dict_pre_hook(_new_bank_for_other_images)
 
     def make_projector(self, in_dim: int, widths: tuple[int, ...]) -> nn.Module:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from numbers import Integral
+from sklearn_ssl.losses import is_whole
 
 
 def number_of_groups(name: str, given: int | str, default: int, n_samples: int) -> int:
@@ -27,7 +27,7 @@ def number_of_groups(name: str, given: int | str, default: int, n_samples: int) 
     """
     if isinstance(given, str) and given == "auto":
         return min(default, max(2, n_samples // 4))
-    if not isinstance(given, Integral) or not 2 <= given <= n_samples:
+    if not is_whole(given) or not 2 <= given <= n_samples:
         raise ValueError(
             f"loss__{name}={given!r}: {n_samples} images can be sorted into 2 to {n_samples} groups. Give a "
             f"number in between, or 'auto'."

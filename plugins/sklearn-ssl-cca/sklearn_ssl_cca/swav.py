@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sklearn_ssl import Batch, Spec, SSLLoss, Views
-from sklearn_ssl.losses import Queue, local_crops_that_fit, mlp, queue_size
+from sklearn_ssl.losses import Queue, check_number, local_crops_that_fit, mlp, queue_size
 from sklearn_ssl_cca.sizes import number_of_groups
 
 GLOBAL = 2  # full-size views, whose codes are predicted
@@ -101,12 +101,14 @@ class SwAV(SSLLoss):
     ):
         super().__init__()
         self.n_prototypes = n_prototypes
-        self.temperature = temperature
-        self.epsilon = epsilon
-        self.sinkhorn_iterations = sinkhorn_iterations
-        self.freeze_epochs = freeze_epochs
+        self.temperature = check_number("loss__temperature", temperature, above=0)
+        self.epsilon = check_number("loss__epsilon", epsilon, above=0)
+        self.sinkhorn_iterations = check_number(
+            "loss__sinkhorn_iterations", sinkhorn_iterations, whole=True, at_least=1
+        )
+        self.freeze_epochs = check_number("loss__freeze_epochs", freeze_epochs, whole=True, at_least=0)
         self.queue_size = queue_size
-        self.queue_from = queue_from
+        self.queue_from = check_number("loss__queue_from", queue_from, at_least=0, at_most=1)
         self.local_crops = local_crops
         self.local_size = local_size
 

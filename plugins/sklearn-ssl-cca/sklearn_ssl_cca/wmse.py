@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from numbers import Integral
 from typing import ClassVar
 
 import torch
@@ -11,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sklearn_ssl import Batch, Spec, SSLLoss, Views
-from sklearn_ssl.losses import mean_over_pairs
+from sklearn_ssl.losses import check_number, is_whole, mean_over_pairs
 
 SUB_BATCH = 128  # images; the authors' for CIFAR-10
 
@@ -77,14 +76,14 @@ class WMSE(SSLLoss):
     def __init__(self, w_size: int | str = "auto", w_iter: int = 1, w_eps: float = 1e-4, n_views: int = 2):
         super().__init__()
         self.w_size = w_size
-        self.w_iter = w_iter
-        self.w_eps = w_eps
-        self.views = Views(n_views)
+        self.w_iter = check_number("loss__w_iter", w_iter, whole=True, at_least=1)
+        self.w_eps = check_number("loss__w_eps", w_eps, at_least=0)
+        self.views = Views(check_number("loss__n_views", n_views, whole=True, at_least=2))
 
     def build(self, spec: Spec) -> None:
         if isinstance(self.w_size, str) and self.w_size == "auto":
             return
-        if not isinstance(self.w_size, Integral) or not 2 <= self.w_size <= spec.batch_size:
+        if not is_whole(self.w_size) or not 2 <= self.w_size <= spec.batch_size:
             raise ValueError(
                 f"loss__w_size={self.w_size!r}: a sub-batch has 2 to {spec.batch_size} images, as "
                 f"batch_size={spec.batch_size}. Give a number in between, or 'auto', or a larger batch_size."

@@ -12,11 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sklearn_ssl import Batch, Spec, SSLLoss, Views
-from sklearn_ssl.losses import backbone_with_tokens
+from sklearn_ssl.losses import backbone_with_tokens, check_number
 from sklearn_ssl_masked.patches import (
     as_pixels,
     blockwise_mask,
-    check_ratio,
     number_hidden,
     patchify,
     shown_and_made,
@@ -97,20 +96,15 @@ class BEiT(SSLLoss):
         kl_weight: float = 0.1,
     ):
         super().__init__()
-        check_ratio(mask_ratio)
-        if vocab < 2:
-            raise ValueError(f"loss__vocab={vocab}: a vocabulary has at least 2 words.")
-        if tokenizer is None and not 0 < tokenizer_share < 1:
-            raise ValueError(
-                f"loss__tokenizer_share={tokenizer_share}: give the share of the training in which the "
-                "tokenizer is learned, above 0 and below 1, or a loss__tokenizer of your own."
-            )
+        if tokenizer is not None and not callable(tokenizer):
+            raise ValueError(f"loss__tokenizer={tokenizer!r}: give a function of images, a module, or None.")
+        share = check_number("loss__tokenizer_share", tokenizer_share, above=0, below=1)
         self.tokenizer = copy.deepcopy(tokenizer)
-        self.vocab = vocab
-        self.mask_ratio = mask_ratio
-        self.tokenizer_share = tokenizer_share if tokenizer is None else 0.0
-        self.tokenizer_width = tokenizer_width
-        self.kl_weight = kl_weight
+        self.vocab = check_number("loss__vocab", vocab, whole=True, at_least=2)
+        self.mask_ratio = check_number("loss__mask_ratio", mask_ratio, above=0, below=1)
+        self.tokenizer_share = share if tokenizer is None else 0.0
+        self.tokenizer_width = check_number("loss__tokenizer_width", tokenizer_width, whole=True, at_least=1)
+        self.kl_weight = check_number("loss__kl_weight", kl_weight, at_least=0)
 
     def build(self, spec: Spec) -> None:
         vit = backbone_with_tokens(spec)

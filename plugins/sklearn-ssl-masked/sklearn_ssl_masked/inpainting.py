@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import math
-from numbers import Integral
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from sklearn_ssl import Spec
-from sklearn_ssl.losses import MapsToPixels, map_size
+from sklearn_ssl.losses import MapsToPixels, check_number, map_size
 from sklearn_ssl_masked.filling import PixelFilling
-from sklearn_ssl_masked.patches import check_ratio
 
 
 class Inpainting(PixelFilling):
@@ -57,12 +55,9 @@ class Inpainting(PixelFilling):
 
     def __init__(self, mask_ratio: float = 0.25, holes: int = 4, decoder_width: int = 128):
         super().__init__()
-        check_ratio(mask_ratio)
-        if not isinstance(holes, Integral) or holes < 1:
-            raise ValueError(f"loss__holes={holes!r}: give a whole number of at least 1.")
-        self.mask_ratio = mask_ratio
-        self.holes = holes
-        self.decoder_width = decoder_width
+        self.mask_ratio = check_number("loss__mask_ratio", mask_ratio, above=0, below=1)
+        self.holes = check_number("loss__holes", holes, whole=True, at_least=1)
+        self.decoder_width = check_number("loss__decoder_width", decoder_width, whole=True, at_least=1)
 
     def build(self, spec: Spec) -> None:
         size, maps = spec.image_size, map_size(spec)

@@ -9,10 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sklearn_ssl import Batch, Spec, SSLLoss, Views
-from sklearn_ssl.losses import backbone_with_tokens
+from sklearn_ssl.losses import backbone_with_tokens, check_bool, check_number
 from sklearn_ssl_masked.patches import (
     as_pixels,
-    check_ratio,
     number_hidden,
     patchify,
     shown_and_made,
@@ -71,11 +70,10 @@ class MAE(SSLLoss):
         normalize_targets: bool = True,
     ):
         super().__init__()
-        check_ratio(mask_ratio)
-        self.mask_ratio = mask_ratio
-        self.decoder_width = decoder_width
-        self.decoder_depth = decoder_depth
-        self.normalize_targets = normalize_targets
+        self.mask_ratio = check_number("loss__mask_ratio", mask_ratio, above=0, below=1)
+        self.decoder_width = check_number("loss__decoder_width", decoder_width, whole=True, at_least=1)
+        self.decoder_depth = check_number("loss__decoder_depth", decoder_depth, whole=True, at_least=0)
+        self.normalize_targets = check_bool("loss__normalize_targets", normalize_targets)
 
     def build(self, spec: Spec) -> None:
         vit = backbone_with_tokens(spec)

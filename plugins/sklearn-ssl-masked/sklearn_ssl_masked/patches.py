@@ -35,14 +35,6 @@ def shown_and_made(x: Tensor, hidden: Tensor, painted: Tensor) -> tuple[Tensor, 
     return x.masked_fill(hidden, torch.nan), torch.where(hidden, painted, x)
 
 
-def check_ratio(ratio: float) -> None:
-    """Something is hidden, and something is shown."""
-    if not 0 < ratio < 1:
-        raise ValueError(
-            f"loss__mask_ratio={ratio}: give the share of an image that is hidden, above 0 and below 1."
-        )
-
-
 def number_hidden(patches: int, ratio: float) -> int:
     """How many patches are hidden: at least one, and not all.
 

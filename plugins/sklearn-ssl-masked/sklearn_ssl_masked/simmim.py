@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from numbers import Integral
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from sklearn_ssl import Spec
-from sklearn_ssl.losses import MapsToPixels, map_size, patch_side
+from sklearn_ssl.losses import MapsToPixels, check_number, is_whole, map_size, patch_side
 from sklearn_ssl_masked.filling import PixelFilling
-from sklearn_ssl_masked.patches import check_ratio, number_hidden, random_mask
+from sklearn_ssl_masked.patches import number_hidden, random_mask
 
 # Squares in a row of the image, where the user leaves it to us.
 AUTO_SQUARES = 6
@@ -56,8 +55,7 @@ class SimMIM(PixelFilling):
 
     def __init__(self, mask_ratio: float = 0.6, mask_size: int | str = "auto"):
         super().__init__()
-        check_ratio(mask_ratio)
-        self.mask_ratio = mask_ratio
+        self.mask_ratio = check_number("loss__mask_ratio", mask_ratio, above=0, below=1)
         self.mask_size = mask_size
 
     def build(self, spec: Spec) -> None:
@@ -89,7 +87,7 @@ def checked_square(given: int | str, image_size: tuple[int, int], patch: int) ->
     if isinstance(given, str) and given == "auto":
         return max(1, round(min(image_size) / AUTO_SQUARES / patch)) * patch
     largest = max(image_size) // 2 // patch * patch
-    if not isinstance(given, Integral) or given < 1 or given % patch or given > largest:
+    if not is_whole(given) or given < 1 or given % patch or given > largest:
         multiple = f"a multiple of the patch's {patch}" if patch > 1 else "a whole number"
         raise ValueError(f"loss__mask_size={given!r}: give {multiple}, at most {largest}, or 'auto'.")
     return given

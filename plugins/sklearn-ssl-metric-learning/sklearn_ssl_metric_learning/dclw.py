@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from sklearn_ssl.losses import DCL, mean_over_pairs
+from sklearn_ssl.losses import DCL, check_number, mean_over_pairs
 
 
 class DCLW(DCL):
@@ -45,7 +45,7 @@ class DCLW(DCL):
 
     def __init__(self, temperature: float = 0.5, sigma: float = 0.5):
         super().__init__(temperature)
-        self.sigma = sigma
+        self.sigma = check_number("loss__sigma", sigma, above=0)
 
     def forward(self, *z: Tensor) -> Tensor:
         return super().forward(*z) + mean_over_pairs(self._by_weights, z)

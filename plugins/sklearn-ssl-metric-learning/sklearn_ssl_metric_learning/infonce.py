@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sklearn_ssl import SSLLoss
-from sklearn_ssl.losses import mean_over_pairs
+from sklearn_ssl.losses import check_number, mean_over_pairs
 
 
 class InfoNCE(SSLLoss):
@@ -41,7 +41,7 @@ class InfoNCE(SSLLoss):
 
     def __init__(self, temperature: float = 0.5):
         super().__init__()
-        self.temperature = temperature
+        self.temperature = check_number("loss__temperature", temperature, above=0)
 
     def forward(self, *z: Tensor) -> Tensor:
         return mean_over_pairs(self._pair, z)

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sklearn_ssl import SSLLoss
-from sklearn_ssl.losses import mean_over_pairs
+from sklearn_ssl.losses import check_number, mean_over_pairs
 from sklearn_ssl_metric_learning.distances import pair_distances
 
 
@@ -45,7 +45,7 @@ class Margin(SSLLoss):
 
     def __init__(self, margin: float = 1.4):
         super().__init__()
-        self.margin = margin
+        self.margin = check_number("loss__margin", margin, above=0)
 
     def forward(self, *z: Tensor) -> Tensor:
         return mean_over_pairs(self._pair, z)

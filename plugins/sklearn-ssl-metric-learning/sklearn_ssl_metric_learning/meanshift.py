@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sklearn_ssl import Batch, Spec, SSLLoss, Views
-from sklearn_ssl.losses import Queue, mlp, queue_size
+from sklearn_ssl.losses import Queue, check_number, is_whole, mlp, queue_size
 
 
 def twice_then_a_quarter(feature_dim: int) -> tuple[int, ...]:
@@ -71,6 +71,8 @@ class MeanShift(SSLLoss):
     ):
         super().__init__()
         self.k = k
+        if not callable(momentum):
+            momentum = check_number("loss__momentum", momentum, at_least=0, at_most=1)
         self.teacher = momentum
         self.queue_size = queue_size
 
@@ -80,7 +82,7 @@ class MeanShift(SSLLoss):
 
     def build(self, spec: Spec) -> None:
         size = queue_size(self.queue_size, 128_000, spec)
-        if not 1 <= self.k <= size:
+        if not is_whole(self.k) or not 1 <= self.k <= size:
             raise ValueError(
                 f"loss__k={self.k!r}: of a queue of {size} projections, the nearest can be 1 to {size}. "
                 f"The paper takes 5."

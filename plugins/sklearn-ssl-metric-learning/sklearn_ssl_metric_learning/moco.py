@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sklearn_ssl import Batch, Spec, SSLLoss
-from sklearn_ssl.losses import Queue, queue_size
+from sklearn_ssl.losses import Queue, check_number, queue_size
 
 
 class MoCo(SSLLoss):
@@ -68,7 +68,9 @@ class MoCo(SSLLoss):
         queue_size: int | str = "auto",
     ):
         super().__init__()
-        self.temperature = temperature
+        self.temperature = check_number("loss__temperature", temperature, above=0)
+        if not callable(momentum):
+            momentum = check_number("loss__momentum", momentum, at_least=0, at_most=1)
         self.teacher = momentum
         self.queue_size = queue_size
 

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sklearn_ssl import Batch, Spec, SSLLoss
-from sklearn_ssl.losses import Queue, mlp, queue_size
+from sklearn_ssl.losses import Queue, check_number, mlp, queue_size
 
 
 class NNCLR(SSLLoss):
@@ -51,7 +51,7 @@ class NNCLR(SSLLoss):
 
     def __init__(self, temperature: float = 0.2, queue_size: int | str = "auto"):
         super().__init__()
-        self.temperature = temperature
+        self.temperature = check_number("loss__temperature", temperature, above=0)
         self.queue_size = queue_size
 
     def build(self, spec: Spec) -> None:

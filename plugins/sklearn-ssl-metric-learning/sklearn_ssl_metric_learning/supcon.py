@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sklearn_ssl import SSLLoss
+from sklearn_ssl.losses import check_number
 
 
 class SupCon(SSLLoss):
@@ -41,7 +42,7 @@ class SupCon(SSLLoss):
 
     def __init__(self, temperature: float = 0.5):
         super().__init__()
-        self.temperature = temperature
+        self.temperature = check_number("loss__temperature", temperature, above=0)
 
     def forward(self, *z: Tensor, y: Tensor) -> Tensor:
         if len(z) < 2:

@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sklearn_ssl import Spec, SSLLoss
-from sklearn_ssl.losses import mean_over_pairs
+from sklearn_ssl import SSLLoss
+from sklearn_ssl.losses import check_choice, check_number, mean_over_pairs
 from sklearn_ssl_metric_learning.distances import pair_distances
 
 NEGATIVES = ("violating", "hardest")
@@ -51,12 +51,8 @@ class Triplet(SSLLoss):
 
     def __init__(self, margin: float = 1.0, negatives: str = "violating"):
         super().__init__()
-        self.margin = margin
-        self.negatives = negatives
-
-    def build(self, spec: Spec) -> None:
-        if self.negatives not in NEGATIVES:
-            raise ValueError(f"loss__negatives={self.negatives!r}: give 'violating' or 'hardest'.")
+        self.margin = check_number("loss__margin", margin, at_least=0)
+        self.negatives = check_choice("loss__negatives", negatives, NEGATIVES)
 
     def forward(self, *z: Tensor) -> Tensor:
         return mean_over_pairs(self._pair, z)

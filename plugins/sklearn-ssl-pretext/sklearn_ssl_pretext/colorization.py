@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sklearn_ssl import Batch, Spec, SSLLoss, Views
-from sklearn_ssl.losses import MapsToPixels, map_size
+from sklearn_ssl.losses import MapsToPixels, check_number, map_size
 
 # Temperature at which the colours of a picture are averaged (the paper's, equation 5).
 ANNEALED = 0.38
@@ -64,10 +64,8 @@ class Colorization(SSLLoss):
 
     def __init__(self, bins: int = 8, decoder_width: int = 128):
         super().__init__()
-        if bins < 2:
-            raise ValueError(f"loss__bins={bins}: give at least 2 of each axis.")
-        self.bins = bins
-        self.decoder_width = decoder_width
+        self.bins = check_number("loss__bins", bins, whole=True, at_least=2)
+        self.decoder_width = check_number("loss__decoder_width", decoder_width, whole=True, at_least=1)
 
     def build(self, spec: Spec) -> None:
         if spec.in_channels != 3:

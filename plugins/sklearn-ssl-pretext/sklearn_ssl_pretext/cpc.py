@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from numbers import Integral
 from typing import ClassVar
 
 import torch
@@ -10,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sklearn_ssl import Batch, Spec, SSLLoss, Views
-from sklearn_ssl.losses import patch_side
+from sklearn_ssl.losses import check_number, is_whole, patch_side
 from sklearn_ssl_pretext.tiles import check_is_taken
 
 # Pixels on the side of a patch, where the user leaves the grid to us and the image allows for it; and patches
@@ -71,9 +70,9 @@ class CPC(SSLLoss):
     def __init__(self, grid: int | str = "auto", steps: int = 5, dim: int = 128, temperature: float = 0.1):
         super().__init__()
         self.grid = grid
-        self.steps = steps
-        self.dim = dim
-        self.temperature = temperature
+        self.steps = check_number("loss__steps", steps, whole=True, at_least=1)
+        self.dim = check_number("loss__dim", dim, whole=True, at_least=1)
+        self.temperature = check_number("loss__temperature", temperature, above=0)
 
     def build(self, spec: Spec) -> None:
         patch = patch_side(spec)
@@ -87,8 +86,6 @@ class CPC(SSLLoss):
                 + (", or a smaller backbone__patch." if patch > 1 else ".")
             )
         check_is_taken(spec, self.size, "patches")
-        if self.steps < 1:
-            raise ValueError(f"loss__steps={self.steps}: give at least 1.")
         self.ahead = min(self.steps, self.rows - 1)
         self.read = nn.GRUCell(spec.feature_dim, spec.feature_dim)
         self.target = nn.Linear(spec.feature_dim, self.dim, bias=False)
@@ -125,7 +122,7 @@ def checked_grid(given: int | str, image_size: tuple[int, int]) -> int:
     """Patches in a row and in a column."""
     if isinstance(given, str) and given == "auto":
         return min(MOST, max(FEWEST, 2 * min(image_size) // AUTO_SIDE - 1))
-    if not isinstance(given, Integral) or given < 2:
+    if not is_whole(given) or given < 2:
         raise ValueError(f"loss__grid={given!r}: give at least 2 patches in a row, or 'auto'.")
     return given
 

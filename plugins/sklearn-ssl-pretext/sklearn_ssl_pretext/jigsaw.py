@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from sklearn_ssl import Batch, Spec, SSLLoss, Views
-from sklearn_ssl.losses import mlp
+from sklearn_ssl.losses import check_choice, check_number, mlp
 from sklearn_ssl_pretext.answers import graded
 from sklearn_ssl_pretext.tiles import (
     check_grid,
@@ -87,16 +87,11 @@ class Jigsaw(SSLLoss):
         head_depth: int = 2,
     ):
         super().__init__()
-        check_grid(grid)
-        if tiles not in TILES:
-            raise ValueError(f"loss__tiles={tiles!r}: give 'together' or 'apart'.")
-        if permutations < 2:
-            raise ValueError(f"loss__permutations={permutations}: give at least 2 to choose from.")
-        self.grid = grid
-        self.permutations = permutations
-        self.tiles = tiles
-        self.head_width = head_width
-        self.head_depth = head_depth
+        self.grid = check_grid(grid)
+        self.permutations = check_number("loss__permutations", permutations, whole=True, at_least=2)
+        self.tiles = check_choice("loss__tiles", tiles, TILES)
+        self.head_width = check_number("loss__head_width", head_width, whole=True, at_least=1)
+        self.head_depth = check_number("loss__head_depth", head_depth, whole=True, at_least=0)
 
     def build(self, spec: Spec) -> None:
         self.side = tiles_in_a_row(self.grid, spec)

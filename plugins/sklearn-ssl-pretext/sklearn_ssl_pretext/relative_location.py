@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from sklearn_ssl import Batch, Spec, SSLLoss, Views
-from sklearn_ssl.losses import mlp
+from sklearn_ssl.losses import check_bool, check_number, mlp
 from sklearn_ssl_pretext.answers import graded
 from sklearn_ssl_pretext.tiles import (
     check_grid,
@@ -80,13 +80,10 @@ class RelativeLocation(SSLLoss):
         head_depth: int = 2,
     ):
         super().__init__()
-        check_grid(grid)
-        if drop_colors not in ("auto", True, False):
-            raise ValueError(f"loss__drop_colors={drop_colors!r}: give True, False or 'auto'.")
-        self.grid = grid
-        self.drop_colors = drop_colors
-        self.head_width = head_width
-        self.head_depth = head_depth
+        self.grid = check_grid(grid)
+        self.drop_colors = check_bool("loss__drop_colors", drop_colors, instead=("auto",))
+        self.head_width = check_number("loss__head_width", head_width, whole=True, at_least=1)
+        self.head_depth = check_number("loss__head_depth", head_depth, whole=True, at_least=0)
 
     def build(self, spec: Spec) -> None:
         self.side = tiles_in_a_row(self.grid, spec)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from sklearn_ssl import Spec
-from sklearn_ssl.losses import patch_side, refusal
+from sklearn_ssl.losses import check_number, patch_side, refusal
 
 # Side of a tile, as a share of its cell's: 64 of 75 pixels in Noroozi and Favaro, arXiv:1603.09246. The gap
 # keeps lines from going on from one tile to the next.
@@ -24,10 +24,9 @@ def is_small(spec: Spec) -> bool:
     return min(spec.image_size) < SMALL
 
 
-def check_grid(grid: int | str) -> None:
-    """Raise a ValueError where it is none of those that tiles are cut by."""
-    if grid not in ("auto", 2, 3):
-        raise ValueError(f"loss__grid={grid!r}: give 2 or 3 tiles in a row, or 'auto'.")
+def check_grid(grid: int | str) -> int | str:
+    """Return the number of tiles in a row if tiles can be cut by it, else raise a ValueError."""
+    return check_number("loss__grid", grid, whole=True, at_least=2, at_most=3, instead=("auto",))
 
 
 def tiles_in_a_row(grid: int | str, spec: Spec) -> int:

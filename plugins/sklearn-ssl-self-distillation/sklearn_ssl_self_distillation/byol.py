@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sklearn_ssl import Batch, Spec, SSLLoss
-from sklearn_ssl.losses import mlp
+from sklearn_ssl.losses import check_number, mlp
 from sklearn_ssl_self_distillation.heads import make_predictor
 from sklearn_ssl_self_distillation.schedules import CosineToOne
 
@@ -59,9 +59,11 @@ class BYOL(SSLLoss):
 
     def __init__(self, momentum: float = 0.99, predictor_dim: int | None = None):
         super().__init__()
-        self.momentum = momentum
-        self.predictor_dim = predictor_dim
-        self.teacher = CosineToOne(momentum)
+        self.momentum = check_number("loss__momentum", momentum, at_least=0, at_most=1)
+        self.predictor_dim = check_number(
+            "loss__predictor_dim", predictor_dim, whole=True, at_least=1, instead=(None,)
+        )
+        self.teacher = CosineToOne(self.momentum)
 
     def make_projector(self, in_dim: int, widths: tuple[int, ...]) -> nn.Module:
         """An MLP with BatchNorm on its output too; see the notes."""

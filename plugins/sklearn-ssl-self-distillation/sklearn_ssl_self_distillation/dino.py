@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sklearn_ssl import Batch, Spec, SSLLoss, Views
-from sklearn_ssl.losses import local_crops_that_fit, mlp
+from sklearn_ssl.losses import check_number, local_crops_that_fit, mlp
 from sklearn_ssl_self_distillation.schedules import CosineToOne, LinearWarmup
 
 # Of the training: an epoch can be half of it.
@@ -105,12 +105,18 @@ class DINO(SSLLoss):
         local_size: float = 0.5,
     ):
         super().__init__()
-        self.out_dim = out_dim
-        self.student_temp = student_temp
-        self.teacher_temp = LinearWarmup(warmup_teacher_temp, teacher_temp, teacher_temp_warmup)
-        self.center_momentum = center_momentum
-        self.teacher = CosineToOne(momentum)
-        self.freeze_last_layer = freeze_last_layer
+        self.out_dim = check_number("loss__out_dim", out_dim, whole=True, at_least=2)
+        self.student_temp = check_number("loss__student_temp", student_temp, above=0)
+        self.teacher_temp = LinearWarmup(
+            start=check_number("loss__warmup_teacher_temp", warmup_teacher_temp, above=0),
+            end=check_number("loss__teacher_temp", teacher_temp, above=0),
+            share=check_number("loss__teacher_temp_warmup", teacher_temp_warmup, at_least=0, at_most=1),
+        )
+        self.center_momentum = check_number("loss__center_momentum", center_momentum, at_least=0, at_most=1)
+        self.teacher = CosineToOne(check_number("loss__momentum", momentum, at_least=0, at_most=1))
+        self.freeze_last_layer = check_number(
+            "loss__freeze_last_layer", freeze_last_layer, whole=True, at_least=0
+        )
         self.local_crops = local_crops
         self.local_size = local_size
 
@@ -119,10 +125,6 @@ class DINO(SSLLoss):
         return mlp(in_dim, *widths, norm_output=True)
 
     def build(self, spec: Spec) -> None:
-        if self.out_dim < 2:
-            raise ValueError(
-                f"loss__out_dim={self.out_dim}: the teacher needs at least 2 outputs to choose from."
-            )
         local = local_crops_that_fit(self.local_crops, self.local_size, spec)
         self.views = Views(2, local=local, local_size=self.local_size)
         w = F.normalize(torch.randn(self.out_dim, spec.dim, generator=spec.generator), dim=1)

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sklearn_ssl import Batch, Spec, SSLLoss
-from sklearn_ssl.losses import mlp
+from sklearn_ssl.losses import check_number, mlp
 from sklearn_ssl_self_distillation.heads import make_predictor
 
 
@@ -51,7 +51,9 @@ class SimSiam(SSLLoss):
 
     def __init__(self, predictor_dim: int | None = None):
         super().__init__()
-        self.predictor_dim = predictor_dim
+        self.predictor_dim = check_number(
+            "loss__predictor_dim", predictor_dim, whole=True, at_least=1, instead=(None,)
+        )
 
     def make_projector(self, in_dim: int, widths: tuple[int, ...]) -> nn.Module:
         """An MLP with BatchNorm on its output too, as in the paper."""

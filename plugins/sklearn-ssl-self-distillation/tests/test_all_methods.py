@@ -67,12 +67,20 @@ def test_training_goes_on_after_a_pickle_as_if_it_had_not_stopped(loss):
 @pytest.mark.parametrize(
     ("loss", "params", "words"),
     [
-        ("byol", {"momentum": 1.5}, r"BYOL: the momentum of the teacher is 1\.5\. .* from 0 .* to 1"),
-        ("dino", {"momentum": -0.1}, r"DINO: the momentum of the teacher is -0\.1\."),
-        ("byol", {"predictor_dim": 0}, r"loss__predictor_dim=0: .*at least 1 unit.* None for 16"),
-        ("simsiam", {"predictor_dim": -1}, r"loss__predictor_dim=-1: .*at least 1 unit.* None for 2"),
-        ("dino", {"local_crops": -1}, r"loss__local_crops=-1: give a number of crops"),
-        ("dino", {"local_crops": "many"}, r"loss__local_crops='many': give a number of crops"),
+        ("byol", {"momentum": 1.5}, "loss__momentum=1.5: give a finite number of at least 0 and at most 1"),
+        ("dino", {"momentum": -0.1}, "loss__momentum=-0.1: give a finite number of at least 0 and at most 1"),
+        ("byol", {"predictor_dim": 0}, "loss__predictor_dim=0: give a whole number of at least 1, or None"),
+        (
+            "simsiam",
+            {"predictor_dim": -1},
+            "loss__predictor_dim=-1: give a whole number of at least 1, or None",
+        ),
+        ("dino", {"local_crops": -1}, "loss__local_crops=-1: give a whole number of at least 0, or 'auto'"),
+        (
+            "dino",
+            {"local_crops": "many"},
+            "loss__local_crops='many': give a whole number of at least 0, or 'auto'",
+        ),
         ("dino", {"out_dim": 1}, r"loss__out_dim=1: .*at least 2"),
     ],
 )
