@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
+import errno
 import hashlib
 import json
 import os
-import uuid
-from collections import Counter
-from collections.abc import Mapping
-from pathlib import Path
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -19,6 +17,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from sklearn_ssl.devices import is_out_of_memory
+from sklearn_ssl.forms import FormError, check_form, printable
+from sklearn_ssl.replacing import check_regular, replace_file
 
 # Of the file's layout. A reader takes every version up to its own.
 FORMAT = 1
@@ -30,7 +30,9 @@ class ArchiveError(ValueError):
     """A file that is not what was asked for, or no longer what was written."""
 
 
-def write_archive(path: str | os.PathLike, kind: str, content: Any) -> None:
+def write_archive(
+    path: str | os.PathLike, kind: str, content: Any, unless: Callable[[], bool] = lambda: False
+) -> None:
     """Write a file in place of the one there was, in one go: a reader sees the old one or the new one.
 
     Parameters
@@ -41,6 +43,8 @@ def write_archive(path: str | os.PathLike, kind: str, content: Any) -> None:
         What the file is; `read_archive` asks for it.
     content : dict, list, tuple, Tensor, str, int, float, bool or None, nested
         Tensors may be anywhere in it, on any device.
+    unless : callable, optional
+        As for `replace_file`.
 
     Raises
     ------
@@ -52,39 +56,43 @@ def write_archive(path: str | os.PathLike, kind: str, content: Any) -> None:
     tensors: dict[str, Tensor] = {}
     head = json.dumps({"format": FORMAT, "kind": kind, "content": _encode(content, "", tensors)})
     metadata = {"sklearn_ssl": head, "sha256": _checksum(head, tensors)}
-    path = Path(path)
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
+    own = _each_its_own(tensors)
     try:
-        partial.touch()
-        usual = partial.stat().st_mode
-        save_file(_each_its_own(tensors), partial, metadata)
-        partial.chmod(usual)  # safetensors lets nobody else read its files
-        _to_disk(partial)
-        os.replace(partial, path)
-        with contextlib.suppress(OSError):  # not every system can
-            _to_disk(path.parent, os.O_RDONLY)
+        # safetensors writes a file of its own beside this one, and renames it: `path` is alone in its folder.
+        replace_file(path, lambda new: save_file(own, new, metadata), unless)
     except SafetensorError as error:  # "I/O error: No space left on device"
-        raise OSError(f"{path} cannot be written: {error}") from error
-    finally:
-        partial.unlink(missing_ok=True)
+        raise OSError(errno.EIO, f"{path} cannot be written: {error}") from error
 
 
-def read_archive(path: str | os.PathLike, kind: str) -> Any:
+def read_archive(path: str | os.PathLike, kind: str, form: Any = object, *, tensors: bool = True) -> Any:
     """What `write_archive` was given, with tensors on the CPU; nothing in the file is executed.
+
+    Parameters
+    ----------
+    path : path-like
+    kind : str
+    form : type, dict, list, tuple or callable, optional
+        Of the content; see `check_form`.
+    tensors : bool, default=True
+        False: a quick look, with None for each tensor, at a file whose checksum is not looked at.
 
     Raises
     ------
     ArchiveError
-        The file is of another kind, of a later format, or damaged.
+        The file is of another kind, of a later format, or damaged, or its content has another form.
     OSError
         There is no such file, or it cannot be read.
     """
+    check_regular(path)
     with open(path, "rb"):  # the system's own words for a missing file
         pass
     try:
-        head, tensors = _read(path)
-        head = _of_this_format(json.loads(head), kind)
-        return _decode(head["content"], tensors)
+        head, read = _read(path, tensors)
+        content = _decode(_of_this_format(json.loads(head), kind)["content"], read)
+        check_form(content, form, "content")
+        return content
+    except FormError as error:
+        raise ArchiveError(f"{path} is not a file of sklearn_ssl, or it is damaged: {error}.") from None
     except ArchiveError as error:
         raise ArchiveError(f"{path} {error}") from None
     except (MemoryError, OSError):  # no fault of the file's
@@ -109,9 +117,11 @@ def is_plain(content: Any) -> bool:
     return True
 
 
-def _read(path: str | os.PathLike) -> tuple[str, dict[str, Tensor]]:
+def _read(path: str | os.PathLike, with_tensors: bool) -> tuple[str, Mapping[str, Tensor | None]]:
     with safe_open(path, framework="pt", device="cpu") as file:
         metadata = file.metadata() or {}
+        if not with_tensors:
+            return metadata["sklearn_ssl"], defaultdict(lambda: None)
         # Copies: the file is mapped into memory, and may be replaced.
         tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
     head = metadata["sklearn_ssl"]
@@ -121,13 +131,14 @@ def _read(path: str | os.PathLike) -> tuple[str, dict[str, Tensor]]:
 
 
 def _of_this_format(head: dict, kind: str) -> dict:
+    check_form(head, {"format": int, "kind": str, "content": object}, "head")
     if head["format"] > FORMAT:
         raise ArchiveError(
             f"has format {head['format']}, of a later version of sklearn_ssl than this one, which reads "
             f"formats up to {FORMAT}: pip install -U sklearn-ssl."
         )
     if head["kind"] != kind:
-        raise ArchiveError(f"is a {head['kind']}, not a {kind}.")
+        raise ArchiveError(f"is a {printable(head['kind'])}, not a {kind}.")
     return head
 
 
@@ -183,12 +194,3 @@ def _each_its_own(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         name: tensor.clone() if places[tensor.untyped_storage().data_ptr()] > 1 else tensor
         for name, tensor in tensors.items()
     }
-
-
-def _to_disk(path: str | os.PathLike, access: int = os.O_RDWR) -> None:
-    """What was written survives a loss of power."""
-    handle = os.open(path, access)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import re
 import time
 from pathlib import Path
@@ -12,7 +10,9 @@ from typing import Any
 from skorch.callbacks import Callback
 
 from sklearn_ssl.archive import ArchiveError, plain_items, read_archive, write_archive
+from sklearn_ssl.forms import is_count
 from sklearn_ssl.images import Source
+from sklearn_ssl.replacing import naming, remove_abandoned
 from sklearn_ssl.training import SSLNet, StopTraining
 
 KIND = "checkpoint"
@@ -20,8 +20,29 @@ KIND = "checkpoint"
 INTERVAL = 300.0
 # Of the time of a training that writing may take: it is done more seldom than told where it takes longer.
 SHARE = 0.1
-# Seconds after which what a process left half written is nobody's any more.
-ABANDONED = 3600.0
+NUMBER = (int, float)
+# How far a training has come, and which it is.
+PLACE = {
+    "training": {"steps_done": is_count, "seed": is_count},
+    "finished": lambda value: value in (None, "schedule", "callback"),
+    "fingerprint": str,
+}
+STATE = {
+    **PLACE["training"],
+    "student": {str: object},
+    "teacher": ({str: object}, None),
+    "loss": {str: object},
+    "optimizer": {"state": {int: dict}, "param_groups": [{"params": [int], "lr": NUMBER}]},
+    "seconds": NUMBER,
+    "rate": NUMBER,
+    "meter": ({"steps": is_count, "seconds": NUMBER, "sums": {str: NUMBER}, "counts": {str: int}}, None),
+}
+FORM = {
+    **PLACE,
+    "training": STATE,
+    "history": [{"epoch": is_count, "train_loss": NUMBER}],
+    "bad": {int: str},
+}
 
 
 class Checkpoint(Callback):
@@ -33,17 +54,20 @@ class Checkpoint(Callback):
 
     Parameters
     ----------
-    folder : path-like
+    folder : Path
         Made if it is not there.
-    name : str
+    loss_name : str
+    fingerprint : str
         The same for the same training.
     source : Source
         Its images, of which some may be bad.
     """
 
-    def __init__(self, folder: str | os.PathLike, name: str, source: Source):
-        name = re.sub(r"[^\w.-]", "-", name)  # a loss may be named "package:loss" or "<lambda>"
-        self.path = Path(folder) / f"{name}.safetensors"
+    def __init__(self, folder: Path, loss_name: str, fingerprint: str, source: Source):
+        # A loss may be named "package:loss" or "<lambda>".
+        name = re.sub(r"[^\w.-]", "-", f"{loss_name}-{fingerprint}")
+        self.path = folder / f"{name}.safetensors"
+        self.fingerprint = fingerprint
         self.source = source
 
     def read(self) -> dict | None:
@@ -55,14 +79,24 @@ class Checkpoint(Callback):
         Raises
         ------
         ValueError
-            The file is damaged.
+            The file is damaged, or another training's.
+        OSError
+            The file cannot be read.
         """
-        if not self.path.exists():
-            return None
+        remove_abandoned(self.path.parent)
         try:
-            return read_archive(self.path, KIND)
+            with naming("checkpoint", self.path.parent):
+                kept = read_archive(self.path, KIND, FORM)
+        except FileNotFoundError:
+            return None
         except ArchiveError as error:
             raise ValueError(f"{error} To train from the start, delete it.") from error
+        if kept["fingerprint"] != self.fingerprint:
+            raise ValueError(
+                f"{self.path} is the checkpoint of another training, which was renamed or copied to this name. "
+                f"To train from the start, delete it."
+            )
+        return kept
 
     # ------------------------------------------------------------------ while it trains
 
@@ -81,6 +115,7 @@ class Checkpoint(Callback):
     def on_train_end(self, net: SSLNet, **kwargs: Any) -> None:
         if net.failure is None and not net.in_step and (net.finished or net.interrupted):
             self._try_to_write(net)
+        remove_abandoned(self.path.parent)
 
     def _is_due(self, interval: float) -> bool:
         return time.monotonic() - self.written > max(interval, self.seconds / SHARE)
@@ -102,9 +137,9 @@ class Checkpoint(Callback):
         # What callbacks note, and a file cannot hold, stays out.
         rows = [plain_items({**row, "batches": []}) for row in net.history if "train_loss" in row]
         content = {"training": net.training_state(), "history": rows, "finished": net.finished}
-        content["bad"] = {**net.bad_before, **self.source.bad}
+        content |= {"bad": {**net.bad_before, **self.source.bad}, "fingerprint": self.fingerprint}
         try:
-            write_archive(self.path, KIND, content)
+            write_archive(self.path, KIND, content, lambda: self._is_further(content))
         except OSError as error:
             raise OSError(
                 f"The checkpoint {self.path} cannot be written: {error}. Make room, or give another folder "
@@ -113,13 +148,21 @@ class Checkpoint(Callback):
         self.written = time.monotonic()
         self.seconds = self.written - began
 
-    def _make_room(self) -> None:
-        """The folder; without what a process that was killed while it wrote has left there."""
+    def _is_further(self, content: dict) -> bool:
+        """Whether another process has come further with this very training, and has written that."""
         try:
+            there = read_archive(self.path, KIND, PLACE, tensors=False)
+        except (FileNotFoundError, ArchiveError):
+            return False
+        same = there["training"]["seed"] == content["training"]["seed"]
+        return same and _progress(there) > _progress(content)
+
+    def _make_room(self) -> None:
+        with naming("checkpoint", self.path.parent):
             self.path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OSError(f"checkpoint={str(self.path.parent)!r} cannot be made: {error}") from error
-        for partial in self.path.parent.glob(f".{self.path.name}.*.partial"):
-            with contextlib.suppress(FileNotFoundError):  # its process has just finished it
-                if time.time() - partial.stat().st_mtime > ABANDONED:
-                    partial.unlink()
+
+
+def _progress(content: dict) -> tuple[bool, int, bool]:
+    """Larger for a training that has come further; one that a callback has ended can go on."""
+    finished = content["finished"]
+    return finished == "schedule", content["training"]["steps_done"], finished is not None

@@ -52,6 +52,7 @@ from sklearn_ssl.prefetch import ahead
 from sklearn_ssl.presets import make_augment, resolve_augment
 from sklearn_ssl.progress import FitProgress, over_images
 from sklearn_ssl.reader import resolve_reader
+from sklearn_ssl.replacing import given_path, naming
 from sklearn_ssl.saving import load_model, pack, save_model, unpack
 from sklearn_ssl.training import REMEDY, Schedule, SSLNet, TrainingSet, dimension, seeded_modules
 from sklearn_ssl.views import RandomViews, resize_and_center
@@ -189,13 +190,15 @@ class SSLImageEmbedder(
         A folder in which the training is kept, in a file for each combination of parameters and images. A
         later `fit` with the same ones goes on from it, in another process too and in mid-epoch, to the very
         weights of a training without a break (on a CPU, with `max_epochs`); a finished training is taken
-        from it as it is. Written after every epoch, and every five minutes in its middle, but taking a tenth
-        of the time at most; about three times as large as the network. Callbacks begin anew.
+        from it as it is, unless `random_state` is None. Written after every epoch, and every five minutes in
+        its middle, but taking a tenth of the time at most; about three times as large as the network.
+        Callbacks begin anew.
     warm_start : bool, default=False
         With a larger `max_epochs` (or `max_time`), the next `fit` trains the difference; the learning rate
         goes on where the longer schedule is at that epoch.
     random_state : int, RandomState or None, default=None
-        An int makes fits repeatable: bit for bit on the same device, precision and number of threads.
+        An int makes fits repeatable: bit for bit on the same device, precision and number of threads. With
+        None each fit draws anew, and only an interrupted one goes on from its `checkpoint`.
     verbose : int, default=0
         1: a progress bar with images/s and time left, in long transforms too.
     **nested : keyword arguments
@@ -434,7 +437,8 @@ max_epochs_, device_, precision_, compile_
         Parameters
         ----------
         path : path-like
-            Conventionally ends in ".safetensors". The file is written whole or not at all.
+            Conventionally ends in ".safetensors". The file is written whole or not at all; one that was there
+            keeps its permissions, and a link goes on to lead to it.
 
         Raises
         ------
@@ -450,7 +454,9 @@ max_epochs_, device_, precision_, compile_
         callbacks, are left out, and named when it is loaded. What a warm start would need is not in it.
         """
         check_is_fitted(self)
-        save_model(self, path)
+        path = given_path("path", path)
+        with naming("path", path):
+            save_model(self, path)
 
     def to_onnx(self, path: str | os.PathLike) -> None:
         """Write the encoder for ONNX runtimes: images in, embeddings out, for any number of images.
@@ -473,7 +479,9 @@ max_epochs_, device_, precision_, compile_
         ``precision="float32"``, to some 1e-5.
         """
         check_is_fitted(self)
-        export_onnx(self.encoder_, (self.image_shape_[2], *self.image_size_), path)
+        path = given_path("path", path)
+        with naming("path", path):
+            export_onnx(self.encoder_, (self.image_shape_[2], *self.image_size_), path)
 
     # ------------------------------------------------------------------ steps of fit
 
@@ -594,22 +602,27 @@ max_epochs_, device_, precision_, compile_
         earlier = _without(self._earlier_state() or {}, ("seconds", "meter"))
         images = source.identity(), labels
         digits = fingerprint(params, resolved, resolve_loss(self.loss), images, earlier)
-        return Checkpoint(self.checkpoint, f"{loss_name(self.loss)}-{digits}", source)
+        return Checkpoint(given_path("checkpoint", self.checkpoint), loss_name(self.loss), digits, source)
 
     def _earlier(self, checkpoint: Checkpoint | None) -> dict | None:
         """Where to go on, as `Checkpoint.read` has it; None at a start."""
         earlier = checkpoint and checkpoint.read()
+        if earlier and earlier["finished"] == "callback" and not self.callbacks:
+            earlier["finished"] = None  # nobody wants it to end there any more
+        if earlier and earlier["finished"] and self._is_drawn_anew():
+            earlier = None
         if earlier:
-            if earlier["finished"] == "callback" and not self.callbacks:
-                earlier["finished"] = None  # nobody wants it to end there any more
-            how = "is taken from" if earlier["finished"] else "goes on from"
-            steps = earlier["training"]["steps_done"]
-            warnings.warn(f"This fit {how} {checkpoint.path}, after {steps} steps.", stacklevel=4)
+            _drawn_seed(self.random_state)  # an instance moves on, as in the fit that is in the file
+            warnings.warn(_about_checkpoint(checkpoint, earlier), stacklevel=4)
         elif self._earlier_state() is not None:
             # A copy: an optimizer goes on to change the very tensors that it loads, and this fit may fail.
             state = copy.deepcopy(self._earlier_state())
             earlier = {"training": state, "history": self.history_, "finished": None, "bad": {}}
         return earlier
+
+    def _is_drawn_anew(self) -> bool:
+        """Whether each fit has a seed of its own, that of no earlier one."""
+        return self.random_state is None and self._earlier_state() is None
 
     def _net(self, loss: SSLLoss, source: Source, checkpoint: Checkpoint | None = None) -> SSLNet:
         """Everything that training needs, at its start or where an earlier one goes on."""
@@ -832,7 +845,9 @@ def load(path: str | os.PathLike, *, backbone: nn.Module | Callable | None = Non
     OSError
         The file cannot be read.
     """
-    return load_model(SSLImageEmbedder, path, backbone)
+    path = given_path("path", path)
+    with naming("path", path):
+        return load_model(SSLImageEmbedder, path, backbone)
 
 
 def _batches(source: Source, parts: Sequence[Tensor], device: torch.device) -> Iterator[Tensor]:
@@ -906,11 +921,22 @@ def _drawn_seed(random_state: Any) -> int:
     return int(check_random_state(random_state).randint(2**31))
 
 
+def _about_checkpoint(checkpoint: Checkpoint, earlier: dict) -> str:
+    steps = earlier["training"]["steps_done"]
+    if not earlier["finished"]:
+        return f"This fit goes on from {checkpoint.path}, after {steps} steps."
+    return (
+        f"This fit is taken from {checkpoint.path}, after {steps} steps: parameters, images, versions of "
+        f"packages, and the code of functions and classes with the values it refers to are the same. What "
+        f"code reads elsewhere was not compared: if that has changed, delete the file to train anew."
+    )
+
+
 def _going_on(net: SSLNet, earlier: dict, checkpoint: Checkpoint | None) -> SSLNet:
     net.finished, net.bad_before = earlier["finished"], earlier["bad"]
     try:
         return net.load_training_state(earlier["training"], earlier["history"])
-    except (RuntimeError, ValueError) as error:
+    except (KeyError, RuntimeError, ValueError) as error:
         if checkpoint and checkpoint.path.exists():
             raise ValueError(
                 f"{checkpoint.path} is of another network, loss or optimizer than this fit: was their code "

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from importlib.util import find_spec
+from pathlib import Path
 
 import torch
 from torch import nn
 
 from sklearn_ssl.inference import detached_copy
+from sklearn_ssl.replacing import replace_file
 
 
 def export_onnx(encoder: nn.Module, image_shape: tuple[int, int, int], path: str | os.PathLike) -> None:
@@ -23,6 +25,10 @@ def export_onnx(encoder: nn.Module, image_shape: tuple[int, int, int], path: str
     if missing:
         raise ImportError(f'to_onnx needs {" and ".join(missing)}: pip install "sklearn-ssl[onnx]".')
     encoder = detached_copy(encoder).cpu().eval()
+    replace_file(path, lambda new: _export(encoder, image_shape, new))
+
+
+def _export(encoder: nn.Module, image_shape: tuple[int, int, int], path: Path) -> None:
     torch.onnx.export(
         encoder,
         (torch.zeros(2, *image_shape),),

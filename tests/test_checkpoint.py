@@ -2,8 +2,9 @@
 
 import errno
 import os
+import shutil
 import signal
-import time
+import warnings
 from types import SimpleNamespace
 
 import numpy as np
@@ -174,8 +175,6 @@ def test_a_seed_that_nobody_gave_is_kept(often, make, images):
         make(random_state=None, callbacks=[At(6, die)]).fit(images)
     with pytest.warns(UserWarning, match=GOES_ON):
         first = make(random_state=None).fit(images)
-    with pytest.warns(UserWarning, match="is taken from"):
-        same_training(make(random_state=None).fit(images), first)
 
 
 def test_a_finished_fit_is_taken_as_it_is(make, images):
@@ -370,7 +369,7 @@ def test_what_is_no_folder_is_refused(make, images, given):
 def test_a_folder_that_cannot_be_made_is_told_before_the_first_step(make, images, tmp_path):
     (tmp_path / "file").touch()
     count = Count()
-    with pytest.raises(OSError, match=r"checkpoint='.*file.*' cannot be made"):
+    with pytest.raises(OSError, match=r"checkpoint='.*file.*': Not a directory"):
         make(checkpoint=tmp_path / "file" / "runs", callbacks=[count]).fit(images)
     assert count.steps == 0
 
@@ -439,15 +438,117 @@ def test_a_loss_that_is_no_number_does_not_replace_a_good_state(often, make, ima
     assert all(tensor.isfinite().all() for tensor in kept["training"]["student"].values())
 
 
-def test_what_was_left_half_written_is_cleared_away_after_an_hour(make, images, runs):
+@pytest.mark.parametrize("epochs", [3, 4])  # the same training, which is finished, and another one
+def test_what_a_killed_process_left_half_written_is_cleared_away(make, images, runs, epochs):
+    make().fit(images)
+    left = runs / f".{'0' * 16}.partial"
+    left.mkdir()
+    (left / ".tmpXYZ").write_bytes(b"half")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # "is taken from"
+        make(max_epochs=epochs).fit(images)
+    assert all(name.startswith("Everything-") for name in files(runs))
+
+
+def test_a_file_never_goes_back(often, make, images):
+    """Two fits of the same at once: the slower one, which dies, leaves the finished file of the faster one."""
+
+    def another():
+        with pytest.warns(UserWarning, match=f"{GOES_ON} 5 steps"):
+            make().fit(images)
+
+    with pytest.raises(RuntimeError, match="switched off"):
+        make(callbacks=[At(6, another), At(8, die)]).fit(images)
+    with pytest.warns(UserWarning, match="is taken from .*, after 12 steps"):
+        same_training(make().fit(images), make(checkpoint=None).fit(images))
+
+
+def test_a_file_of_another_training_is_refused(make, images, runs):
     make().fit(images)
     [path] = runs.iterdir()
-    old, new = (path.with_name(f".{path.name}.{name}.partial") for name in ("old", "new"))
-    for partial in (old, new):
-        partial.write_bytes(b"half")
-    long_ago = time.time() - 2 * checkpoint.ABANDONED
-    os.utime(old, (long_ago, long_ago))
-    path.unlink()
+    make(lr=0.1).fit(images)
+    [other] = set(runs.iterdir()) - {path}
+    shutil.copy(other, path)
+    with pytest.raises(ValueError, match="another training, which was renamed or copied to this name. To tr"):
+        make().fit(images)
+
+
+def test_a_pipe_in_the_place_of_the_file_is_refused(make, images, runs):
     make().fit(images)
-    assert not old.exists()
-    assert new.exists()
+    [path] = runs.iterdir()
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(OSError, match=r"checkpoint='.*runs': .* is a pipe or a device"):
+        make().fit(images)
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        (("training",), None),
+        (("training", "steps_done"), -1),
+        (("training", "seed"), "0"),
+        (("training", "student"), [1]),
+        (("training", "optimizer", "param_groups"), 5),
+        (("training", "meter"), {"steps": 1}),
+        (("history",), [{}]),
+        (("finished",), "yes"),
+        (("bad",), {"0": 1}),
+        (("fingerprint",), 1),
+    ],
+)
+def test_a_file_whose_content_has_another_form_is_refused(make, images, runs, place, value):
+    make().fit(images)
+    [path] = runs.iterdir()
+    kept = inner = checkpoint.read_archive(path, checkpoint.KIND)
+    for name in place[:-1]:
+        inner = inner[name]
+    inner[place[-1]] = value
+    checkpoint.write_archive(path, checkpoint.KIND, kept)
+    with pytest.raises(ValueError, match=f"content/{'/'.join(place)}.* To train from the start, delete it"):
+        make().fit(images)
+
+
+# ------------------------------------------------------------------ random_state
+
+
+def test_without_a_random_state_only_an_interrupted_fit_goes_on(often, make, images):
+    with pytest.raises(RuntimeError, match="switched off"):
+        make(random_state=None, callbacks=[At(6, die)]).fit(images)
+    with pytest.warns(UserWarning, match=f"{GOES_ON} 5 steps"):
+        first = make(random_state=None).fit(images)
+    anew = make(random_state=None).fit(images)
+    assert anew.history_[0]["train_loss"] != first.history_[0]["train_loss"]
+
+
+def test_a_fit_that_draws_anew_replaces_a_finished_one_and_is_gone_on_with(often, make, images):
+    make(random_state=None).fit(images)
+    with pytest.raises(RuntimeError, match="switched off"):
+        make(random_state=None, callbacks=[At(4, die)]).fit(images)
+    with pytest.warns(UserWarning, match=f"{GOES_ON} 3 steps"):
+        make(random_state=None).fit(images)
+
+
+def test_a_random_state_moves_on_as_if_there_were_no_file(make, images):
+    drawn = np.random.RandomState(0)
+    whole = [make(random_state=drawn).fit(images) for _ in range(2)]
+    drawn = np.random.RandomState(0)
+    for each in whole:
+        with pytest.warns(UserWarning, match="is taken from"):
+            same_training(make(random_state=drawn).fit(images), each)
+
+
+# ------------------------------------------------------------------ paths
+
+
+@pytest.mark.parametrize("given", ["", "a\0b"])
+def test_what_is_no_path_is_refused(make, images, given):
+    with pytest.raises(ValueError, match="checkpoint=.* is no path. Give one as a str or a pathlib.Path"):
+        make(checkpoint=given).fit(images)
+
+
+def test_the_home_folder(make, images, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    make(checkpoint="~/runs").fit(images)
+    assert len(files(tmp_path / "runs")) == 1
