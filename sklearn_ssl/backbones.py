@@ -124,14 +124,50 @@ def build_backbone(
     TypeError
         If a factory returns no module.
     """
-    module, label = _make(backbone, params, in_channels, image_size), _label(backbone)
+    module, label = make_backbone(backbone, params, in_channels, image_size), _label(backbone)
     output = _dry_run(module, label, in_channels, image_size)
     _check_features(output, label)
     if not isinstance(backbone, str):
         _warn_of_classifier(module, label, output.shape[1])
     if output.ndim == 4:  # (2, d, h, w)
-        module = nn.Sequential(module, nn.AdaptiveAvgPool2d(1), nn.Flatten())  # (n, d)
+        module = averaged(module)
     return module, output.shape[1]
+
+
+def make_backbone(
+    backbone: str | nn.Module | Callable, params: dict, in_channels: int, image_size: tuple[int, int]
+) -> nn.Module:
+    """Make the backbone, without a look at what it returns; see `build_backbone`."""
+    make = resolve_backbone(backbone)
+    if isinstance(make, torch.jit.ScriptModule):
+        raise ValueError(
+            "backbone is a scripted module, which cannot be copied and trained as others can: give the "
+            "module that torch.jit was given."
+        )
+    if isinstance(make, nn.Module):
+        if params:
+            raise ValueError(
+                f"backbone is an instance of {_label(backbone)}, which takes no parameters; got "
+                f"{', '.join(f'backbone__{key}' for key in params)}. Pass the class or a factory to set them."
+            )
+        return copy.deepcopy(make).cpu()  # the user's own may be on a GPU; what is built here is on the CPU
+    with _told_of(backbone, params):
+        if isinstance(backbone, str):
+            return make(in_channels, image_size, **params)
+        sizes = {"in_channels": in_channels, "image_size": image_size}
+        wanted = {key: size for key, size in sizes.items() if key in inspect.signature(make).parameters}
+        module = make(**{**wanted, **params})
+    if not isinstance(module, nn.Module):
+        raise TypeError(
+            f"backbone factory {_label(backbone)} returned a {type(module).__name__}; "
+            "it must return an nn.Module."
+        )
+    return module
+
+
+def averaged(module: nn.Module) -> nn.Sequential:
+    """A module that returns feature maps (n, d, height, width), made to return features (n, d)."""
+    return nn.Sequential(module, nn.AdaptiveAvgPool2d(1), nn.Flatten())
 
 
 def feature_maps(backbone: nn.Module, x: Tensor) -> Tensor:
@@ -405,34 +441,6 @@ def _redraw(conv: nn.Conv2d, in_channels: int) -> None:
 def _layers(model: nn.Module, kind: type | tuple[type, ...]) -> list[tuple[str, nn.Module]]:
     """(name, layer) in the order in which they were made, which is the order of use in torchvision."""
     return [(name, layer) for name, layer in model.named_modules() if isinstance(layer, kind)]
-
-
-def _make(backbone: Any, params: dict, in_channels: int, image_size: tuple[int, int]) -> nn.Module:
-    make = resolve_backbone(backbone)
-    if isinstance(make, torch.jit.ScriptModule):
-        raise ValueError(
-            "backbone is a scripted module, which cannot be copied and trained as others can: give the "
-            "module that torch.jit was given."
-        )
-    if isinstance(make, nn.Module):
-        if params:
-            raise ValueError(
-                f"backbone is an instance of {_label(backbone)}, which takes no parameters; got "
-                f"{', '.join(f'backbone__{key}' for key in params)}. Pass the class or a factory to set them."
-            )
-        return copy.deepcopy(make).cpu()  # the user's own may be on a GPU; what is built here is on the CPU
-    with _told_of(backbone, params):
-        if isinstance(backbone, str):
-            return make(in_channels, image_size, **params)
-        sizes = {"in_channels": in_channels, "image_size": image_size}
-        wanted = {key: size for key, size in sizes.items() if key in inspect.signature(make).parameters}
-        module = make(**{**wanted, **params})
-    if not isinstance(module, nn.Module):
-        raise TypeError(
-            f"backbone factory {_label(backbone)} returned a {type(module).__name__}; "
-            "it must return an nn.Module."
-        )
-    return module
 
 
 @contextmanager

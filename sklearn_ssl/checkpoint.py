@@ -93,8 +93,8 @@ class Checkpoint(Callback):
             raise ValueError(f"{error} To train from the start, delete it.") from error
         if kept["fingerprint"] != self.fingerprint:
             raise ValueError(
-                f"{self.path} is the checkpoint of another training, which was renamed or copied to this name. "
-                f"To train from the start, delete it."
+                f"{self.path} is the checkpoint of another training, which was renamed or copied to this "
+                f"name. To train from the start, delete it."
             )
         return kept
 

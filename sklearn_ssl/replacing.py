@@ -53,11 +53,8 @@ def naming(parameter: str, path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise OSError(error.errno or errno.EIO, f"{parameter}={str(path)!r}: {_why(error)}") from error
-
-
-def _why(error: OSError) -> str:
-    return f"{error.strerror}: {error.filename}" if error.filename else error.strerror or str(error)
+        why = error.strerror or error
+        raise OSError(error.errno or errno.EIO, f"{parameter}={str(path)!r}: {why}") from error
 
 
 def check_regular(path: str | os.PathLike) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
@@ -12,21 +14,81 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
-from sklearn_ssl.archive import is_plain, plain_items, read_archive, write_archive
-from sklearn_ssl.backbones import RESNETS, build_backbone, choose_stem
+from sklearn_ssl.archive import ArchiveError, is_plain, plain_items, read_archive, write_archive
+from sklearn_ssl.backbones import RESNETS, averaged, choose_stem, make_backbone
+from sklearn_ssl.devices import is_out_of_memory
+from sklearn_ssl.forms import printable
 from sklearn_ssl.inference import detached_copy, has_hooks, make_encoder
 from sklearn_ssl.network import load_plain_state
 from sklearn_ssl.pixels import PixelScale
+from sklearn_ssl.reader import Reader
 
 if TYPE_CHECKING:
     from sklearn_ssl.embedder import SSLImageEmbedder
 
 KIND = "model"
-# Parameters that are places on the machine: not a model's business, and never taken from a stranger's file.
+# Parameters that are places on the machine: not a model's business.
 PLACES = ("checkpoint", "reader_params.cache", "reader_params.cache_limit")
+# What a stranger's file could have read, downloaded, written or called.
+NEVER_TAKEN = (*PLACES, "backbone_params.weights", "callbacks")
 # What `pack` puts in place of `encoder_`.
 WEIGHTS = "_encoder_weights"
+
+NUMBER = (int, float)
+
+
+def _is_size(value: Any) -> bool:
+    return type(value) is int and 1 <= value <= Reader.max_pixels
+
+
+def _is_device(value: Any) -> bool:
+    try:
+        return isinstance(value, str) and bool(torch.device(value))
+    except RuntimeError:
+        return False
+
+
+# What is taken from a file of what `fit` leaves; nothing else, and no parameter among it.
+FITTED = {
+    WEIGHTS: {str: Tensor},
+    "_n_features_out": _is_size,
+    "_pixel_dtype": lambda value: value in ("uint8", "float32"),
+    "_pixels": {**dict.fromkeys(("low", "span", "mean", "std"), Tensor), "bounded": bool},
+    "augment_?": str,
+    "backbone_?": str,
+    "batch_size_": _is_size,
+    "compile_": bool,
+    "device_": _is_device,
+    "feature_names_in_?": [str],
+    "history_": [{str: object}],
+    "image_shape_": lambda value: _are_sizes(value, 3),
+    "image_size_": lambda value: _are_sizes(value, 2),
+    "lr_": NUMBER,
+    "max_epochs_": (int, None),
+    "n_features_in_?": _is_size,
+    "n_iter_": int,
+    "optimizer_?": str,
+    "precision_": str,
+    "projector_?": [_is_size],
+    "skipped_?": {int: str},
+    "warmup_": NUMBER,
+    "weight_decay_": NUMBER,
+}
+PARAMS = {str: object, "backbone_params?": ({str: object}, None)}
+FORM = {"version": str, "params": PARAMS, "left_out": {str: str}, "fitted": FITTED}
+FLOATS = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
+INTEGERS = (torch.bool, torch.uint8, torch.int32, torch.int64)
+
+
+def _are_sizes(value: Any, n: int) -> bool:
+    return (
+        isinstance(value, list | tuple)
+        and len(value) == n
+        and all(map(_is_size, value))
+        and _is_size(math.prod(value))
+    )
 
 
 # ---------------------------------------------------------------------------- files
@@ -47,7 +109,7 @@ def save_model(embedder: SSLImageEmbedder, path: str | os.PathLike) -> None:
     params, left_out = _plain_params(params)
     if start is not None:
         left_out["backbone__weights"] = _named(start)
-    fitted = plain_items(_tensors({name: _in_words(value) for name, value in fitted.items()}))
+    fitted = _known(plain_items(_tensors({name: _in_words(value) for name, value in fitted.items()})))
     if "backbone_" not in fitted:
         left_out["backbone"] = _named(embedder.backbone_)
     version = metadata.version("sklearn-ssl")
@@ -56,16 +118,30 @@ def save_model(embedder: SSLImageEmbedder, path: str | os.PathLike) -> None:
 
 def _plain_params(params: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
     """What a file without code can hold of the parameters, and what it cannot, in words."""
-    params = {name: value for name, value in params.items() if name not in PLACES}
     left_out: dict[str, str] = {}
-    for name, value in params.items():
+    for name, value in _without(params, PLACES).items():
         nested = name.endswith("_params") and isinstance(value, dict)
-        items = value if nested else {name: value}
-        items = {key: _in_words(item) for key, item in items.items() if f"{name}.{key}" not in PLACES}
+        items = {key: _in_words(item) for key, item in (value if nested else {name: value}).items()}
         prefix = f"{name.removesuffix('_params')}__" if nested else ""
         left_out |= {prefix + key: _named(item) for key, item in items.items() if not is_plain(item)}
         params[name] = plain_items(items) if nested else items[name]
-    return plain_items(params), left_out
+    return plain_items(_without(params, PLACES)), left_out
+
+
+def _without(params: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """Parameters without some of them, and without some entries of those that are dicts."""
+    return {
+        name: {key: item for key, item in value.items() if f"{name}.{key}" not in names}
+        if isinstance(value, dict)
+        else value
+        for name, value in params.items()
+        if name not in names
+    }
+
+
+def _known(fitted: dict[str, Any]) -> dict[str, Any]:
+    names = {name.removesuffix("?") for name in FITTED}
+    return {name: value for name, value in fitted.items() if name in names}
 
 
 def _check_is_users_own(embedder: SSLImageEmbedder) -> None:
@@ -82,34 +158,68 @@ def load_model(
     make: type[SSLImageEmbedder], path: str | os.PathLike, backbone: nn.Module | Callable | None
 ) -> SSLImageEmbedder:
     """See `sklearn_ssl.load`."""
-    content = read_archive(path, KIND)
-    params, _ = _plain_params(content["params"])
-    left_out, fitted = content["left_out"], content["fitted"]
+    content = read_archive(path, KIND, FORM)
+    params, fitted = _without(content["params"], NEVER_TAKEN), _known(content["fitted"])
+    left_out = {printable(name): printable(value) for name, value in content["left_out"].items()}
     unknown = params.keys() - make().get_params(deep=False).keys()
     if unknown:
         raise ValueError(
-            f"{path} was written by sklearn_ssl {content['version']}, whose parameters {sorted(unknown)} "
-            f"this version does not have: pip install -U sklearn-ssl."
+            f"{path} was written by sklearn_ssl {printable(content['version'])}, whose parameters "
+            f"{sorted(unknown)} this version does not have: pip install -U sklearn-ssl."
         )
-    if "backbone" in left_out:
-        if backbone is None:
-            raise ValueError(
-                f"The backbone of {path} was {left_out.pop('backbone')}, whose code is not in the file. Give "
-                f"the class, factory or module that it was: load(path, backbone=...)."
-            )
-        left_out.pop("backbone")
+    given_again = left_out.pop("backbone", None)
+    _check_values(path, params, fitted, has_name=given_again is None)
+    if given_again and backbone is None:
+        raise ValueError(
+            f"The backbone of {path} was {given_again}, whose code is not in the file. Give the class, "
+            f"factory or module that it was: load(path, backbone=...)."
+        )
+    if backbone is not None and not given_again:
+        raise ValueError(f"{path} has the backbone {fitted['backbone_']!r}: leave backbone= out.")
+    if given_again:
         params["backbone"] = fitted["backbone_"] = backbone
-    elif backbone is not None:
-        raise ValueError(f"{path} has the backbone {params['backbone']!r}: leave backbone= out.")
     if "feature_names_in_" in fitted:
         fitted["feature_names_in_"] = np.array(fitted["feature_names_in_"], dtype=object)
     embedder = make(**params)
-    vars(embedder).update(unpack({**params, **fitted}))
+    vars(embedder).update(_unpacked(path, {**params, **fitted}))
     if left_out:
         given = ", ".join(f"{name}={value}" for name, value in left_out.items())
         when = "before files are read or it is fitted" if "reader__read" in left_out else "before another fit"
         warnings.warn(f"A file without code could not hold {given}: set it again {when}.", stacklevel=3)
     return embedder
+
+
+def _check_values(
+    path: str | os.PathLike, params: dict[str, Any], fitted: dict[str, Any], has_name: bool
+) -> None:
+    """Refuse what has the right form, and yet cannot be a model."""
+    scale = {name: value for name, value in fitted["_pixels"].items() if name != "bounded"}
+    tensors = {**fitted[WEIGHTS], **scale}
+    wrong = [name for name, value in tensors.items() if not _is_finite(value)]
+    wrong += [
+        name for name in ("std", "span", "pixels.std") if name in tensors and not (tensors[name] > 0).all()
+    ]
+    wrong += [name for name, value in scale.items() if value.shape != (fitted["image_shape_"][2],)]
+    if has_name != ("backbone_" in fitted):
+        wrong.append("backbone_")
+    depth = (params.get("backbone_params") or {}).get("depth")  # each layer takes memory, without weights too
+    if isinstance(depth, int | float) and depth > len(fitted[WEIGHTS]):
+        wrong.append("backbone__depth")
+    if wrong:
+        raise ArchiveError(f"{path} is no model that can be used: its {printable(wrong[0])} cannot be.")
+
+
+def _is_finite(value: Tensor) -> bool:
+    return value.dtype in INTEGERS or (value.dtype in FLOATS and bool(value.isfinite().all()))
+
+
+def _unpacked(path: str | os.PathLike, packed: dict[str, Any]) -> dict[str, Any]:
+    try:
+        return unpack(packed)
+    except (OverflowError, RuntimeError, TypeError) as error:
+        if is_out_of_memory(error) or not isinstance(packed["backbone_"], str):
+            raise
+        raise ArchiveError(f"{path} names a network that cannot be made: {error}") from error
 
 
 def _in_words(value: Any) -> Any:
@@ -166,22 +276,47 @@ def unpack(packed: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _new_encoder(state: Mapping[str, Any], weights: dict[str, Any]) -> nn.Module:
-    """Layers like those of the fitted encoder, which has these weights."""
-    with torch.random.fork_rng(devices=[]):
-        backbone, _ = build_backbone(
-            state["backbone_"],
-            _without_start(state, weights)[0] or {},
-            in_channels=state["image_shape_"][2],
-            image_size=tuple(state["image_size_"]),
-        )
-    return make_encoder(state["_pixels"], backbone).eval()
+    """Layers like those of the fitted encoder, which has these weights; by name, on "meta".
+
+    A small file can name a network of gigabytes, which is given memory when its weights are seen to be there.
+    """
+    backbone_, params = state["backbone_"], _without_start(state, weights)[0] or {}
+    with torch.random.fork_rng(devices=[]), _making(backbone_):
+        backbone = make_backbone(backbone_, params, state["image_shape_"][2], tuple(state["image_size_"]))
+    encoder = make_encoder(state["_pixels"], backbone)
+    if encoder.state_dict().keys() != weights.keys():
+        encoder = make_encoder(state["_pixels"], averaged(backbone))
+    return encoder.eval()
+
+
+def _making(backbone: Any) -> AbstractContextManager:
+    if not isinstance(backbone, str):
+        return nullcontext()
+    return ParametersOnMeta() if backbone.startswith("regnet") else torch.device("meta")
+
+
+class ParametersOnMeta(TorchFunctionMode):
+    """Layers made inside have no memory; other tensors do: a RegNet reads its widths from one."""
+
+    def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None):
+        kwargs = kwargs or {}
+        return func(*args, **(kwargs | {"device": "meta"} if func is torch.empty else kwargs))
 
 
 def _with_weights(encoder: nn.Module, weights: dict[str, Tensor]) -> nn.Module:
-    try:
-        load_plain_state(encoder, weights)
-    except RuntimeError as error:
-        raise ValueError(f"The backbone does not fit the weights that were kept: {error}") from error
+    shapes = [
+        {name: tuple(value.shape) for name, value in each.items()} for each in (encoder.state_dict(), weights)
+    ]
+    for name in {**shapes[0], **shapes[1]}:
+        made, kept = (each.get(name, "nothing") for each in shapes)
+        if made != kept:
+            raise ValueError(
+                f"The backbone does not fit the weights that were kept: size mismatch of {printable(name)}: "
+                f"it has {made}, and the weights have {kept}."
+            )
+    if any(value.is_meta for value in encoder.state_dict().values()):
+        encoder = encoder.to_empty(device="cpu")
+    load_plain_state(encoder, weights)
     return encoder
 
 
@@ -189,7 +324,7 @@ def _without_start(state: Mapping[str, Any], weights: dict[str, Any]) -> tuple[d
     """`backbone_params` without a pretrained start, but with the stem that came of it; and that start."""
     params = state.get("backbone_params")
     start = (params or {}).get("weights")
-    if start is None or not isinstance(state["backbone_"], str):
+    if start is None:
         return params, None
     rest = {name: value for name, value in params.items() if name != "weights"}
     if state["backbone_"] in RESNETS:

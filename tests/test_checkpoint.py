@@ -174,7 +174,7 @@ def test_a_seed_that_nobody_gave_is_kept(often, make, images):
     with pytest.raises(RuntimeError, match="switched off"):
         make(random_state=None, callbacks=[At(6, die)]).fit(images)
     with pytest.warns(UserWarning, match=GOES_ON):
-        first = make(random_state=None).fit(images)
+        make(random_state=None).fit(images)
 
 
 def test_a_finished_fit_is_taken_as_it_is(make, images):
@@ -451,7 +451,7 @@ def test_what_a_killed_process_left_half_written_is_cleared_away(make, images, r
 
 
 def test_a_file_never_goes_back(often, make, images):
-    """Two fits of the same at once: the slower one, which dies, leaves the finished file of the faster one."""
+    """Two fits of the same at once: the slower one, which dies, leaves the faster one's finished file."""
 
     def another():
         with pytest.warns(UserWarning, match=f"{GOES_ON} 5 steps"):
@@ -469,7 +469,9 @@ def test_a_file_of_another_training_is_refused(make, images, runs):
     make(lr=0.1).fit(images)
     [other] = set(runs.iterdir()) - {path}
     shutil.copy(other, path)
-    with pytest.raises(ValueError, match="another training, which was renamed or copied to this name. To tr"):
+    with pytest.raises(
+        ValueError, match=r"another training, which was renamed or copied to this name. To tr"
+    ):
         make().fit(images)
 
 
@@ -543,7 +545,7 @@ def test_a_random_state_moves_on_as_if_there_were_no_file(make, images):
 
 @pytest.mark.parametrize("given", ["", "a\0b"])
 def test_what_is_no_path_is_refused(make, images, given):
-    with pytest.raises(ValueError, match="checkpoint=.* is no path. Give one as a str or a pathlib.Path"):
+    with pytest.raises(ValueError, match=r"checkpoint=.* is no path. Give one as a str or a pathlib.Path"):
         make(checkpoint=given).fit(images)
 
 

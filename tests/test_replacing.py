@@ -204,7 +204,7 @@ def test_a_folder_is_not_replaced(tmp_path):
 
 @pytest.mark.parametrize("given", ["", "a\0b", 5, None, b"file"])
 def test_what_is_no_path_is_refused(given):
-    with pytest.raises(ValueError, match="is no path. Give one as a str or a pathlib.Path"):
+    with pytest.raises(ValueError, match=r"is no path. Give one as a str or a pathlib.Path"):
         given_path("path", given)
 
 

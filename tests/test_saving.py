@@ -2,6 +2,7 @@
 
 import functools
 import json
+import os
 import pickle
 import warnings
 from pathlib import Path
@@ -16,10 +17,13 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from skorch.callbacks import Callback
 from torch import nn
+from torch.profiler import profile
 
 import sklearn_ssl
-from sklearn_ssl import SSLImageEmbedder, saving
+from sklearn_ssl import SSLImageEmbedder, archive, backbones, saving
+from sklearn_ssl.inference import make_encoder
 from sklearn_ssl.losses import NTXent
+from sklearn_ssl.pixels import PixelScale
 
 
 @pytest.fixture
@@ -277,6 +281,224 @@ def test_a_network_that_looks_at_the_version_of_its_weights(embedder, images, pa
         with pytest.warns(UserWarning, match="is taken from"):
             again = embedder(backbone="mnasnet0_5", checkpoint=tmp_path / "runs").fit(images)
         np.testing.assert_array_equal(again.transform(images), expected)
+
+
+# ------------------------------------------------------------------ files of strangers
+
+
+@pytest.fixture(scope="module")
+def of_a_stranger(tmp_path_factory):
+    """Writes the model of one fit, whose content somebody has changed, with a right checksum."""
+    folder = tmp_path_factory.mktemp("models")
+    images = np.random.default_rng(0).integers(0, 256, (12, 8, 8, 3), dtype=np.uint8)
+    small = {"patch": 4, "width": 8, "depth": 1, "heads": 1}
+    made = SSLImageEmbedder(
+        backbone="vit", backbone_params=small, projector=(4,), max_epochs=1, batch_size=8, random_state=0
+    )
+    made.fit(images).save(folder / "good")
+
+    def write(change):
+        content = archive.read_archive(folder / "good", saving.KIND)
+        change(content["params"], content["fitted"], content)
+        archive.write_archive(folder / "changed", saving.KIND, content)
+        return folder / "changed"
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("checkpoint", "/etc"),
+        ("callbacks", ["x"]),
+        ("transform", "x"),
+        ("_kept_network", "x"),
+        ("_training_state", {}),
+        ("__class__", "x"),
+        ("reader_params", {"cache": "/etc"}),
+        ("backbone_params", {"weights": "/etc/passwd"}),
+        ("loss", "x"),
+    ],
+)
+def test_a_file_sets_nothing_but_what_a_fit_leaves(of_a_stranger, name, value):
+    good = sklearn_ssl.load(of_a_stranger(lambda params, fitted, content: None))
+    again = sklearn_ssl.load(of_a_stranger(lambda params, fitted, content: fitted.update({name: value})))
+    assert vars(again).keys() == vars(good).keys()
+    assert again.get_params() == good.get_params()
+
+
+def test_no_place_is_taken_from_a_file(of_a_stranger):
+    def change(params, fitted, content):
+        params |= {
+            "checkpoint": "/etc",
+            "callbacks": ["x"],
+            "reader_params": {"cache": "/etc", "on_error": "skip"},
+        }
+        params["backbone_params"]["weights"] = "IMAGENET1K_V1"
+
+    again = sklearn_ssl.load(of_a_stranger(change))
+    assert again.checkpoint is None
+    assert again.callbacks is None
+    assert again.reader_params == {"on_error": "skip"}
+    assert "weights" not in again.backbone_params
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        (("params",), None),
+        (("params", "backbone_params"), 5),
+        (("fitted",), [1]),
+        (("left_out",), {"loss": 1}),
+        (("version",), 1),
+        (("fitted", "_pixels"), {}),
+        (("fitted", "_pixel_dtype"), "load"),
+        (("fitted", "image_shape_"), (8, 8)),
+        (("fitted", "image_size_"), (8, 0)),
+        (("fitted", "image_size_"), (10**5, 10**5)),
+        (("fitted", "device_"), "nowhere"),
+        (("fitted", "_n_features_out"), 10**12),
+        (("fitted", "history_"), [1]),
+        (("fitted", "_encoder_weights"), {"a": 1}),
+        (("fitted", "n_iter_"), "1"),
+    ],
+)
+def test_a_file_whose_content_has_another_form_is_refused(of_a_stranger, place, value):
+    def change(params, fitted, content):
+        inner = content
+        for name in place[:-1]:
+            inner = inner[name]
+        inner[place[-1]] = value
+
+    with pytest.raises(
+        ValueError, match=f"is not a file of sklearn_ssl, or it is damaged: content/{'/'.join(place)}"
+    ):
+        sklearn_ssl.load(of_a_stranger(change))
+
+
+@pytest.mark.parametrize("name", ["_encoder_weights", "_n_features_out", "image_shape_", "lr_", "history_"])
+def test_a_file_that_lacks_a_part_is_refused(of_a_stranger, name):
+    with pytest.raises(ValueError, match=f"content/fitted/{name} is missing"):
+        sklearn_ssl.load(of_a_stranger(lambda params, fitted, content: fitted.pop(name)))
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        (
+            "backbone.encoder.ln.weight",
+            lambda fitted: fitted["_encoder_weights"]["backbone.encoder.ln.weight"].fill_(np.nan),
+        ),
+        ("std", lambda fitted: fitted["_pixels"]["std"].zero_()),
+        ("span", lambda fitted: fitted["_pixels"].update(span=torch.ones(5))),
+        ("pixels.std", lambda fitted: fitted["_encoder_weights"]["pixels.std"].zero_()),
+        ("backbone_", lambda fitted: fitted.pop("backbone_")),
+    ],
+)
+def test_values_that_make_no_model_are_refused(of_a_stranger, name, change):
+    with pytest.raises(ValueError, match=f"is no model that can be used: its {name} cannot be"):
+        sklearn_ssl.load(of_a_stranger(lambda params, fitted, content: change(fitted)))
+
+
+@pytest.mark.parametrize(
+    ("backbone", "params", "words"),
+    [
+        ("regnet_y_128gf", {}, "size mismatch"),  # 2.5 GB
+        ("vit_h_14", {}, "size mismatch"),
+        ("vit", {"width": 2**20}, "size mismatch"),
+        ("vit", {"width": 2**60}, "names a network that cannot be made"),
+        ("vit", {"depth": 10**9}, "its backbone__depth cannot be"),
+        ("vit", {"telepathy": 1}, "names a network that cannot be made"),
+        ("os.system", {}, "Unknown backbone 'os.system'"),
+    ],
+)
+def test_a_small_file_takes_little_memory_whatever_network_it_names(of_a_stranger, backbone, params, words):
+    def change(content_params, fitted, content):
+        content_params["backbone_params"] = params
+        fitted |= {"backbone_": backbone, "image_size_": (1000, 1000)}
+
+    path = of_a_stranger(change)
+    with profile(profile_memory=True) as seen, pytest.raises(ValueError, match=words):
+        sklearn_ssl.load(path)
+    assert allocated(seen) < 2**20
+
+
+def test_large_images_take_no_memory_before_they_are_there(embedder, images, path, tiny):
+    """A dry run of 2 images of 9,000 x 9,000 pixels would take 2 GB for each layer of one channel."""
+    embedder().fit(images).save(path)
+    content = archive.read_archive(path, saving.KIND)
+    content["fitted"]["image_size_"] = (9000, 9000)
+    archive.write_archive(path, saving.KIND, content)
+    with profile(profile_memory=True) as seen:
+        sklearn_ssl.load(path, backbone=tiny)
+    assert allocated(seen) < 2**20
+
+
+def allocated(seen):
+    """Bytes that tensors were given, none of which is given back in this sum."""
+    return sum(max(0, event.self_cpu_memory_usage) for event in seen.events())
+
+
+@pytest.mark.parametrize("name", ["regnet_x_400mf", "swin_t", "efficientnet_b0", "vit_b_16"])
+def test_a_network_made_without_memory_gets_all_of_it(name):
+    """All that such a network has is in its weights, or it would have values from nowhere."""
+    made = backbones.make_backbone(name, {}, 3, (224, 224))
+    assert {name for name, _ in made.named_buffers()} <= made.state_dict().keys()
+    state = {"backbone_": name, "image_shape_": (224, 224, 3), "image_size_": (224, 224), "_pixels": scale(3)}
+    weights = make_encoder(scale(3), made).state_dict()
+    again = saving._with_weights(saving._new_encoder(state, weights), weights)
+    assert all(torch.equal(again.state_dict()[name], weights[name]) for name in weights)
+    assert not any(value.is_meta for value in again.state_dict().values())
+
+
+def scale(channels):
+    return PixelScale(*torch.ones(4, channels), bounded=True)
+
+
+def test_text_of_a_file_does_not_steer_the_terminal(of_a_stranger):
+    path = of_a_stranger(lambda params, fitted, content: content["left_out"].update(loss="\x1b[2Jgone"))
+    with pytest.warns(UserWarning, match=r"could not hold loss=\\x1b\[2Jgone: set it again"):
+        sklearn_ssl.load(path)
+
+
+# ------------------------------------------------------------------ places of files
+
+
+def test_a_link_goes_on_to_lead_to_the_model_which_stays_private(embedder, images, path, tmp_path, tiny):
+    path.touch(mode=0o600)
+    (tmp_path / "latest").symlink_to(path)
+    fitted = embedder().fit(images)
+    fitted.save(tmp_path / "latest")
+    assert (tmp_path / "latest").is_symlink()
+    assert path.stat().st_mode & 0o777 == 0o600
+    np.testing.assert_array_equal(
+        sklearn_ssl.load(path, backbone=tiny).transform(images), fitted.transform(images)
+    )
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["latest", "model.safetensors"]
+
+
+@pytest.mark.parametrize("method", ["save", "to_onnx", "load"])
+def test_errors_about_places_name_the_parameter(embedder, images, tmp_path, monkeypatch, method):
+    act = sklearn_ssl.load if method == "load" else getattr(embedder().fit(images), method)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(FileNotFoundError, match=r"path='.*none/model': No such file or directory"):
+        act(tmp_path / "none" / "model")
+    with pytest.raises(IsADirectoryError, match=r"path='.*': .* is a folder; give the path of a file"):
+        act(tmp_path)
+    with pytest.raises(
+        OSError, match=r"path='.*pipe': .*pipe is a pipe or a device; give the path of a file"
+    ):
+        act(tmp_path / "pipe")
+    with pytest.raises(ValueError, match=r"path='' is no path\. Give one as a str or a pathlib\.Path"):
+        act("")
+
+
+def test_the_home_folder(embedder, images, tmp_path, tiny, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    embedder().fit(images).save("~/model")
+    assert (tmp_path / "model").is_file()
+    sklearn_ssl.load("~/model", backbone=tiny)
 
 
 # ------------------------------------------------------------------ skops, torchvision
