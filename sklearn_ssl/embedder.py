@@ -388,7 +388,8 @@ max_epochs_, device_, precision_, compile_
             images that cannot be read are NaN.
         """
         check_is_fitted(self)
-        source = inference_source(self, X)
+        with own_settings():
+            source = inference_source(self, X)
         if out is not None:
             _check_out(out, (len(source), self._n_features_out))
         begin = 0
@@ -416,7 +417,9 @@ max_epochs_, device_, precision_, compile_
             In the order of X.
         """
         check_is_fitted(self)
-        return self._array_batches(inference_source(self, X))
+        with own_settings():
+            source = inference_source(self, X)
+        return self._array_batches(source)
 
     def _array_batches(self, source: Source) -> Iterator[np.ndarray]:
         begin = 0
@@ -480,7 +483,7 @@ max_epochs_, device_, precision_, compile_
         """
         check_is_fitted(self)
         path = given_path("path", path)
-        with naming("path", path):
+        with own_settings(), naming("path", path):
             export_onnx(self.encoder_, (self.image_shape_[2], *self.image_size_), path)
 
     # ------------------------------------------------------------------ steps of fit
@@ -846,7 +849,7 @@ def load(path: str | os.PathLike, *, backbone: nn.Module | Callable | None = Non
         The file cannot be read.
     """
     path = given_path("path", path)
-    with naming("path", path):
+    with own_settings(), naming("path", path):
         return load_model(SSLImageEmbedder, path, backbone)
 
 

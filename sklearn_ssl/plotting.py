@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from sklearn.base import clone
 
+from sklearn_ssl.devices import own_settings
 from sklearn_ssl.losses.adapters import loss_name, resolve_loss
 from sklearn_ssl.losses.base import Views
 
@@ -39,11 +40,12 @@ def sample_views(embedder: SSLImageEmbedder, X: Any, n_views: int = 6, random_st
         Pixel values in [0, 1], or about it.
     """
     probe = clone(embedder).set_params(warm_start=False)
-    _, source = probe._prepare(X)
-    pixels = probe._pixels
-    unit = pixels.to_unit(source.batch(torch.arange(len(source))))
-    views = torch.stack(probe._views()(unit, Views(n=n_views), random_state), dim=1)  # (n, n_views, C, H, W)
-    return _in_pixels(views, pixels)
+    with own_settings():
+        _, source = probe._prepare(X)
+        pixels = probe._pixels
+        unit = pixels.to_unit(source.batch(torch.arange(len(source))))
+        drawn = probe._views()(unit, Views(n=n_views), random_state)
+        return _in_pixels(torch.stack(drawn, dim=1), pixels)  # (n, n_views, C, H, W)
 
 
 def plot_views(embedder: SSLImageEmbedder, X: Any, n_views: int = 6, random_state: int = 0) -> Figure:
@@ -95,14 +97,14 @@ def plot_reconstructions(embedder: SSLImageEmbedder, X: Any, random_state: int =
             "it."
         )
     probe = copy.copy(embedder).set_params(warm_start=True, callbacks=None, verbose=0)
-    loss, source = probe._prepare(X)
-    net, pixels = probe._net(loss, source), probe._pixels
-    unit = pixels.to_unit(source.batch(torch.arange(len(source))).to(probe.device_))
-    views = probe._views()(unit, Views(1, recipes=("none",)), random_state)
-    generator = torch.Generator(probe.device_).manual_seed(random_state)
-    with torch.no_grad():
+    with own_settings(), torch.no_grad():
+        loss, source = probe._prepare(X)
+        net, pixels = probe._net(loss, source), probe._pixels
+        unit = pixels.to_unit(source.batch(torch.arange(len(source))).to(probe.device_))
+        views = probe._views()(unit, Views(1, recipes=("none",)), random_state)
+        generator = torch.Generator(probe.device_).manual_seed(random_state)
         shown, made = net.criterion_.eval().reconstruct(views, net.module_.eval(), generator)
-    rows = torch.stack([views[0], shown, made], dim=1).cpu()  # (n, 3, C, H, W)
+        rows = torch.stack([views[0], shown, made], dim=1).cpu()  # (n, 3, C, H, W)
     return _drawn(np.nan_to_num(_in_pixels(rows, pixels), nan=0.5), titles=("image", "shown", "filled in"))
 
 

@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 
 from sklearn_ssl.archive import ArchiveError, is_plain, plain_items, read_archive, write_archive
 from sklearn_ssl.backbones import RESNETS, averaged, choose_stem, make_backbone
-from sklearn_ssl.devices import is_out_of_memory
+from sklearn_ssl.devices import is_out_of_memory, lent_generators
 from sklearn_ssl.forms import printable
 from sklearn_ssl.inference import detached_copy, has_hooks, make_encoder
 from sklearn_ssl.network import load_plain_state
@@ -281,7 +281,7 @@ def _new_encoder(state: Mapping[str, Any], weights: dict[str, Any]) -> nn.Module
     A small file can name a network of gigabytes, which is given memory when its weights are seen to be there.
     """
     backbone_, params = state["backbone_"], _without_start(state, weights)[0] or {}
-    with torch.random.fork_rng(devices=[]), _making(backbone_):
+    with lent_generators(0, torch.device("cpu")), _making(backbone_):
         backbone = make_backbone(backbone_, params, state["image_shape_"][2], tuple(state["image_size_"]))
     encoder = make_encoder(state["_pixels"], backbone)
     if encoder.state_dict().keys() != weights.keys():

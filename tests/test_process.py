@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from sklearn_ssl import SSLLoss
+from sklearn_ssl import SSLImageEmbedder, SSLLoss, load, sample_views
 from sklearn_ssl.devices import own_settings
 
 
@@ -105,6 +105,17 @@ def test_settings_of_torch_change_no_fit_and_no_embedding(name, embedder, images
         in_batches = list(fitted.transform_batches(images))
     np.testing.assert_array_equal(found, expected)
     np.testing.assert_array_equal(np.concatenate(in_batches), expected)
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_settings_of_torch_change_no_file_and_no_picture(name, images, tmp_path):
+    embedder = SSLImageEmbedder(max_epochs=1, batch_size=6, random_state=0).fit(images)
+    views = sample_views(embedder, images[:2], n_views=2)
+    with SETTINGS[name]():
+        embedder.save(tmp_path / "model.safetensors")
+        same = load(tmp_path / "model.safetensors")
+        np.testing.assert_array_equal(sample_views(embedder, images[:2], n_views=2), views)
+    np.testing.assert_array_equal(same.transform(images), embedder.transform(images))
 
 
 @pytest.mark.parametrize("name", SETTINGS)
