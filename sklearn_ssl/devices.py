@@ -36,7 +36,7 @@ def resolve_device(device: Any) -> torch.device:
     try:
         torch.zeros(1, device=device).cpu()  # "meta" makes tensors that hold nothing
         return torch.device(device)
-    except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
+    except (RuntimeError, AssertionError, NotImplementedError, TypeError, ValueError) as error:
         there = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
         raise ValueError(
             f"device={device!r} is not there: {str(error).splitlines()[0]} This machine has {there}; "

@@ -41,7 +41,7 @@ from sklearn_ssl.images import (
 )
 from sklearn_ssl.inference import InferenceNetwork, KeptNetwork, chunk_size, make_encoder
 from sklearn_ssl.interrupts import interrupt_held_back
-from sklearn_ssl.losses.adapters import defaults_of, loss_name, make_loss, resolve_loss
+from sklearn_ssl.losses.adapters import build_loss, defaults_of, loss_name, make_loss, resolve_loss
 from sklearn_ssl.losses.base import Spec, SSLLoss
 from sklearn_ssl.nested_params import ComponentParamsMixin, did_you_mean, hide_var_keyword
 from sklearn_ssl.network import Student, uncompiled
@@ -674,7 +674,7 @@ max_epochs_, device_, precision_, compile_
             backbone=backbone,
             generator=generator,
         )
-        loss.build(spec)
+        build_loss(loss, spec, loss_name(self.loss), self.loss_params or {})
         self._n_features_out = feature_dim
         return Student(backbone, projector, self.precision_)
 
@@ -973,7 +973,7 @@ def _check_defaults(loss: SSLLoss) -> None:
 def _check_projector(projector: Any) -> None:
     if _is_auto(projector) or isinstance(projector, nn.Module):
         return
-    widths = projector if isinstance(projector, Sequence) and not isinstance(projector, str) else ()
+    widths = projector if isinstance(projector, Sequence) and not isinstance(projector, str | bytes) else ()
     if not widths or not all(is_whole(width) and width >= 1 for width in widths):
         raise ValueError(
             f"projector={projector!r}: give the widths of its layers, for example (512, 128), an nn.Module "

@@ -100,7 +100,8 @@ class Augment:
         for names, limits in LIMITS.items():
             for name in names.split():
                 words = ("auto",) if name == "blur" else ()
-                check_number(f"augment__{name}", getattr(self, name), **limits, instead=words)
+                value = check_number(f"augment__{name}", getattr(self, name), **limits, instead=words)
+                object.__setattr__(self, name, value)  # a plain number, which tensors can be compared with
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Backbones: stems, channels, weights, and the user's own modules."""
 
 import copy
+import functools
 import inspect
 import pickle
 
@@ -105,6 +106,15 @@ def test_an_unknown_name_is_told_the_nearest_one_and_what_there_is():
 def test_an_unknown_name_that_is_near_to_nothing_gets_no_guess():
     with pytest.raises(ValueError, match=r"Unknown backbone 'zzz'. Available: auto"):
         resolve_backbone("zzz")
+
+
+def test_an_unknown_name_may_be_one_of_timms():
+    with pytest.raises(ValueError) as error:
+        resolve_backbone("resnet10t")
+    assert str(error.value).endswith(
+        "A model of timm: backbone=timm.create_model, backbone__model_name='resnet10t', "
+        "backbone__num_classes=0."
+    )
 
 
 def test_a_number_is_no_backbone():
@@ -453,6 +463,71 @@ def test_a_factory_must_return_a_module():
 
     with pytest.raises(TypeError, match=r"factory returned a list; it must return an nn.Module"):
         build_backbone(factory, {}, **RGB_32)
+
+
+@pytest.mark.parametrize(
+    ("factory", "params", "words"),
+    [
+        (nn.Linear, {}, "backbone Linear cannot be made: .*missing 2 required positional arguments"),
+        (dict, {}, "backbone dict cannot be made: no signature"),
+        (Tiny, {"width": -1}, "backbone Tiny cannot be made with backbone__width=-1: .*negative"),
+        ("vit", {"width": 10**12}, r"backbone 'vit' cannot be made with backbone__width=1000000000000: "),
+    ],
+)
+def test_what_a_factory_cannot_make_is_named_with_its_parameters(factory, params, words):
+    with pytest.raises(ValueError, match=words):
+        build_backbone(factory, params, **RGB_32)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning", "ignore:.*torch.jit:DeprecationWarning")
+def test_a_scripted_module_is_refused():
+    with pytest.raises(ValueError, match="backbone is a scripted module, which cannot be copied"):
+        build_backbone(torch.jit.script(Tiny()), {}, **RGB_32)
+
+
+class Classifies(nn.Module):
+    """As models of timm and torchvision are made: a classifier at the end, under a usual name."""
+
+    def __init__(self, name, classes=10):
+        super().__init__()
+        self.features = Tiny()
+        self.name = name
+        setattr(self, name, nn.Linear(5, classes))
+
+    def forward(self, x):
+        return getattr(self, self.name)(self.features(x))
+
+
+@pytest.mark.parametrize("name", ["fc", "head", "classifier"])
+def test_a_classifier_that_was_left_on_is_named_with_the_way_out(name):
+    with pytest.warns(UserWarning, match="classifier") as caught:
+        assert build_backbone(Classifies(name), {}, **RGB_32)[1] == 10
+    assert str(caught[0].message) == (
+        f"The backbone Classifies ends in the layer '{name}', from 5 to 10 features, which looks like a "
+        f"classifier, and embeddings would be its outputs. If it is one, take it off: module.{name} = "
+        f"nn.Identity(), or num_classes=0 for a model of timm."
+    )
+    without = Classifies(name)
+    setattr(without, name, nn.Identity())
+    assert build_backbone(without, {}, **RGB_32)[1] == 5
+
+
+@pytest.mark.parametrize(
+    ("factory", "name"),
+    [
+        (models.resnet18, "fc"),
+        (models.mobilenet_v3_small, r"classifier\.3"),
+        (functools.partial(models.vit_b_32, image_size=32), r"heads\.head"),
+    ],
+)
+def test_torchvisions_models_as_they_come_end_in_a_classifier(factory, name):
+    with pytest.warns(UserWarning, match=rf"ends in the layer '{name}', from \d+ to 1000 features"):
+        build_backbone(factory(), {}, **RGB_32)
+
+
+def test_a_projection_under_another_name_is_a_backbone_like_others():
+    build_backbone(Classifies("projection"), {}, **RGB_32)
+    build_backbone(nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 7)), {}, **RGB_32)
 
 
 def test_lazy_layers_get_their_sizes():

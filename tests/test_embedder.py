@@ -1,5 +1,6 @@
 """The estimator: scikit-learn's protocol, repeatability, time, callbacks and interruptions."""
 
+import random
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import Pipeline
 from skorch.callbacks import Callback, EarlyStopping
+from torchvision.transforms import v2
 
 from sklearn_ssl import SSLImageEmbedder, allocator, param_grid
 
@@ -313,6 +315,30 @@ def test_global_generators_are_left_alone(embedder, images):
     embedder().fit_transform(images)
     assert torch.equal(torch.get_rng_state(), torch_before)
     assert same(np.random.get_state()[1], numpy_before)
+
+
+def test_an_augment_that_draws_from_global_generators_is_repeatable(embedder, images):
+    def noisy(images, generator):
+        return images + torch.rand(1) * np.random.rand() * random.random()
+
+    def embedded():
+        return embedder(augment=noisy, max_epochs=3).fit(images).transform(images)
+
+    first = embedded()
+    states = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()
+    assert same(embedded(), first)
+    assert torch.equal(torch.get_rng_state(), states[0])
+    assert same(np.random.get_state()[1], states[1])
+    assert random.getstate() == states[2]
+
+
+def test_a_transform_of_torchvision_is_an_augment(embedder, images):
+    def embedded(seed):
+        augment = v2.RandomResizedCrop(8, scale=(0.2, 1.0))
+        return embedder(augment=augment, max_epochs=3, random_state=seed).fit(images).transform(images)
+
+    assert same(embedded(0), embedded(0))
+    assert not same(embedded(0), embedded(1))
 
 
 def test_a_second_fit_starts_from_scratch(embedder, images, draw_images):

@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from sklearn_ssl import SSLImageEmbedder
-from sklearn_ssl.losses import DCL, NTXent, VICReg, blocks
+from sklearn_ssl.losses import DCL, NTXent, SSLLoss, VICReg, blocks
+from sklearn_ssl.losses.adapters import build_loss, make_loss
 from sklearn_ssl.testing import check_loss, parametrize_with_loss_checks
 
 SIZES = [(2, 3), (3, 1), (5, 4), (16, 7)]  # (n, d)
@@ -334,3 +335,71 @@ def test_vicregs_terms_are_in_the_history_and_add_up_to_the_loss():
         sum_of_terms = 25 * row["invariance"] + 10 * row["variance"] + 1 * row["covariance"]
         assert row["train_loss"] == pytest.approx(sum_of_terms, rel=1e-6)
         assert row["variance"] > 0
+
+
+@pytest.mark.parametrize("value", ["x", None, True, -1.0, math.nan, math.inf, [0.5], np.ones(1)])
+@pytest.mark.parametrize(
+    ("loss", "name"),
+    [
+        *[(NTXent, "temperature"), (DCL, "temperature")],
+        *[(VICReg, "sim_coeff"), (VICReg, "std_coeff"), (VICReg, "cov_coeff")],
+    ],
+)
+def test_a_hyperparameter_out_of_range_is_named_as_the_user_writes_it(loss, name, value):
+    with pytest.raises(ValueError) as error:
+        loss(**{name: value})
+    range_ = "of at least 0" if loss is VICReg else "above 0"
+    assert str(error.value) == f"loss__{name}={value!r}: give a finite number {range_}."
+
+
+def test_a_temperature_of_0_is_refused_and_a_weight_of_0_is_not():
+    with pytest.raises(ValueError, match="loss__temperature=0: give a finite number above 0"):
+        NTXent(temperature=0)
+    assert VICReg(cov_coeff=0).cov_coeff == 0
+
+
+def test_a_loss_that_wants_labels_is_told_its_wrapper():
+    class NTXentLoss(nn.Module):
+        """As pytorch-metric-learning has it."""
+
+        def forward(self, embeddings, labels=None):
+            return embeddings[labels].mean()
+
+    NTXentLoss.__module__ = "pytorch_metric_learning.losses.ntxent_loss"
+    for loss in (NTXentLoss, NTXentLoss()):
+        with pytest.raises(TypeError) as error:
+            make_loss(loss, {})
+        assert str(error.value) == (
+            "loss=NTXentLoss of pytorch-metric-learning wants labels. For two views of an image, give "
+            "loss=SelfSupervisedLoss(NTXentLoss()), from pytorch_metric_learning.losses."
+        )
+
+    class SelfSupervisedLoss(nn.Module):
+        def forward(self, embeddings, ref_emb):
+            return (embeddings - ref_emb).mean()
+
+    SelfSupervisedLoss.__module__ = "pytorch_metric_learning.losses.self_supervised_loss"
+    assert make_loss(SelfSupervisedLoss(), {})(torch.ones(2, 3), torch.zeros(2, 3)) == 1
+
+
+def test_what_makes_nothing_that_can_be_called_is_no_loss():
+    for loss in (dict, 5, None):
+        with pytest.raises(TypeError, match=r"^loss=.* is no loss\. Give a name"):
+            make_loss(loss, {})
+
+
+def test_a_loss_that_cannot_be_made_or_built_is_named_with_its_parameters():
+    class Broken(SSLLoss):
+        def __init__(self, width=4):
+            super().__init__()
+            self.width = [][width]
+
+    with pytest.raises(ValueError, match=r"^loss=Broken cannot be made with loss__width=3: list index out"):
+        make_loss(Broken, {"width": 3})
+
+    class Huge(SSLLoss):
+        def build(self, spec):
+            self.register_buffer("rows", torch.zeros(2**60))
+
+    with pytest.raises(ValueError, match=r"^The loss 'Huge' cannot be built with loss__width=3: .*allocate"):
+        build_loss(Huge(), None, "Huge", {"width": 3})

@@ -122,6 +122,20 @@ def test_get_params_never_raises(loss, loss_params):
 # ---------------------------------------------------------------------------- writing
 
 
+@pytest.mark.parametrize("params", [5, {1: 2}, "abc", []])
+def test_what_is_no_dict_of_names_is_refused_where_it_is_needed(params):
+    toy = Toy(loss_params=params)
+    assert toy.get_params()["loss_params"] is params
+    assert toy.get_params()["loss__temperature"] == 0.5  # the default: nothing else is known
+    with pytest.raises(ValueError, match=r"loss_params=.*: give a dict of names and values"):
+        toy.set_params(loss__temperature=0.1)
+    assert toy.loss_params is params
+
+
+def test_a_built_in_without_a_signature_takes_what_it_is_called_with():
+    assert Toy(loss=dict, loss__anything=1).loss_params == {"anything": 1}
+
+
 def test_a_nested_name_is_a_view_on_the_dict():
     toy = Toy(loss__temperature=0.1)
     assert toy.loss_params == {"temperature": 0.1}

@@ -1,5 +1,7 @@
 """Optimizers by name, LARS and Muon by their papers, and what weight decay touches."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -433,3 +435,58 @@ def test_clip_norm_bounds_the_gradient_that_the_optimizer_sees():
 def test_a_name_that_the_optimizer_does_not_take_is_told_the_nearest():
     with pytest.raises(ValueError, match="Did you mean 'optimizer__momentum'"):
         SSLImageEmbedder(optimizer="lars", optimizer__momentun=0.9)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "name", "value", "words"),
+    [
+        *[(each, "momentum", "x", "of at least 0 and below 1") for each in ("sgd", "lars", "muon")],
+        *[(each, "momentum", 1, "of at least 0 and below 1") for each in ("sgd", "lars", "muon")],
+        *[(each, "eps", bad, "of at least 0") for each in ("adamw", "muon") for bad in ("x", -1, math.nan)],
+        *[
+            (each, "clip_norm", bad, "above 0, or None")
+            for each in OPTIMIZERS
+            for bad in ("x", -1, 0, math.nan, math.inf, True)
+        ],
+        ("lars", "trust", 0, "above 0"),
+    ],
+)
+def test_a_setting_out_of_range_is_named(optimizer, name, value, words):
+    with pytest.raises(ValueError) as error:
+        fitted(optimizer=optimizer, optimizer_params={name: value})
+    assert str(error.value) == f"optimizer__{name}={value!r}: give a finite number {words}."
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_betas_are_two_rates_below_1(optimizer):
+    for betas in (0.5, (0.9,), "ab", None):
+        with pytest.raises(ValueError) as error:
+            fitted(optimizer=optimizer, optimizer__betas=betas)
+        assert str(error.value) == (
+            f"optimizer__betas={betas!r}: give two numbers, for example (0.9, 0.999)."
+        )
+    with pytest.raises(ValueError) as error:
+        fitted(optimizer=optimizer, optimizer__betas=(0.9, 2))
+    assert str(error.value) == "optimizer__betas[1]=2: give a finite number of at least 0 and below 1."
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "params", "words"),
+    [
+        (torch.optim.LBFGS, {}, "optimizer=LBFGS cannot take a step: "),
+        (
+            torch.optim.SGD,
+            {"momentum": "x"},
+            "optimizer=SGD with optimizer__momentum='x' cannot take a step: ",
+        ),
+        (torch.optim.Adam, {"betas": 0.5}, "optimizer=Adam with optimizer__betas=0.5 cannot take a step: "),
+        (torch.optim.SparseAdam, {}, "optimizer=SparseAdam cannot take a step: "),
+    ],
+)
+def test_a_class_that_cannot_take_a_step_is_told_what_it_has_to_accept(optimizer, params, words):
+    with pytest.raises(ValueError) as error:
+        fitted(optimizer=optimizer, lr=0.1, optimizer_params=params)
+    assert str(error.value).startswith(words)
+    assert str(error.value).endswith(
+        "It has to accept parameter groups and lr, and step() without a closure."
+    )

@@ -7,7 +7,7 @@ import joblib
 import pytest
 import torch
 
-from sklearn_ssl import registry
+from sklearn_ssl import SSLImageEmbedder, registry
 from sklearn_ssl.losses.base import SSLLoss
 from sklearn_ssl.losses.ntxent import NTXent
 from sklearn_ssl.registry import available_losses, get_loss, register_loss
@@ -158,6 +158,33 @@ def test_any_exception_in_a_plugin_is_reported_with_its_package(site):
         get_loss("raises")
 
 
+def test_a_plugin_that_ends_the_process_at_import_is_a_broken_plugin(site):
+    install(site, "ssl-exit", "exit = ssl_exit:Far", code="import sys; sys.exit('no licence')")
+    assert "SystemExit: no licence" in available_losses(details=True)["exit"].error
+    with pytest.raises(ImportError, match=r"ssl-exit 1\.5 .* cannot be used: SystemExit: no licence\."):
+        get_loss("exit")
+    embedder = SSLImageEmbedder(loss="exit")
+    assert not [name for name in embedder.get_params() if name.startswith("loss__")]
+    assert repr(embedder) == "SSLImageEmbedder(loss='exit')"
+
+
+def test_ctrl_c_while_a_plugin_is_imported_ends_the_import(site):
+    install(site, "ssl-slow", "slow = ssl_slow:Far", code="raise KeyboardInterrupt")
+    with pytest.raises(KeyboardInterrupt):
+        get_loss("slow")
+
+
+def test_the_rest_of_an_installation_hurts_no_other(site):
+    install(site, "ssl-good", "good = ssl_good:Far")
+    install(site, "ssl-rest", "rest = ssl_rest:Far\nntxent = ssl_rest:Far")
+    (site / "ssl_rest-1.5.dist-info" / "METADATA").unlink()
+    assert "good" in available_losses()
+    assert "rest" not in available_losses()
+    assert get_loss("ntxent") is NTXent
+    with pytest.raises(ValueError, match="Unknown loss 'rest'"):
+        get_loss("rest")
+
+
 def test_of_two_packages_with_one_name_the_user_says_which(site):
     install(site, "ssl-left", "twin = ssl_left:Far")
     install(site, "ssl-right", "twin = ssl_right:Far", version="2.0")
@@ -201,6 +228,28 @@ def test_an_unknown_name_is_answered_with_the_nearest_and_all_there_are():
     assert ", ".join(available_losses()) in message
     assert " A package adds one by an entry point in the group 'sklearn_ssl.losses'. " in message
     assert message.endswith("in worker processes pass the class itself, loss=MyLoss.")
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        *[(name, "ntxent") for name in ("simclr", "SimCLR", "NTXent", "NT-Xent", "NTXentLoss", "nt_xent")],
+        *[(name, "infonce") for name in ("infoNCE", "InfoNCE", "InfoNCELoss", "info_nce")],
+        *[(name, "barlow_twins") for name in ("BarlowTwins", "barlow-twins", "Barlow Twins", "barlow")],
+        *[("VICReg", "vicreg"), ("VICRegLoss", "vicreg"), ("DCL", "dcl"), ("decoupled contrastive", "dcl")],
+        *[("MoCo", "moco"), ("MoCo v2", "moco"), ("W-MSE", "wmse"), ("SwAV", "swav"), ("BYOL", "byol")],
+        *[("SupContrast", "supcon"), ("Masked Autoencoder", "mae"), ("RotNet", "rotation")],
+    ],
+)
+def test_the_papers_names_lead_to_the_loss(name, meant):
+    with pytest.raises(ValueError, match=rf"^Unknown loss '{name}'\. Did you mean '{meant}'\?"):
+        get_loss(name)
+
+
+def test_every_other_name_leads_to_a_loss_and_is_spelled_plainly():
+    known = {*registry.KNOWN_PLUGINS, "dcl", "ntxent", "vicreg"}
+    assert set(registry.OTHER_NAMES.values()) <= known
+    assert [registry._plain(name) for name in registry.OTHER_NAMES] == list(registry.OTHER_NAMES)
 
 
 def test_a_name_that_resembles_nothing_gets_no_suggestion():

@@ -1,16 +1,21 @@
 import inspect
 import math
+import random
 
 import numpy as np
 import pytest
 import scipy.ndimage
 import torch
 import torch.nn.functional as F
+from torch import nn
+from torchvision import transforms
+from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as tv
 
 from sklearn_ssl import views as V
 from sklearn_ssl.losses.base import Views
-from sklearn_ssl.presets import PRESETS, Augment, Overhead, Photo, Symbols
+from sklearn_ssl.presets import PRESETS, Augment, Overhead, Photo, Symbols, make_augment
+from sklearn_ssl.transforms import is_transform
 from sklearn_ssl.views import RandomViews, resize_and_center
 
 
@@ -365,6 +370,78 @@ def test_a_line_of_a_million_pixels_takes_no_more_than_a_few_views():
     # Scaled whole it would be 224 x 224,000,000 pixels: 200 GB.
     for shape in ((1, 10**6), (10**6, 1)):
         assert resize_and_center(torch.ones(1, 1, *shape), (224, 224)).shape == (1, 1, 224, 224)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        (lambda x: x, "<lambda>() takes 1 positional argument but 2 were given"),
+        (lambda x, generator: x[:, 7], "index 7 is out of bounds for dimension 1 with size 3"),
+    ],
+)
+def test_a_function_that_fails_is_told_how_it_is_called(wrong, words):
+    with pytest.raises(ValueError) as error:
+        raw_views(wrong, pictures())
+    assert (
+        str(error.value)
+        .replace("test_a_function.", "")
+        .endswith(f"{words}. It is called as augment(images, generator) and returns one view of each image.")
+    )
+    assert str(error.value).startswith("augment failed on images of shape (4, 3, 16, 16): ")
+
+
+def test_what_a_function_draws_from_global_generators_is_repeated_by_the_seed():
+    def noisy(images, generator):
+        drawn = torch.rand(1).item(), np.random.rand(), random.random(), torch.rand(1, generator=generator)
+        assert len(set(drawn)) == 4  # no two generators draw the same
+        return images + sum(drawn)
+
+    images = pictures()
+    first, second = raw_views(noisy, images)
+    states = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()
+    again = raw_views(noisy, images)
+    assert torch.equal(torch.get_rng_state(), states[0])
+    assert np.array_equal(np.random.get_state()[1], states[1])
+    assert random.getstate() == states[2]
+    same(torch.stack(again), torch.stack([first, second]))
+    assert not torch.allclose(first, second)
+    assert not torch.allclose(raw_views(noisy, images, seed=1)[0], first)
+
+
+TRANSFORMS = {
+    "v2": v2.RandomResizedCrop(16, scale=(0.2, 0.5)),
+    "v2.Compose": v2.Compose([v2.RandomHorizontalFlip(), v2.RandomResizedCrop(16, scale=(0.2, 0.5))]),
+    "v1": transforms.RandomResizedCrop(16, scale=(0.2, 0.5)),
+    "v1.Compose": transforms.Compose([transforms.RandomResizedCrop(16, scale=(0.2, 0.5))]),
+    "Sequential": nn.Sequential(transforms.RandomResizedCrop(16, scale=(0.2, 0.5))),
+}
+
+
+@pytest.mark.parametrize("transform", TRANSFORMS.values(), ids=TRANSFORMS)
+def test_a_transform_of_torchvision_is_applied_to_each_image_by_itself(transform):
+    augment = make_augment(transform, {})
+    image = pictures(n=1).expand(4, 3, 16, 16)
+    first, second = raw_views(augment, image)
+    assert first.shape == (4, 3, 16, 16)
+    rows = torch.cat([first, second]).flatten(1)
+    assert len(rows.unique(dim=0)) == 8  # each view of each image is another crop
+    same(raw_views(augment, image)[0], first)
+
+
+def test_modules_and_functions_of_others_are_no_transforms():
+    class Mine(nn.Module):
+        def forward(self, images, generator):
+            return images
+
+    class Own(v2.Transform):
+        def transform(self, image, params):
+            return 1 - image
+
+    for augment in (Mine(), nn.Sequential(), nn.Sequential(Mine()), lambda x, g: x):
+        assert not is_transform(augment)
+    assert is_transform(Own())
+    images = pictures()
+    same(raw_views(make_augment(Own(), {}), images)[0], 1 - images)
 
 
 def test_resize_and_center_fits_the_short_side_and_keeps_what_fits():

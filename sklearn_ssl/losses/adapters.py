@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from sklearn_ssl.checks import as_nested
-from sklearn_ssl.losses.base import SSLLoss, mean_over_pairs
+from sklearn_ssl.losses.base import Spec, SSLLoss, mean_over_pairs
 from sklearn_ssl.registry import get_loss
 
 
@@ -87,6 +87,23 @@ def _check_is_for_pairs(target: Any) -> None:
             f"loss={kind.__name__} of pytorch-metric-learning wants labels. For two views of an image, give "
             f"loss=SelfSupervisedLoss({kind.__name__}()), from pytorch_metric_learning.losses."
         )
+
+
+def build_loss(loss: SSLLoss, spec: Spec, name: str, params: dict) -> None:
+    """Let a loss make its own parameters and buffers.
+
+    Raises
+    ------
+    ValueError
+        It cannot, with these hyperparameters or in this network.
+    """
+    try:
+        loss.build(spec)
+    except ValueError:
+        raise  # in the loss's own words
+    except Exception as error:  # a plugin may raise anything
+        given = f" with {as_nested('loss', params)}" if params else ""
+        raise ValueError(f"The loss {name!r} cannot be built{given}: {error}") from error
 
 
 def defaults_of(loss: Any) -> dict[str, Any]:

@@ -44,7 +44,7 @@ def local_crops_that_fit(given: int | str, local_size: float, spec: Spec) -> int
     if isinstance(given, str) and given == "auto":
         fit = min(size) >= SMALLEST_SIDE and refusal(spec, size) is None
         return LOCAL_CROPS if fit else 0
-    given = check_number("loss__local_crops", given, whole=True, at_least=0, instead=("auto",))
+    given = check_number("loss__local_crops", given, whole=True, at_least=0, at_most=100, instead=("auto",))
     if given > 0:
         _check(given, spec, size)
     return given

@@ -137,7 +137,12 @@ class BEiT(SSLLoss):
             return self.vae.logits(self._map(x)).argmax(dim=1).flatten(1)
         if isinstance(self.tokenizer, nn.Module):
             self.tokenizer.eval()  # it is a part of the loss, which is set to train
-        words = self.tokenizer(x)
+        try:
+            words = self.tokenizer(x)
+        except Exception as error:  # a function or module may raise anything
+            raise ValueError(
+                f"loss__tokenizer failed on images of shape {tuple(x.shape)}: {error}"
+            ) from error
         expected = (len(x), self.grid[0] * self.grid[1])
         is_tensor = isinstance(words, Tensor) and words.ndim > 1 and not words.is_floating_point()
         if not is_tensor or tuple(words.flatten(1).shape) != expected:

@@ -61,6 +61,7 @@ class Inpainting(PixelFilling):
 
     def build(self, spec: Spec) -> None:
         size, maps = spec.image_size, map_size(spec)
+        check_number("loss__holes", self.holes, whole=True, at_most=math.prod(size))
         self.decoder = MapsToPixels(spec.feature_dim, spec.in_channels, maps, size, width=self.decoder_width)
 
     def _painted(self, student, x: Tensor, hidden: Tensor) -> Tensor:

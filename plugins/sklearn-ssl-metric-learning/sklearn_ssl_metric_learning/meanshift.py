@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sklearn_ssl import Batch, Spec, SSLLoss, Views
-from sklearn_ssl.losses import Queue, check_number, is_whole, mlp, queue_size
+from sklearn_ssl.losses import Queue, is_whole, mlp, queue_size
+from sklearn_ssl_metric_learning.momentum import checked_momentum
 
 
 def twice_then_a_quarter(feature_dim: int) -> tuple[int, ...]:
@@ -71,9 +72,7 @@ class MeanShift(SSLLoss):
     ):
         super().__init__()
         self.k = k
-        if not callable(momentum):
-            momentum = check_number("loss__momentum", momentum, at_least=0, at_most=1)
-        self.teacher = momentum
+        self.teacher = checked_momentum(momentum)
         self.queue_size = queue_size
 
     def make_projector(self, in_dim: int, widths: tuple[int, ...]) -> nn.Module:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from sklearn_ssl import Batch, Spec, SSLLoss
 from sklearn_ssl.losses import Queue, check_number, queue_size
+from sklearn_ssl_metric_learning.momentum import checked_momentum
 
 
 class MoCo(SSLLoss):
@@ -69,9 +70,7 @@ class MoCo(SSLLoss):
     ):
         super().__init__()
         self.temperature = check_number("loss__temperature", temperature, above=0)
-        if not callable(momentum):
-            momentum = check_number("loss__momentum", momentum, at_least=0, at_most=1)
-        self.teacher = momentum
+        self.teacher = checked_momentum(momentum)
         self.queue_size = queue_size
 
     def build(self, spec: Spec) -> None:

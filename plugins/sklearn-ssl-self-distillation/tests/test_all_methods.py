@@ -75,11 +75,11 @@ def test_training_goes_on_after_a_pickle_as_if_it_had_not_stopped(loss):
             {"predictor_dim": -1},
             "loss__predictor_dim=-1: give a whole number of at least 1, or None",
         ),
-        ("dino", {"local_crops": -1}, "loss__local_crops=-1: give a whole number of at least 0, or 'auto'"),
+        ("dino", {"local_crops": -1}, "loss__local_crops=-1: give a whole number of at least 0"),
         (
             "dino",
             {"local_crops": "many"},
-            "loss__local_crops='many': give a whole number of at least 0, or 'auto'",
+            "loss__local_crops='many': give a whole number of at least 0",
         ),
         ("dino", {"out_dim": 1}, r"loss__out_dim=1: .*at least 2"),
     ],

@@ -1,0 +1,376 @@
+"""Wrong parameters: is each refused in our own words? The part of fuzz.py that `--parameters` runs.
+
+Every parameter of the constructor and of each slot takes every one of VALUES in turn, in a fit of one step on
+four small images. A fit that ends well is right where RANGES says that the value can be meant there, else
+silent. An error is refused where it is a ValueError or TypeError that names the parameter as the user writes
+it, or the failure of a loss in training or of a function in reading; any other is raw, and so is an attempt
+that takes more than SECONDS.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import math
+import os
+import re
+import signal
+import tempfile
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator
+from decimal import Decimal
+from fractions import Fraction
+from numbers import Integral, Real
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageColor
+from skorch.callbacks import Callback
+from torch import nn
+
+from sklearn_ssl import SSLImageEmbedder, available_losses
+from sklearn_ssl.lazy import UnreadableImage
+
+SECONDS = 20
+VALUES = (
+    *(None, True, False, 0, 1, -1, 2, 3, 0.5, -0.5, 1.5),
+    *(float("nan"), float("inf"), float("-inf"), 1e30, 1e300, 10**12, 10**60, 10**400),
+    *("", "x", "1", "auto", b"x", Path("x"), 1j, Decimal("0.5"), Fraction(1, 2)),
+    *([], [1], (), (1, 2), [[1]], {}, {"a": 1}, {1: 2}, {1}, range(3)),
+    *(np.float32(0.5), np.int64(2), np.bool_(True), np.float64("nan"), np.zeros(3), np.array("x")),
+    *(torch.tensor(0.5), torch.zeros(2), int, dict, object(), len, lambda: None, nn.Linear(3, 3), Callback()),
+)
+
+
+# ------------------------------------------------------------------ what can be meant
+
+
+def number(low: float, high: float = 1e38, *, whole: bool = False, ends: str = "[]", also: tuple = ()):
+    """Whether a value is a number of this range, "(" and ")" for an end left out, or one of the words."""
+
+    def can_be_meant(value: Any) -> bool:
+        if isinstance(value, str | None):
+            return value in also
+        if isinstance(value, bool) or not isinstance(value, Integral if whole else Real):
+            return False
+        above = value > low if ends[0] == "(" else value >= low
+        return bool(above and (value < high if ends[1] == ")" else value <= high))
+
+    return can_be_meant
+
+
+def one_of(*choices: Any) -> Callable[[Any], bool]:
+    """Whether a value is one of the choices, and no number or array that equals one."""
+    return lambda value: any(type(value) is type(choice) and value == choice for choice in choices)
+
+
+def is_bool(value: Any) -> bool:
+    return isinstance(value, bool | np.bool_)
+
+
+def is_names(value: Any) -> bool:
+    return value is None or (isinstance(value, dict) and not value)
+
+
+def is_widths(value: Any) -> bool:
+    positive = number(1, whole=True)
+    return isinstance(value, tuple | list | range) and len(value) > 0 and all(map(positive, value))
+
+
+def is_random_state(value: Any) -> bool:
+    return value is None or number(0, 2**32 - 1, whole=True)(value)
+
+
+def is_colour(value: Any) -> bool:
+    try:
+        return bool(ImageColor.getrgb(value))
+    except (ValueError, AttributeError, TypeError):
+        return False
+
+
+SHARE, PROBABILITY, POSITIVE = number(0, 1, ends="(]"), number(0, 1), number(0, ends="(]")
+AT_LEAST_0, COUNT = number(0), number(1, whole=True)
+COUNT_OR_AUTO = number(1, whole=True, also=("auto",))
+PATH = lambda value: isinstance(value, str | os.PathLike | None)  # noqa: E731
+SEVERAL = number(2, whole=True)
+DECAY = number(0, 1, ends="[)")
+
+# By the name, or by the loss's name and that where a name means several things.
+RANGES: dict[str, Callable[[Any], bool]] = {
+    # the constructor's
+    "loss": one_of(*available_losses()),
+    "backbone": one_of("auto"),
+    "projector": lambda value: is_widths(value) or (isinstance(value, str) and value == "auto"),
+    "augment": one_of("auto", "none"),
+    "image_shape": lambda value: value is None,
+    "image_size": lambda value: COUNT_OR_AUTO(value) or (is_widths(value) and len(value) == 2),
+    "reader": one_of("files"),
+    "max_epochs": COUNT_OR_AUTO,
+    "max_time": number(0, ends="(]", also=(None,)),
+    "batch_size": SEVERAL,
+    "accumulate": COUNT,
+    "optimizer": one_of("auto"),
+    "lr": number(0, 1e6, ends="(]", also=("auto",)),
+    "weight_decay": number(0, 1e6, also=("auto",)),
+    "warmup": number(0, 1, also=("auto",)),
+    "device": one_of("auto"),
+    "precision": one_of("auto"),
+    "compile": is_bool,
+    "callbacks": lambda value: value is None or (isinstance(value, list | tuple) and not value),
+    "checkpoint": PATH,
+    "warm_start": is_bool,
+    "random_state": is_random_state,
+    "verbose": lambda value: is_bool(value) or number(0, whole=True)(value),
+    **{f"{slot}_params": is_names for slot in ("loss", "backbone", "augment", "optimizer", "reader")},
+    # backbones'
+    "backbone__stem": one_of("auto"),
+    "backbone__weights": lambda value: value is None,
+    "backbone__patch": COUNT_OR_AUTO,
+    "backbone__heads": COUNT_OR_AUTO,
+    "backbone__width": COUNT,
+    "backbone__depth": COUNT,
+    "backbone__pooling": one_of("mean", "class"),
+    # augmentations'
+    **{
+        f"augment__{name}": number(0, high, also=("auto",))
+        for high, names in {
+            1e38: ("brightness", "contrast", "saturation", "noise"),
+            1: (
+                *("flip", "vertical_flip", "quarter_turns", "color_jitter", "grayscale", "blur"),
+                *("cutout", "solarize", "sobel"),
+            ),
+            180: ("rotation",),
+            80: ("shear",),
+            0.5: ("hue",),
+        }.items()
+        for name in names
+    },
+    "augment__crop": number(0, 1, ends="(]", also=("auto",)),
+    # optimizers'
+    "optimizer__momentum": DECAY,
+    "optimizer__nesterov": is_bool,
+    "optimizer__clip_norm": number(0, ends="(]", also=(None,)),
+    "optimizer__betas": lambda value: False,
+    "optimizer__eps": AT_LEAST_0,
+    "optimizer__trust": POSITIVE,
+    "optimizer__rows": COUNT,
+    "optimizer__iterations": COUNT,
+    # the reader's
+    "reader__on_error": one_of("raise", "skip"),
+    "reader__read": lambda value: value is None,
+    "reader__background": is_colour,
+    "reader__cache": PATH,
+    "reader__workers": number(1, math.inf, whole=True, also=("auto",)),
+    "reader__max_pixels": COUNT,
+    **dict.fromkeys(("reader__memory_limit", "reader__cache_limit"), number(1, math.inf, whole=True)),
+    # losses'
+    "loss__temperature": POSITIVE,
+    "loss__momentum": PROBABILITY,
+    "loss__queue_size": number(4, whole=True, also=("auto",)),
+    "loss__local_crops": number(0, 100, whole=True, also=("auto",)),
+    "loss__local_size": SHARE,
+    "loss__mask_ratio": number(0, 1, ends="()"),
+    "loss__decoder_width": COUNT,
+    "loss__grid": number(2, 3, whole=True, also=("auto",)),
+    "cpc loss__grid": number(2, whole=True, also=("auto",)),
+    "loss__head_width": COUNT,
+    "loss__head_depth": number(0, whole=True),
+    "loss__predictor_dim": number(1, whole=True, also=(None,)),
+    "barlow_twins loss__lambd": AT_LEAST_0,
+    "barlow_twins loss__scale": POSITIVE,
+    "beit loss__tokenizer": lambda value: value is None,
+    "beit loss__vocab": SEVERAL,
+    "beit loss__tokenizer_share": number(0, 1, ends="()"),
+    "beit loss__tokenizer_width": COUNT,
+    "beit loss__kl_weight": AT_LEAST_0,
+    "colorization loss__bins": SEVERAL,
+    "cpc loss__steps": COUNT,
+    "cpc loss__dim": COUNT,
+    "dclw loss__sigma": POSITIVE,
+    "deepcluster loss__n_clusters": number(2, 4, whole=True, also=("auto",)),
+    "deepcluster loss__n_groupings": COUNT,
+    "deepcluster loss__kmeans_iterations": COUNT,
+    "dino loss__out_dim": SEVERAL,
+    "dino loss__student_temp": POSITIVE,
+    "dino loss__teacher_temp": POSITIVE,
+    "dino loss__warmup_teacher_temp": POSITIVE,
+    "dino loss__teacher_temp_warmup": PROBABILITY,
+    "dino loss__center_momentum": PROBABILITY,
+    "dino loss__freeze_last_layer": number(0, whole=True),
+    "inpainting loss__holes": number(1, 64, whole=True),
+    "jigsaw loss__permutations": SEVERAL,
+    "jigsaw loss__tiles": one_of("together", "apart"),
+    "mae loss__decoder_depth": number(0, whole=True),
+    "mae loss__normalize_targets": is_bool,
+    "margin loss__margin": POSITIVE,
+    # int is a function of progress that gives 0 until the end.
+    **dict.fromkeys(
+        ("meanshift loss__momentum", "moco loss__momentum"), lambda value: PROBABILITY(value) or value is int
+    ),
+    "meanshift loss__k": COUNT,
+    "relative_location loss__drop_colors": lambda value: is_bool(value) or one_of("auto")(value),
+    "simmim loss__mask_size": COUNT_OR_AUTO,
+    "swav loss__n_prototypes": number(2, 4, whole=True, also=("auto",)),
+    "swav loss__epsilon": POSITIVE,
+    "swav loss__sinkhorn_iterations": COUNT,
+    "swav loss__freeze_epochs": number(0, whole=True),
+    "swav loss__queue_from": PROBABILITY,
+    "triplet loss__margin": AT_LEAST_0,
+    "triplet loss__negatives": one_of("violating", "hardest"),
+    "vicreg loss__sim_coeff": AT_LEAST_0,
+    "vicreg loss__std_coeff": AT_LEAST_0,
+    "vicreg loss__cov_coeff": AT_LEAST_0,
+    "wmse loss__w_size": number(2, 4, whole=True, also=("auto",)),
+    "wmse loss__w_iter": COUNT,
+    "wmse loss__w_eps": AT_LEAST_0,
+    "wmse loss__n_views": number(2, 100, whole=True),
+}
+# Counts of layers, or of passes of a loop: as many as one asks for, however long it takes.
+LOOPS = (
+    *("backbone__depth", "loss__decoder_depth", "loss__head_depth", "loss__kmeans_iterations"),
+    *(
+        "loss__n_groupings",
+        "loss__sinkhorn_iterations",
+        "loss__w_iter",
+        "optimizer__iterations",
+    ),
+)
+
+
+# ------------------------------------------------------------------ fits
+
+
+class Tiny(nn.Module):
+    """One convolution, whose maps are the features of images of any size."""
+
+    def __init__(self, in_channels: int):
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, 4, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.conv(x).relu()
+
+
+class Stepped(Exception):
+    """The first step is done: the parameters were accepted."""
+
+
+class StopAfterAStep(Callback):
+    """Ends a fit that would go on for as long as its parameters say."""
+
+    def on_batch_end(self, net: Any, **_: Any) -> None:
+        raise Stepped
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    signal.signal(signal.SIGALRM, _too_slow)
+    outcomes: Counter = Counter()
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+        for settings, name, can_be_meant in parameters():
+            for value in VALUES:
+                if is_left_out(name, value):
+                    continue
+                outcome, words = outcome_of(settings, name, value, can_be_meant)
+                outcomes[outcome] += 1
+                if outcome in ("raw", "silent"):
+                    where = " ".join(f"{key}={given!r}" for key, given in settings.items())
+                    print(f"{outcome}: {where} {name}={value!r:.40}: {words:.300}", flush=True)
+    print(f"{sum(outcomes.values())} values of {len(list(parameters()))} parameters: {dict(outcomes)}")
+
+
+def parameters() -> Iterator[tuple[dict[str, Any], str, Callable[[Any], bool]]]:
+    """(settings beside it, name, whether a value can be meant) of every parameter, slot by slot."""
+    for name in SSLImageEmbedder().get_params(deep=False):
+        yield {}, name, RANGES[name]
+    chosen = {
+        "loss": list(available_losses()),
+        "backbone": ["resnet18", "vit", "mobilenet_v3_small"],
+        "augment": ["photo"],
+        "optimizer": ["muon", "adamw", "sgd", "lars"],
+        "reader": ["files"],
+    }
+    for slot, values in chosen.items():
+        for value in values:
+            for name in SSLImageEmbedder(**{slot: value}).get_params():
+                if name.startswith(f"{slot}__"):
+                    yield {slot: value}, name, RANGES.get(f"{value} {name}") or RANGES[name]
+
+
+def is_left_out(name: str, value: Any) -> bool:
+    """Whether to try it would take a compiler, or for ever."""
+    return (name == "compile" and is_bool(value)) or (
+        name in LOOPS and isinstance(value, int) and value == 10**12
+    )
+
+
+def outcome_of(
+    settings: dict[str, Any], name: str, value: Any, can_be_meant: Callable[[Any], bool]
+) -> tuple[str, str]:
+    signal.alarm(SECONDS)
+    try:
+        fit(settings, name, value)
+    except Stepped:
+        pass
+    except Exception as error:
+        words = f"{type(error).__name__}: {error}"
+        return ("refused" if is_ours(error, name) else "raw"), words
+    finally:
+        signal.alarm(0)
+    return ("right" if can_be_meant(value) else "silent"), ""
+
+
+def fit(settings: dict[str, Any], name: str, value: Any) -> None:
+    small = dict(backbone=Tiny, projector=(4,), max_epochs=1, batch_size=4, random_state=0, device="cpu")
+    if settings.get("loss") in ("beit", "mae"):
+        small["backbone"] = "vit"
+    if "vit" in (small["backbone"], settings.get("backbone")):
+        small["backbone_params"] = dict(width=8, depth=1)
+    if settings.get("loss") == "meanshift":
+        small["loss_params"] = dict(k=2)
+    if name in ("max_epochs", "max_time", "verbose"):
+        small["callbacks"] = [StopAfterAStep()]
+    estimator = SSLImageEmbedder(**{**small, **settings, name: value})
+    repr(estimator)
+    estimator.get_params()
+    if name.startswith("reader__"):
+        estimator.fit(files())
+    else:
+        estimator.fit(images(settings.get("loss")), [0, 0, 1, 1])
+        estimator.transform(images(settings.get("loss")))
+
+
+def is_ours(error: Exception, name: str) -> bool:
+    """Whether an error names the parameter, or what the loss or the reading function was used for."""
+    if name == "reader__read" and isinstance(error, UnreadableImage):
+        return True
+    if isinstance(error, RuntimeError | FloatingPointError):
+        return str(error).startswith("The loss '")
+    names = rf"\b({name}\b|{name.removesuffix('_params')}__)"  # loss_params={'x': 1} is also loss__x=1
+    return isinstance(error, ValueError | TypeError) and re.search(names, str(error)) is not None
+
+
+@functools.cache
+def images(loss: str | None) -> np.ndarray:
+    side = 32 if loss in ("cpc", "jigsaw", "relative_location") else 8
+    return np.random.default_rng(0).integers(0, 256, (4, side, side, 3), dtype=np.uint8)
+
+
+@functools.cache
+def files() -> list[Path]:
+    paths = [Path(f"{number}.png").absolute() for number in range(4)]
+    for path, image in zip(paths, images(None), strict=True):
+        Image.fromarray(image).save(path)
+    return paths
+
+
+def _too_slow(*_: Any) -> None:
+    raise TimeoutError(f"more than {SECONDS} seconds")
+
+
+if __name__ == "__main__":
+    main()
