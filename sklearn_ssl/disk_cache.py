@@ -39,7 +39,7 @@ class DiskCache:
     """
 
     def __init__(self, folder: str | os.PathLike, limit: int):
-        self.folder = Path(folder)
+        self.folder = Path(folder).expanduser()
         self.limit = limit
         self._room = -1.0  # nobody has looked yet
         self._lock = threading.Lock()

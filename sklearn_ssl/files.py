@@ -158,7 +158,7 @@ def list_images(folder: str | os.PathLike) -> list[Path]:
     -------
     list of Path
         Those whose names end as images' do, in any case: .bmp, .gif, .jp2, .jpg, .jpeg, .npy, .pgm, .png,
-        .pnm, .ppm, .tif, .tiff, .webp.
+        .pnm, .ppm, .tif, .tiff, .webp. Nothing is opened: `fit` refuses named pipes and devices among them.
 
     Raises
     ------
@@ -186,17 +186,19 @@ def files_below(folder: str | os.PathLike, suffixes: tuple[str, ...] | None) -> 
 
 def _walk(folder: Path) -> Iterator[Path]:
     """What is no folder, in any order; without recursion, for folders may be nested deeper than calls."""
-    pending: list[tuple[Path, frozenset[Path]]] = [(folder, frozenset())]
+    pending: list[tuple[Path, frozenset[tuple[int, int]]]] = [(folder, frozenset())]
     while pending:
         folder, above = pending.pop()
-        real = folder.resolve()
-        if real in above:
+        stat = folder.stat()
+        itself = stat.st_dev, stat.st_ino
+        if itself in above:
+            real = folder.resolve()
             raise ValueError(
                 f"{folder} is a link that leads back to {real}: remove it, or give a list of paths."
             )
         for entry in _visible(folder):
             if entry.is_dir():
-                pending.append((entry, above | {real}))
+                pending.append((entry, above | {itself}))
             else:
                 yield entry
 

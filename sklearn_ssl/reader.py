@@ -33,8 +33,8 @@ class Reader:
         Bytes. Images that take no more, as they are trained on, are kept in memory once they were read.
     cache : path, optional
         A folder in which images of files are kept as they are trained on: later epochs, fits and processes
-        need not decode them again. A file that has changed is read anew; where what `read` calls has changed,
-        give another folder.
+        need not decode them again. A file that has changed, or whose copy in the folder is damaged, is read
+        anew; where what `read` calls has changed, give another folder.
     cache_limit : int, default=20 * 2**30
         Bytes; of what is in the folder, the oldest goes when it becomes more.
     workers : int or "auto", default="auto"

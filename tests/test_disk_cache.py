@@ -35,6 +35,13 @@ def test_what_was_put_there_is_there(tmp_path, dtype):
     assert again.get("cd" * 16, SHAPE, dtype) is None
 
 
+def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    DiskCache("~/cache", 10**6).put(key(1), image(1))
+    assert len(files(tmp_path / "cache")) == 1
+
+
 def test_an_image_of_another_length_is_none(tmp_path):
     cache = DiskCache(tmp_path, 10**6)
     cache.put("ab" * 16, image(7))
