@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import os
+import sys
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -30,7 +31,7 @@ from sklearn_ssl.backbones import build_backbone, resolve_backbone
 from sklearn_ssl.checkpoint import Checkpoint
 from sklearn_ssl.checks import check_bool, check_number, check_params, is_whole, shortened
 from sklearn_ssl.devices import own_settings, resolve_compile, resolve_device, resolve_precision
-from sklearn_ssl.fingerprint import fingerprint
+from sklearn_ssl.fingerprint import fingerprint, told_by_address
 from sklearn_ssl.forks import warn_if_forked
 from sklearn_ssl.images import (
     ConcatSource,
@@ -72,6 +73,8 @@ DEFAULTS: dict[str, Any] = {
     "warmup": 0.05,
     "max_epochs": 100,
 }
+# Packages whose versions tell one training from another; as do those that code is taken from.
+PACKAGES = ("sklearn_ssl", "torch", "torchvision")
 # Parameters, and settings of reading, that do not tell one training from another.
 NOT_OF_THE_TRAINING = ("callbacks", "checkpoint", "verbose", "warm_start")
 NOT_OF_THE_IMAGES = ("cache", "cache_limit", "memory_limit", "workers")
@@ -604,7 +607,9 @@ max_epochs_, device_, precision_, compile_
         resolved = {name: getattr(self, f"{name}_") for name in RESOLVED}
         earlier = _without(self._earlier_state() or {}, ("seconds", "meter"))
         images = source.identity(), labels
-        digits = fingerprint(params, resolved, resolve_loss(self.loss), images, earlier)
+        packages = [sys.modules[name] for name in PACKAGES]
+        digits = fingerprint(params, resolved, resolve_loss(self.loss), images, earlier, packages)
+        _warn_if_never_found_again({**params, "loss": resolve_loss(self.loss)})
         return Checkpoint(given_path("checkpoint", self.checkpoint), loss_name(self.loss), digits, source)
 
     def _earlier(self, checkpoint: Checkpoint | None) -> dict | None:
@@ -922,6 +927,18 @@ def _is_unlabeled(label: Any) -> bool:
 
 def _drawn_seed(random_state: Any) -> int:
     return int(check_random_state(random_state).randint(2**31))
+
+
+def _warn_if_never_found_again(params: dict[str, Any]) -> None:
+    """A checkpoint that no other process finds, and no word of it, would be the loss of a training."""
+    places = told_by_address(params)
+    if places:
+        warnings.warn(
+            f"No other process will go on from the checkpoint of this fit: it could not tell whether "
+            f"{', '.join(places)} is the same, of which Python shows but an address in memory. Let it be an "
+            f"object whose attributes say what it is, or make it where it is used.",
+            stacklevel=4,
+        )
 
 
 def _about_checkpoint(checkpoint: Checkpoint, earlier: dict) -> str:

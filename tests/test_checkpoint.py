@@ -321,6 +321,37 @@ def test_each_training_has_a_file_of_its_own(make, images, labels, runs, save_im
     assert sum(name.startswith("Everything-") for name in names) == 7
 
 
+def test_a_training_that_no_other_process_finds_again_is_told(make, images):
+    class Holds(Everything):
+        def __init__(self):
+            super().__init__()
+            self.rows = (row for row in [1])
+
+        def __deepcopy__(self, memo):
+            return type(self)()
+
+    words = r"No other process will go on from .* whether loss\.rows is the same"
+    with pytest.warns(UserWarning, match=words) as caught:
+        make(loss=Holds(), max_epochs=1).fit(images)
+    assert len(caught) == 1
+
+
+def test_what_code_refers_to_counts(make, images, runs):
+    names = {"TAU": 1.0}
+    exec("def pull(z1, z2):\n    return TAU * (z1 - z2).square().mean()", names)
+    make(loss=names["pull"], max_epochs=1).fit(images)
+    names["TAU"] = 2.0
+    make(loss=names["pull"], max_epochs=1).fit(images)
+    assert len(files(runs)) == 2
+
+
+def test_another_version_of_a_package_makes_another_training(make, images, runs, monkeypatch):
+    make(max_epochs=1).fit(images)
+    monkeypatch.setattr("sklearn_ssl.fingerprint._version", lambda package: f"{package} of tomorrow")
+    make(max_epochs=1).fit(images)
+    assert len(files(runs)) == 2
+
+
 def test_labels_count_where_they_are_used(make, images, labels, runs):
     class Labelled(Everything):
         uses_labels = True
