@@ -1,13 +1,14 @@
-"""Damaged files: is each either read, or refused in our own words?
+"""Damaged files, wrong parameters: is each either taken, or refused in our own words?
 
     python benchmarks/fuzz.py --images 10000 --models 2000
+    python benchmarks/fuzz.py --parameters
 
 Image files of nine formats, model files and checkpoints are damaged at random (bits flipped in the header or
 anywhere, parts cut out or put in twice, ends lost, another format's name, headers that promise gigapixels)
 and read by a process that may take no more than --gigabytes of memory and --seconds for a file. It counts how
 many were read and how many refused, and names the files of all other outcomes, which it keeps: another
 exception than ours, a crash, a hang. A model or checkpoint that is read is compared with the whole one, bit
-for bit.
+for bit. With --parameters, every parameter takes wrong values instead: see fuzz_parameters.py.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ import zlib
 from collections import Counter
 from pathlib import Path
 
+import fuzz_parameters
 import numpy as np
 import torch
 from PIL import Image
@@ -49,11 +51,15 @@ def main() -> None:
     parser.add_argument("--models", type=int, default=2_000)
     parser.add_argument("--gigabytes", type=float, default=4.0)
     parser.add_argument("--seconds", type=int, default=20)
+    parser.add_argument("--parameters", action="store_true", help="wrong parameters, and no files")
     parser.add_argument("--keep", default="fuzz_failures")
     parser.add_argument("--run", type=json.loads, help=argparse.SUPPRESS)  # a piece, in its process
     args = parser.parse_args()
     if args.run:
         read_piece(**args.run)
+        return
+    if args.parameters:
+        fuzz_parameters.main()
         return
     for what, n in (("images", args.images), ("models", args.models)):
         outcomes: Counter = Counter()

@@ -370,7 +370,3 @@ def files() -> list[Path]:
 
 def _too_slow(*_: Any) -> None:
     raise TimeoutError(f"more than {SECONDS} seconds")
-
-
-if __name__ == "__main__":
-    main()

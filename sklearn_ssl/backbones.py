@@ -491,11 +491,13 @@ def _warn_of_classifier(module: nn.Module, label: str, feature_dim: int) -> None
     """A classifier on new classes is untrained: its outputs say less of an image than what goes into it."""
     layers = _layers(module, (nn.Linear, nn.Conv2d))
     name, last = layers[-1] if layers else ("", None)
-    if not isinstance(last, nn.Linear) or name.split(".")[0] not in CLASSIFIERS:
+    if name.split(".")[0] not in CLASSIFIERS:
         return
-    if last.out_features == feature_dim != last.in_features:
+    linear = isinstance(last, nn.Linear)
+    before, after = (last.in_features, last.out_features) if linear else (last.in_channels, last.out_channels)
+    if after == feature_dim != before:
         warnings.warn(
-            f"The backbone {label} ends in the layer {name!r}, from {last.in_features} to {feature_dim} "
+            f"The backbone {label} ends in the layer {name!r}, from {before} to {after} "
             f"features, which looks like a classifier, and embeddings would be its outputs. If it is one, "
             f"take it off: module.{name} = nn.Identity(), or num_classes=0 for a model of timm.",
             stacklevel=2,

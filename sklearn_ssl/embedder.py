@@ -135,8 +135,10 @@ class SSLImageEmbedder(
         times as wide as the features).
     augment : str or callable, default="auto"
         How views are drawn: "photo" (SimCLR's recipe), "symbols" (digits, glyphs: no flips), "overhead"
-        (satellite, microscopy: all flips and quarter turns), "none", or ``f(images, generator)`` that returns
-        one view of each image (n, channels, height, width). "auto": "photo" for three channels, else
+        (satellite, microscopy: all flips and quarter turns), "none"; or ``f(images, generator)`` that returns
+        one view of each image (n, channels, height, width); or a transform of torchvision, which is applied
+        to each image by itself. Functions and transforms may draw from the generator or from the global ones
+        of torch, numpy and Python, which are seeded meanwhile. "auto": "photo" for three channels, else
         "symbols".
     augment_params : dict, optional
         Strengths that differ from the preset's: ``{"blur": 0.5}``; see `sklearn_ssl.presets.Augment`.
@@ -647,7 +649,7 @@ max_epochs_, device_, precision_, compile_
             student,
             loss,
             loss_name=loss_name(self.loss),
-            make_optimizer=optimizer_maker(self.optimizer_, self.optimizer_params or {}),
+            make_optimizer=optimizer_maker(self.optimizer_, self.optimizer_params or {}, self.device_),
             weight_decay=self.weight_decay_,
             schedule=Schedule(self.max_epochs_, self.max_time, self.lr_, self.warmup_),
             draw_views=self._views(),

@@ -87,7 +87,7 @@ def resolve_optimizer(optimizer: Any) -> Callable[..., Optimizer]:
     )
 
 
-def optimizer_maker(optimizer: Any, params: dict[str, Any]) -> Callable[..., Optimizer]:
+def optimizer_maker(optimizer: Any, params: dict[str, Any], device: torch.device) -> Callable[..., Optimizer]:
     """What makes the optimizer from parameter groups and `lr`; a class is first tried on two weights.
 
     Raises
@@ -98,7 +98,7 @@ def optimizer_maker(optimizer: Any, params: dict[str, Any]) -> Callable[..., Opt
     make = functools.partial(resolve_optimizer(optimizer), **params)
     if isinstance(optimizer, str):
         return make
-    weights = [nn.Parameter(torch.ones(2, 2)), nn.Parameter(torch.ones(2))]
+    weights = [nn.Parameter(torch.ones(shape, device=device)) for shape in ((2, 2), (2,))]
     for p in weights:
         p.grad = torch.ones_like(p)
     try:

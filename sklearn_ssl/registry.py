@@ -199,7 +199,7 @@ def _changed_at(folder: str) -> int:
 
 def _installed_as(name: str) -> list[LossInfo]:
     """Those that "name" or "distribution:name" can mean; a built-in keeps its name for itself."""
-    distribution, _, bare = name.rpartition(":")
+    distribution, bare = name.split(":", 1) if ":" in name else ("", name)
     found = [info for info in _installed() if info.name == bare]
     if distribution:
         return [info for info in found if _canonical(info.distribution) == _canonical(distribution)]

@@ -517,6 +517,7 @@ def test_a_classifier_that_was_left_on_is_named_with_the_way_out(name):
     [
         (models.resnet18, "fc"),
         (models.mobilenet_v3_small, r"classifier\.3"),
+        (models.squeezenet1_1, r"classifier\.1"),
         (functools.partial(models.vit_b_32, image_size=32), r"heads\.head"),
     ],
 )

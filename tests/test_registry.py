@@ -185,6 +185,12 @@ def test_the_rest_of_an_installation_hurts_no_other(site):
         get_loss("rest")
 
 
+def test_a_name_with_a_colon_is_found_behind_its_distribution(site):
+    install(site, "ssl-colon", "a:b = ssl_colon:Far")
+    assert available_losses(details=True)["ssl-colon:a:b"].family == "nonsense"
+    assert get_loss("ssl-colon:a:b").__name__ == "Far"
+
+
 def test_of_two_packages_with_one_name_the_user_says_which(site):
     install(site, "ssl-left", "twin = ssl_left:Far")
     install(site, "ssl-right", "twin = ssl_right:Far", version="2.0")

@@ -141,14 +141,15 @@ class SSLLoss(nn.Module):
         class Alignment(SSLLoss):
             def __init__(self, power=2.0):
                 super().__init__()
-                self.power = power
+                self.power = check_number("loss__power", power, above=0)
 
             def forward(self, z1, z2):
                 return (z1 - z2).abs().pow(self.power).mean()
 
     What a method trains beside backbone and projector (a predictor, prototypes) are parameters
     made in `build`; what must survive (a queue, a centre) are persistent buffers made there.
-    All randomness comes from `batch.generator` and `spec.generator`.
+    All randomness comes from `batch.generator` and `spec.generator`. `sklearn_ssl.losses` has what checks
+    hyperparameters: `check_number`, `check_bool` and `check_choice` raise errors that name them.
 
     A method that fills in images may also have ``reconstruct(views, student, generator)``, which returns what
     the backbone saw of them, NaN where it saw nothing, and what was made of it, both like ``views[0]``: then
