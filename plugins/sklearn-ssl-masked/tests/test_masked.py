@@ -412,12 +412,15 @@ def test_reconstructions_are_drawn(loss):
         ("beit", {"loss__mask_ratio": 1.5}, r"loss__mask_ratio=1\.5"),
         ("inpainting", {"loss__mask_ratio": 0.0}, r"loss__mask_ratio=0\.0"),
         ("inpainting", {"loss__holes": 0}, r"loss__holes=0: give a whole number of at least 1"),
+        ("inpainting", {"loss__holes": 257}, r"loss__holes=257: give a whole number at most 256"),
         (
             "simmim",
             {"backbone": "vit", "loss__mask_size": 3},
             r"loss__mask_size=3: give a multiple of the patch's 4, at most 8",
         ),
         ("beit", {"loss__vocab": 1}, r"loss__vocab=1"),
+        ("beit", {"loss__tokenizer": 5}, r"loss__tokenizer=5: give a function of images, a module, or None"),
+        ("beit", {"loss__tokenizer": int}, r"loss__tokenizer failed on images of shape \(2, 3, 16, 16\): "),
         ("beit", {"loss__tokenizer_share": 1.0}, r"loss__tokenizer_share=1\.0"),
         ("mae", {"backbone__patch": 5}, r"backbone__patch=5 does not divide images of 16 x 16"),
         ("mae", {"backbone__patch": 16}, r"an image is a single patch .* smaller backbone__patch"),
@@ -426,6 +429,7 @@ def test_reconstructions_are_drawn(loss):
         ("inpainting", {"backbone": resnet18()}, r"makes 1000 features of 512 maps.*take that off"),
     ],
 )
+@pytest.mark.filterwarnings("ignore:The backbone ResNet ends in the layer 'fc'")
 def test_what_cannot_work_is_named(loss, params, words):
     with pytest.raises(ValueError, match=words):
         SSLImageEmbedder(loss, max_epochs=1, **params).fit(pixels())

@@ -114,6 +114,23 @@ def test_a_momentum_that_is_none_is_told_what_is(loss, momentum):
         embedder(loss, loss__momentum=momentum).fit(images(40))
 
 
+def late(progress):
+    return 1 / progress
+
+
+@pytest.mark.parametrize("loss", WITH_A_TEACHER)
+@pytest.mark.parametrize(
+    ("momentum", "words"),
+    [
+        (late, r"loss__momentum=<function late at .*> failed as a function of progress: float division"),
+        (lambda progress: 2, r"loss__momentum\(0\.0\)=2: give a finite number of at least 0 and at most 1"),
+    ],
+)
+def test_a_momentum_that_is_no_function_of_progress_is_told(loss, momentum, words):
+    with pytest.raises(ValueError, match=words):
+        embedder(loss, loss__momentum=momentum).fit(images(40))
+
+
 def rising(progress):
     return 0.5 + progress / 2
 
