@@ -84,6 +84,10 @@ def is_random_state(value: Any) -> bool:
     return value is None or number(0, 2**32 - 1, whole=True)(value)
 
 
+def is_path(value: Any) -> bool:
+    return isinstance(value, str | os.PathLike | None)
+
+
 def is_colour(value: Any) -> bool:
     try:
         return bool(ImageColor.getrgb(value))
@@ -94,7 +98,6 @@ def is_colour(value: Any) -> bool:
 SHARE, PROBABILITY, POSITIVE = number(0, 1, ends="(]"), number(0, 1), number(0, ends="(]")
 AT_LEAST_0, COUNT = number(0), number(1, whole=True)
 COUNT_OR_AUTO = number(1, whole=True, also=("auto",))
-PATH = lambda value: isinstance(value, str | os.PathLike | None)  # noqa: E731
 SEVERAL = number(2, whole=True)
 DECAY = number(0, 1, ends="[)")
 
@@ -120,7 +123,7 @@ RANGES: dict[str, Callable[[Any], bool]] = {
     "precision": one_of("auto"),
     "compile": is_bool,
     "callbacks": lambda value: value is None or (isinstance(value, list | tuple) and not value),
-    "checkpoint": PATH,
+    "checkpoint": is_path,
     "warm_start": is_bool,
     "random_state": is_random_state,
     "verbose": lambda value: is_bool(value) or number(0, whole=True)(value),
@@ -162,7 +165,7 @@ RANGES: dict[str, Callable[[Any], bool]] = {
     "reader__on_error": one_of("raise", "skip"),
     "reader__read": lambda value: value is None,
     "reader__background": is_colour,
-    "reader__cache": PATH,
+    "reader__cache": is_path,
     "reader__workers": number(1, math.inf, whole=True, also=("auto",)),
     "reader__max_pixels": COUNT,
     **dict.fromkeys(("reader__memory_limit", "reader__cache_limit"), number(1, math.inf, whole=True)),
@@ -231,12 +234,7 @@ RANGES: dict[str, Callable[[Any], bool]] = {
 # Counts of layers, or of passes of a loop: as many as one asks for, however long it takes.
 LOOPS = (
     *("backbone__depth", "loss__decoder_depth", "loss__head_depth", "loss__kmeans_iterations"),
-    *(
-        "loss__n_groupings",
-        "loss__sinkhorn_iterations",
-        "loss__w_iter",
-        "optimizer__iterations",
-    ),
+    *("loss__n_groupings", "loss__sinkhorn_iterations", "loss__w_iter", "optimizer__iterations"),
 )
 
 
@@ -303,9 +301,8 @@ def parameters() -> Iterator[tuple[dict[str, Any], str, Callable[[Any], bool]]]:
 
 def is_left_out(name: str, value: Any) -> bool:
     """Whether to try it would take a compiler, or for ever."""
-    return (name == "compile" and is_bool(value)) or (
-        name in LOOPS and isinstance(value, int) and value == 10**12
-    )
+    takes_for_ever = name in LOOPS and isinstance(value, int) and value == 10**12
+    return takes_for_ever or (name == "compile" and is_bool(value))
 
 
 def outcome_of(
