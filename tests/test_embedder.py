@@ -296,6 +296,16 @@ def test_two_threads_at_once_give_what_one_gives(embedder, images):
     assert same(results[1], expected)
 
 
+@pytest.fixture
+def one_thread():
+    """As in the workers: bits are equal at equal numbers of threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("one_thread")
 def test_worker_processes_give_the_same_and_search_in_parallel(embedder, convolution, images, labels):
     estimator = embedder(backbone=convolution)
     expected = estimator.fit_transform(images)
