@@ -1,94 +1,185 @@
 """Fits that are killed at random moments, and go on from their checkpoint: do they end as they would have?
 
-    python benchmarks/kill.py --trainings 20
+    pip install . ./plugins/*/
+    python benchmarks/kill.py --kills 100
+    python benchmarks/kill.py --kills 5 --methods moco lazy
 
-Each training is a process that writes its checkpoint as soon as the last one is as long ago as its writing
-took, so that much of its time is spent on that. It is sent SIGKILL after a random time, again and again,
-until one lives to its end. Its embeddings, weights and history (but for times) are compared with those of a
-training that nobody disturbed, bit for bit.
+Each fit is a process that writes its checkpoint as soon as the last one is as long ago as its writing took,
+so that much of its time is spent on that. It is sent SIGKILL after a random time, until it has been killed
+its share of --kills times; then one lives to its end. Its embeddings, weights and history (but for times) are
+compared with those of a fit that nobody disturbed, bit for bit, and its folder is looked through for anything
+but the one checkpoint. A method is a loss at its defaults, or an entry of WAYS.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+import contextlib
+import multiprocessing
 import random
-import subprocess
-import sys
 import tempfile
 import time
 import warnings
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
+from PIL import Image
 from side_by_side import machine
+from torch import nn
 
-from sklearn_ssl import SSLImageEmbedder, checkpoint
+from sklearn_ssl import SSLImageEmbedder, checkpoint, get_loss
 from sklearn_ssl.fingerprint import fingerprint
+
+LOSSES = (
+    *("ntxent", "dcl", "vicreg", "barlow_twins"),
+    *("moco", "nnclr", "meanshift"),  # queues, teachers
+    *("byol", "simsiam", "dino", "swav"),  # teachers, multi-crop, prototypes
+    *("deepcluster", "wmse"),  # memory of all images, whitening
+    *("supcon", "triplet"),  # labels
+    *("mae", "simmim"),  # masked
+    "rotation",  # pretext
+)
+# More than losses: settings beside them.
+WAYS: dict[str, dict[str, Any]] = {
+    "accumulate": {"loss": "ntxent", "accumulate": 2},
+    "lazy": {"loss": "ntxent", "reader_params": {"memory_limit": 1, "on_error": "skip"}},
+}
+METHODS = (*LOSSES, *WAYS)
+
+
+class Small(nn.Module):
+    """Three convolutions, which return maps."""
+
+    def __init__(self, in_channels: int, width: int = 16):
+        super().__init__()
+        layers = [nn.Conv2d(in_channels, width, 3, 1, 1)]
+        for _ in range(2):
+            layers += [nn.BatchNorm2d(width), nn.ReLU(), nn.Conv2d(width, width, 3, 2, 1)]
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layers(x)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--trainings", type=int, default=20)
-    parser.add_argument("--epochs", type=int, default=5)
-    parser.add_argument("--child", help="the folder of the checkpoints: be the process that trains")
+    parser.add_argument("--kills", type=int, default=100, help="of all methods together")
+    parser.add_argument("--methods", nargs="+", default=METHODS)
+    parser.add_argument("--epochs", type=int, default=4)
     args = parser.parse_args()
-    if args.child is not None:
-        print(json.dumps(outcome(args.child or None, args.epochs)))
-        return
     print(machine(), flush=True)
-    began = time.monotonic()
-    undisturbed = run("", args.epochs)
-    seconds = time.monotonic() - began
-    print(f"undisturbed: {undisturbed}, {seconds:.1f} s", flush=True)
-    undisturbed.pop("went on")
-    rng, same, went_on = random.Random(0), 0, 0
-    for i in range(args.trainings):
+    # Children of a process that has imported everything, and computed nothing: an import takes seconds.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["sklearn_ssl", "kill"])
+    first = context.Process(target=int)  # the imports belong to no fit
+    first.start()
+    first.join()
+    rng, kills, went_on, same, left = random.Random(0), 0, 0, [], []
+    for i, method in enumerate(args.methods):
+        share = (i + 1) * args.kills // len(args.methods) - i * args.kills // len(args.methods)
         with tempfile.TemporaryDirectory() as folder:
-            out, kills = until_it_lives(folder, args.epochs, rng, seconds)
-            went_on += out.pop("went on")
-            same += out == undisturbed
-            print(f"training {i + 1}: killed {kills} times, the same: {out == undisturbed}", flush=True)
-    print(f"{went_on} of {args.trainings} went on from a checkpoint; {same} ended as the undisturbed one")
+            out, found = killed(context, method, share, args.epochs, rng, Path(folder))
+        kills, went_on = kills + share, went_on + out["went on"]
+        same.append(out["same"])
+        left += found
+        print(f"{method}: {share} kills, the same: {out['same']}, files left: {found}", flush=True)
+    print(f"kills: {kills}; fits that went on from a checkpoint: {went_on} of {len(same)}")
+    print(f"same to the bit: {sum(same)} of {len(same)}")
+    print(f"files left: {len(left)}")
 
 
-def until_it_lives(folder: str, epochs: int, rng: random.Random, seconds: float) -> tuple[dict, int]:
-    """What comes out in the end, and after how many kills."""
-    kills = 0
-    while (out := run(folder, epochs, kill_after=rng.uniform(0.3, 1.2) * seconds)) is None:
-        kills += 1
-    return out, kills
+def killed(
+    context: Any, method: str, kills: int, epochs: int, rng: random.Random, folder: Path
+) -> tuple[dict, list[str]]:
+    """What comes out of a fit after so many kills, and the files beside its checkpoint."""
+    runs = folder / "runs"
+    began = time.monotonic()
+    undisturbed = run(context, method, epochs, folder, None)
+    seconds = time.monotonic() - began
+    done = 0
+    while done < kills:
+        ended = run(context, method, epochs, folder, runs, kill_after=rng.uniform(0.1, 1.0) * seconds)
+        done += ended is None
+        for path in runs.glob("*.safetensors") if ended else ():
+            path.unlink()  # it was too fast: from the start
+    out = run(context, method, epochs, folder, runs)
+    names = sorted(str(path.relative_to(runs)) for path in runs.rglob("*"))
+    same = all(out[what] == undisturbed[what] for what in ("weights", "history", "embeddings"))
+    return {"same": same, "went on": out["went on"]}, [
+        name for name in names if name.startswith(".")
+    ] + names[1:]
 
 
-def run(folder: str, epochs: int, kill_after: float | None = None) -> dict | None:
-    command = [sys.executable, __file__, "--child", folder, "--epochs", str(epochs)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
-        try:
-            out, _ = child.communicate(timeout=kill_after)
-        except subprocess.TimeoutExpired:
-            child.kill()  # SIGKILL
-            return None
-    return json.loads(out.splitlines()[-1])
+def run(
+    context: Any,
+    method: str,
+    epochs: int,
+    folder: Path,
+    runs: Path | None,
+    kill_after: float | None = None,
+) -> dict | None:
+    """What comes out of a fit in a process of its own; None if that was killed."""
+    ours, theirs = context.Pipe(duplex=False)
+    child = context.Process(target=fit, args=(method, epochs, folder, runs, theirs))
+    child.start()
+    theirs.close()
+    if not ours.poll(kill_after):
+        child.kill()  # SIGKILL
+    child.join()
+    with contextlib.suppress(EOFError):
+        return ours.recv()
+    if kill_after is None:
+        raise RuntimeError(f"{method} has failed")
+    return None
 
 
-def outcome(folder: str | None, epochs: int) -> dict:
+def fit(method: str, epochs: int, folder: Path, runs: Path | None, result: Connection) -> None:
     """Train, or go on, in this process."""
+    torch.set_num_threads(1)
     checkpoint.INTERVAL, checkpoint.SHARE = 0.0, 1.0
-    images = np.random.default_rng(0).integers(0, 256, (64, 16, 16), dtype=np.uint8)
-    embedder = SSLImageEmbedder(max_epochs=epochs, batch_size=8, random_state=0, checkpoint=folder)
+    params = {"loss": method, **WAYS.get(method, {})}
+    vit = get_loss(params["loss"]).defaults.get("backbone") == "vit"
+    size = {"patch": 4, "width": 32, "depth": 2, "heads": 2}
+    backbone = {"backbone": "vit", "backbone_params": size} if vit else {"backbone": Small}
+    embedder = SSLImageEmbedder(
+        **params, **backbone, max_epochs=epochs, batch_size=16, random_state=0, checkpoint=runs
+    )
+    images = np.random.default_rng(0).integers(0, 256, (96, 16, 16, 3), dtype=np.uint8)
+    labels = np.arange(len(images)) % 3
+    X = as_files(images, folder / "images") if method == "lazy" else images
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        fitted = embedder.fit(images)
+        fitted = embedder.set_params(**cache(method, folder)).fit(X, labels)
     times = ("dur", "images_per_second")
     history = [{name: value for name, value in row.items() if name not in times} for row in fitted.history_]
-    went_on = any("goes on from" in str(warning.message) for warning in caught)
-    return {
-        "went on": went_on,
-        "weights": fingerprint(fitted.encoder_),
-        "history": fingerprint(history),
-        "embeddings": fingerprint(fitted.transform(images)),
-    }
+    result.send(
+        {
+            "went on": any("goes on from" in str(warning.message) for warning in caught),
+            "weights": fingerprint(fitted.encoder_.state_dict()),
+            "history": fingerprint(history),
+            "embeddings": fingerprint(fitted.transform(images)),
+        }
+    )
+
+
+def as_files(images: np.ndarray, folder: Path) -> list[Path]:
+    """PNG files, of which one cannot be read."""
+    paths = [folder / f"{i}.png" for i in range(len(images))]
+    if not folder.exists():
+        folder.mkdir()
+        for path, image in zip(paths, images, strict=True):
+            Image.fromarray(image).save(path)
+        paths[5].write_bytes(b"no image")
+    return paths
+
+
+def cache(method: str, folder: Path) -> dict[str, Path]:
+    return {"reader__cache": folder / "cache"} if method == "lazy" else {}
 
 
 if __name__ == "__main__":
