@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from numbers import Integral
 from pathlib import Path
 from typing import Any
 
 from PIL import Image, ImageColor
+
+from sklearn_ssl.checks import check_choice, check_number
 
 
 @dataclass(frozen=True)
@@ -52,16 +53,14 @@ class Reader:
     workers: int | str = "auto"
 
     def __post_init__(self) -> None:
-        if self.on_error not in ("raise", "skip"):
-            raise ValueError(f"reader__on_error={self.on_error!r}: give 'raise' or 'skip'.")
+        check_choice("reader__on_error", self.on_error, ("raise", "skip"))
         if self.read is not None and not callable(self.read):
             raise ValueError(f"reader__read={self.read!r}: give a function from a path to an array, or None.")
         if not isinstance(self.cache, str | os.PathLike | None):
             raise ValueError(f"reader__cache={self.cache!r}: give the path of a folder, or None.")
-        for name in ("max_pixels", "memory_limit", "cache_limit", "workers"):
-            value = getattr(self, name)
-            if not (name == "workers" and value == "auto") and not _is_count(value):
-                raise ValueError(f"reader__{name}={value!r}: give a whole number at least 1.")
+        for name in ("max_pixels", "memory_limit", "cache_limit"):
+            check_number(f"reader__{name}", getattr(self, name), whole=True, at_least=1)
+        check_number("reader__workers", self.workers, whole=True, at_least=1, instead=("auto",))
         if Image.MAX_IMAGE_PIXELS is not None and self.max_pixels > 2 * Image.MAX_IMAGE_PIXELS:
             raise ValueError(
                 f"reader__max_pixels={self.max_pixels}: Pillow itself refuses more than "
@@ -81,13 +80,9 @@ def make_reader(reader: Any, params: dict[str, Any]) -> Reader:
 
 
 def resolve_reader(reader: Any) -> type[Reader]:
-    if reader != "files":
+    if not isinstance(reader, str) or reader != "files":
         raise ValueError(
             f"reader={reader!r}: leave it at 'files'. A function of your own that reads a file is "
             f"reader__read=function."
         )
     return Reader
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, Integral) and not isinstance(value, bool) and value >= 1

@@ -169,7 +169,8 @@ def _lock(folder: Path, patience: float) -> int:
     """
     deadline = time.monotonic() + patience
     while True:
-        folder.mkdir(exist_ok=True)
+        with contextlib.suppress(FileExistsError):  # another's
+            folder.mkdir()
         with contextlib.suppress(BlockingIOError, FileNotFoundError):  # another has it, or has removed it
             return _try_to_lock(folder / "lock")
         if time.monotonic() >= deadline:

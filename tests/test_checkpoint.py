@@ -161,7 +161,7 @@ def test_writing_takes_a_tenth_of_the_time_at_most(make, images, monkeypatch):
         def on_batch_end(self, net, **kwargs):
             clock[0] += 1
 
-    def slow(path, kind, content):
+    def slow(path, kind, content, unless):
         clock[0] += 1
         written.append(content["training"]["steps_done"])
 

@@ -406,9 +406,9 @@ def test_values_that_make_no_model_are_refused(of_a_stranger, name, change):
         ("regnet_y_128gf", {}, "size mismatch"),  # 2.5 GB
         ("vit_h_14", {}, "size mismatch"),
         ("vit", {"width": 2**20}, "size mismatch"),
-        ("vit", {"width": 2**60}, "names a network that cannot be made"),
+        ("vit", {"width": 2**60}, "backbone 'vit' cannot be made with backbone__"),
         ("vit", {"depth": 10**9}, "its backbone__depth cannot be"),
-        ("vit", {"telepathy": 1}, "names a network that cannot be made"),
+        ("vit", {"telepathy": 1}, "backbone 'vit' cannot be made with backbone__"),
         ("os.system", {}, "Unknown backbone 'os.system'"),
     ],
 )
