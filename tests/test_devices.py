@@ -113,7 +113,6 @@ def test_not_asked_for_means_not_compiled(embedder, images):
     assert embedder().fit(images).compile_ is False
 
 
-@pytest.mark.filterwarnings("ignore:Skipping serialization of skipfiles_inline_module_allowlist")  # torch 2.7
 def test_a_compiled_fit_is_the_same_fit_faster(embedder, images):
     if problem := devices._compiling_fails("cpu"):
         pytest.skip(f"torch.compile does not work here: {problem}")

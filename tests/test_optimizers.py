@@ -180,7 +180,6 @@ def test_a_step_of_muon_by_hand():
     torch.testing.assert_close(weight.detach(), wanted, rtol=1e-6, atol=0)
 
 
-@pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="torch has it from 2.9 on")
 def test_muon_on_whole_matrices_is_torchs():
     ours, theirs = ([nn.Parameter(p.detach().float()) for p in layers()[:1]] for _ in range(2))
     before = ours[0].detach().clone()
