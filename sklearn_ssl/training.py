@@ -378,6 +378,7 @@ class SSLNet(NeuralNet):
     def _record_epoch(self) -> None:
         if self.meter.steps == 0:  # the time was up before the first
             return
+        self.meter.read()  # a loss that was no number says in which step
         self._check_weights()
         row = self.history[-1]
         row["batches"] = []  # skorch would keep 356 bytes for each batch, for ever
