@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from sklearn_ssl.devices import is_fast_in_bf16
+
 
 def machine() -> str:
     """The machine in a line or two: processor, threads, instructions, torch, GEMM peaks, graphics card."""
@@ -23,7 +25,9 @@ def machine() -> str:
         ", ".join(name for name, is_there in instructions.items() if is_there)
         or "neither AMX nor AVX512-BF16"
     )
-    peaks = ", ".join(f"{gemm_peak(precision):,.0f} in {precision}" for precision in ("float32", "bf16"))
+    # In software, bf16 would take minutes.
+    precisions = ("float32", "bf16") if is_fast_in_bf16(torch.device(best_device())) else ("float32",)
+    peaks = ", ".join(f"{gemm_peak(precision):,.0f} in {precision}" for precision in precisions)
     gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
     return (
         f"{processor()}, {torch.get_num_threads()} threads, {there}{gpu}, torch {torch.__version__}\n"

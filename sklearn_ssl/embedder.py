@@ -56,6 +56,7 @@ from sklearn_ssl.reader import resolve_reader
 from sklearn_ssl.replacing import given_path, naming
 from sklearn_ssl.saving import load_model, pack, save_model, unpack
 from sklearn_ssl.training import REMEDY, Schedule, SSLNet, TrainingSet, dimension, seeded_modules
+from sklearn_ssl.transforms import OneByOne, is_drawn_once
 from sklearn_ssl.views import RandomViews, resize_and_center
 
 
@@ -636,6 +637,7 @@ max_epochs_, device_, precision_, compile_
 
     def _net(self, loss: SSLLoss, source: Source, checkpoint: Checkpoint | None = None) -> SSLNet:
         """Everything that training needs, at its start or where an earlier one goes on."""
+        self._warn_if_drawn_once(source)
         earlier = self._earlier(checkpoint)
         seed = earlier["training"]["seed"] if earlier else _drawn_seed(self.random_state)
         with seeded_modules(seed) as generator:
@@ -702,6 +704,21 @@ max_epochs_, device_, precision_, compile_
                 f"into projections of shape (n, width): {error}"
             ) from error
         return projector
+
+    def _warn_if_drawn_once(self, source: Source) -> None:
+        """Warn of an `augment` that draws for the batch what is meant for an image."""
+        augment = make_augment(self.augment_, self.augment_params or {})
+        if not callable(augment) or isinstance(augment, OneByOne):
+            return
+        image = self._pixels.to_unit(source.batch(torch.tensor([0])))[0]
+        if is_drawn_once(augment, image):
+            warnings.warn(
+                "augment draws once for all images of a batch: copies of an image come out equal. Let it draw "
+                "for each image; a transform of torchvision is applied to each as augment=transform, without "
+                "a function around it.",
+                UserWarning,
+                stacklevel=4,
+            )
 
     def _views(self) -> RandomViews:
         """How the views of an image are drawn, in the pixels' unit values."""

@@ -1,8 +1,9 @@
 """Run the tests as other machines would: `python tests/matrix.py`, or `--rows` for some rows of the matrix.
 
-Each row is a run of pytest with environment variables and options of its own; together they have each value
-at least once. A row that this machine cannot have says why. Ends with a table for CONTRIBUTING.md.
-Further arguments are pytest's: `python tests/matrix.py --rows avx2 bf16 -- tests/test_embedder.py -x`.
+Each row is a run of pytest, and of the quickstart, with environment variables and options of its own;
+together they have each value at least once. A row that this machine cannot have says why. Ends with a table
+for CONTRIBUTING.md. Further arguments are pytest's:
+`python tests/matrix.py --rows avx2 bf16 -- tests/test_embedder.py -x`.
 """
 
 import argparse
@@ -23,12 +24,12 @@ from xml.etree import ElementTree
 ROOT = Path(__file__).parents[1]
 # Dependencies of the oldest ones, whose later versions warn of what these call.
 OF_THEIR_TIME = ["pyparsing<3.3", "scipy<1.16"]
-COLUMNS = ("row", "passed", "failed", "skipped", "seconds", "date", "processor")
+COLUMNS = ("row", "passed", "failed", "skipped", "quickstart", "seconds", "date", "processor")
 
 
 @dataclass
 class Row:
-    """A run of the tests.
+    """A run of the tests and of the quickstart.
 
     Attributes
     ----------
@@ -106,7 +107,7 @@ def main() -> int:
     print(f"\n| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}")
     for name, result in results.items():
         print(f"| {name} | {' | '.join(map(str, result))} |")
-    return int(any(failed not in (0, "-") for _, failed, *_ in results.values()))
+    return int(any(row[1] not in (0, "-") or row[3] == "fails" for row in results.values()))
 
 
 def arguments() -> argparse.Namespace:
@@ -120,18 +121,21 @@ def arguments() -> argparse.Namespace:
 
 
 def run(name: str, row: Row, further: list[str]) -> tuple:
-    """Numbers of tests, seconds, date and processor; no numbers where this machine cannot have the row."""
+    """The row of the table, without its name; no numbers where this machine cannot have it."""
     today = datetime.date.today().isoformat()
     if row.needs and row.needs not in cpuinfo("flags").split():
-        return ("-", "-", "-", "-", today, f"{processor()}: has no {row.needs}")
+        return ("-", "-", "-", "-", "-", today, f"{processor()}: has no {row.needs}")
     print(f"\n===== {name}: {row.what}", flush=True)
     python = python_with(row.versions) if row.versions else sys.executable
     with tempfile.TemporaryDirectory(prefix="tests on ä ") as folder:
         report, started = Path(folder) / "report.xml", time.monotonic()
         command = [python, "-m", "pytest", f"--junitxml={report}", *row.options, *further]
         env = os.environ | row.env | ({"TMPDIR": folder} if row.elsewhere else {})
-        subprocess.run(command, cwd=ROOT, env=env, preexec_fn=ignore_ctrl_c if row.elsewhere else None)
-        return (*counted(report), round(time.monotonic() - started), today, processor())
+        settings = dict(cwd=ROOT, env=env, preexec_fn=ignore_ctrl_c if row.elsewhere else None)
+        subprocess.run(command, **settings)
+        example = [python, "examples/quickstart.py", f"--figure={folder}/quickstart.png"]
+        quickstart = "runs" if subprocess.run(example, **settings).returncode == 0 else "fails"
+        return (*counted(report), quickstart, round(time.monotonic() - started), today, processor())
 
 
 def counted(report: Path) -> tuple[int, int, int]:
