@@ -713,9 +713,9 @@ max_epochs_, device_, precision_, compile_
         image = self._pixels.to_unit(source.batch(torch.tensor([0])))[0]
         if is_drawn_once(augment, image):
             warnings.warn(
-                "augment draws once for all images of a batch: copies of an image come out equal. Let it draw "
-                "for each image; a transform of torchvision is applied to each as augment=transform, without "
-                "a function around it.",
+                "augment draws once for all images of a batch: copies of an image come out equal. Let it "
+                "draw for each image; a transform of torchvision is applied to each as augment=transform, "
+                "without a function around it.",
                 UserWarning,
                 stacklevel=4,
             )

@@ -1,4 +1,4 @@
-"""Functions of the user's own as augmentations, among them transforms of torchvision, which take one image."""
+"""Augmentations of the user's own: functions of a batch, and transforms of torchvision, of one image."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from sklearn_ssl.devices import lent_generators
 
-# Of an image, and of the generators, on which a function is tried: a flip of a whole batch shows in 15 of 16 cases.
+# On which a function is tried: a flip of the whole batch, at a chance of one half, shows in 15 of 16 cases.
 COPIES, SEEDS = 4, 5
 
 

@@ -329,7 +329,7 @@ def test_global_generators_are_left_alone(embedder, images):
 
 def test_an_augment_that_draws_from_global_generators_is_repeatable(embedder, images):
     def noisy(images, generator):
-        return images + torch.rand(1) * np.random.rand() * random.random()
+        return images + torch.rand(len(images), 1, 1, 1) * np.random.rand() * random.random()
 
     def embedded():
         return embedder(augment=noisy, max_epochs=3).fit(images).transform(images)
