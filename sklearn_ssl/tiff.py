@@ -35,6 +35,7 @@ def is_misread(image: Image.Image) -> bool:
     kind = tags.get(SAMPLE_FORMAT, (UNSIGNED,))[0]
     return (
         (tags.get(SAMPLES_PER_PIXEL, 1) > len(image.getbands()) and image.mode != "P")
+        or image.mode == "RGBX"  # older Pillows name the fourth channel so
         or (kind, bits) in ((SIGNED, 8), (UNSIGNED, 32))
         # Pillow turns it round at up to 8 bits.
         or (tags.get(PHOTOMETRIC) == WHITE_IS_ZERO and bits > 8)
