@@ -138,7 +138,7 @@ def outcome(one: dict, images: Images) -> dict:
         return scores(one, images, flat(images.train), flat(images.test))
     embedder = SSLImageEmbedder(random_state=one["seed"], **one["settings"])
     if one["method"].startswith("untrained "):
-        about, embedder = {}, untrained(embedder).fit(images.train)
+        about, embedder = {}, untrained(embedder, images.train)
     else:
         about = train(embedder.set_params(loss=one["method"], max_time=one["seconds"]), one, images)
     return {**about, **scores(one, images, *embeddings(embedder, images.train, images.test))}

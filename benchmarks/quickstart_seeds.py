@@ -38,7 +38,7 @@ def main() -> None:
             scores.append(label_efficiency(*embeddings(embedder, train, test), y_train, y_test))
             show(f"{loss}, seed {seed}, {embedder.n_iter_} epochs", scores[-1])
         show(f"{loss}, mean of {args.seeds} seeds", mean_of(scores))
-    random = [untrained(make_embedder("ntxent", 60, seed)).fit(train) for seed in range(args.seeds)]
+    random = [untrained(make_embedder("ntxent", 60, seed), train) for seed in range(args.seeds)]
     scores = [label_efficiency(*embeddings(each, train, test), y_train, y_test) for each in random]
     show(f"untrained, mean of {args.seeds} seeds", mean_of(scores))
 

@@ -9,6 +9,7 @@ trains for a minute, prints a table and writes quickstart.png. The images are sc
 from __future__ import annotations
 
 import argparse
+import warnings
 
 import matplotlib
 
@@ -17,6 +18,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from sklearn.base import clone
 from sklearn.datasets import load_digits
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.manifold import TSNE
 from sklearn.model_selection import train_test_split
@@ -39,7 +41,7 @@ def main() -> None:
     ours = embeddings(embedder, train, test)
     features = {
         "raw pixels": (flat(train), flat(test)),
-        "untrained encoder": embeddings(untrained(embedder).fit(train), train, test),
+        "untrained encoder": embeddings(untrained(embedder, train), train, test),
         f"{args.loss}, {args.seconds:g} s": ours,
     }
     accuracy = {name: label_efficiency(*pair, y_train, y_test) for name, pair in features.items()}
@@ -70,9 +72,11 @@ def make_embedder(loss: str, seconds: float, seed: int, verbose: int = 0) -> SSL
     )
 
 
-def untrained(embedder: SSLImageEmbedder) -> SSLImageEmbedder:
+def untrained(embedder: SSLImageEmbedder, images: np.ndarray) -> SSLImageEmbedder:
     """The same random network after one step at a rate of next to nothing."""
-    return clone(embedder).set_params(max_time=1e-6, lr=1e-12, verbose=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # it is short on purpose
+        return clone(embedder).set_params(max_time=1e-6, lr=1e-12, verbose=0).fit(images)
 
 
 def flat(images: np.ndarray) -> np.ndarray:
