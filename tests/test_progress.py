@@ -4,7 +4,8 @@ import re
 import time
 
 
-def test_a_fit_shows_loss_name_share_and_speed(embedder, images, capsys):
+def test_a_fit_shows_loss_name_share_and_speed(embedder, images, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")  # a narrow terminal's bar is cut
     embedder(loss="vicreg", max_epochs=2, verbose=1).fit(images)
     shown = capsys.readouterr()
     assert shown.out == ""
