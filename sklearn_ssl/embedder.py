@@ -781,9 +781,8 @@ max_epochs_, device_, precision_, compile_
     def _warn_if_short(self, net: SSLNet) -> None:
         """Say so where `max_time` has ended a training after a few passes over the images."""
         passes = net.steps_done / net.epoch_size
-        if self.max_time is None or net.finished != "schedule" or passes >= (self.max_epochs_ or FEW_PASSES):
-            return
-        if passes < FEW_PASSES:
+        enough = min(FEW_PASSES, self.max_epochs_ or FEW_PASSES)
+        if self.max_time is not None and net.finished == "schedule" and passes < enough:
             warnings.warn(
                 f"max_time={self.max_time} ended the fit after {passes:.2g} passes over the images, at "
                 f"{self.history_[-1]['images_per_second']:,.0f} images/s: that may be too few to learn from. "
