@@ -4,7 +4,7 @@
 
 One image costs a whole chunk, as chunks are padded to one size; many images are faster in larger ones. Prints
 images/s for 512 images and milliseconds for one, for each chunk size; medians of --repeats, interleaved. What
-`sklearn_ssl.inference.chunk_size` takes is marked.
+`sklearn_ssl._networks.inference.chunk_size` takes is marked.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import time
 
 import numpy as np
 
-from sklearn_ssl import SSLImageEmbedder, embedder
-from sklearn_ssl.inference import chunk_size
+from sklearn_ssl import SSLImageEmbedder, _embedder
+from sklearn_ssl._networks.inference import chunk_size
 
 CHUNKS = (8, 16, 32, 64, 128, 256)
 
@@ -43,7 +43,7 @@ def main() -> None:
 
 def measure(fitted: SSLImageEmbedder, X: np.ndarray, chunk: int) -> tuple[float, float]:
     """Seconds for all images, and for one."""
-    embedder.chunk_size = lambda image_size, device: chunk
+    _embedder.chunk_size = lambda image_size, device: chunk
     fitted.transform(X[:1])
     started = time.perf_counter()
     fitted.transform(X)

@@ -33,9 +33,9 @@ from side_by_side import alternate, machine, show
 from torch import nn
 
 from sklearn_ssl import SSLImageEmbedder, list_images
-from sklearn_ssl.files import Files
-from sklearn_ssl.lazy import LazySource
-from sklearn_ssl.reader import Reader
+from sklearn_ssl._images.collections import ImageFiles
+from sklearn_ssl._images.lazy import LazySource
+from sklearn_ssl._images.reader import Reader
 
 
 def main() -> None:
@@ -79,7 +79,12 @@ def write_jpegs(folder: Path, n: int, size: tuple[int, int]) -> None:
 def compare_reading(paths: list[Path], size: int, repeats: int) -> None:
     workers = torch.get_num_threads()
     source = LazySource(
-        Files(paths), (size, size), 3, torch.uint8, Reader(workers=workers, memory_limit=1), training=True
+        ImageFiles(paths),
+        (size, size),
+        3,
+        torch.uint8,
+        Reader(workers=workers, memory_limit=1),
+        training=True,
     )
     batches = torch.arange(len(paths)).split(64)
     cases = {

@@ -34,10 +34,10 @@ from PIL import Image
 from torch import nn
 
 from sklearn_ssl import SSLImageEmbedder, load
-from sklearn_ssl.archive import ArchiveError, read_archive
-from sklearn_ssl.checkpoint import KIND
-from sklearn_ssl.fingerprint import fingerprint
-from sklearn_ssl.images import training_source
+from sklearn_ssl._hashing import fingerprint
+from sklearn_ssl._images.inputs import training_source
+from sklearn_ssl._models.container import ArchiveError, read_archive
+from sklearn_ssl._training.checkpoint import KIND
 
 FORMATS = ("png", "jpg", "gif", "bmp", "tif", "webp", "jp2", "ppm", "npy")
 PIECE = 500  # files that one process reads

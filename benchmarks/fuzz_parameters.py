@@ -32,7 +32,7 @@ from skorch.callbacks import Callback
 from torch import nn
 
 from sklearn_ssl import SSLImageEmbedder, available_losses
-from sklearn_ssl.lazy import UnreadableImage
+from sklearn_ssl._images.lazy import UnreadableImage
 
 SECONDS = 20
 VALUES = (
@@ -114,7 +114,7 @@ RANGES: dict[str, Callable[[Any], bool]] = {
     "max_epochs": COUNT_OR_AUTO,
     "max_time": number(0, ends="(]", also=(None,)),
     "batch_size": SEVERAL,
-    "accumulate": COUNT,
+    "micro_batches": COUNT,
     "optimizer": one_of("auto"),
     "lr": number(0, 1e6, ends="(]", also=("auto",)),
     "weight_decay": number(0, 1e6, also=("auto",)),

@@ -30,8 +30,9 @@ from PIL import Image
 from side_by_side import machine
 from torch import nn
 
-from sklearn_ssl import SSLImageEmbedder, checkpoint, get_loss
-from sklearn_ssl.fingerprint import fingerprint
+from sklearn_ssl import SSLImageEmbedder, get_loss
+from sklearn_ssl._hashing import fingerprint
+from sklearn_ssl._training import checkpoint
 
 LOSSES = (
     *("ntxent", "dcl", "vicreg", "barlow_twins"),
@@ -44,7 +45,7 @@ LOSSES = (
 )
 # More than losses: settings beside them.
 WAYS: dict[str, dict[str, Any]] = {
-    "accumulate": {"loss": "ntxent", "accumulate": 2},
+    "micro_batches": {"loss": "ntxent", "micro_batches": 2},
     "lazy": {"loss": "ntxent", "reader_params": {"memory_limit": 1, "on_error": "skip"}},
 }
 METHODS = (*LOSSES, *WAYS)

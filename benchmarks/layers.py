@@ -3,12 +3,12 @@
     python benchmarks/layers.py
 
 For 256 views of 32 pixels in a ResNet-18 with the 3x3 stem: forward, gradient of the input and gradient of
-the weights, by oneDNN's convolution and by `sklearn_ssl.convolution`; medians of --repeats, interleaved. What
+the weights, by oneDNN's convolution and by `conv2d_as_product`; medians of --repeats, interleaved. What
 `LARGEST_MAP` there says follows from this table. Between two measurements 160 MB are written, so that a layer
 finds the caches as it would between its neighbours in a training step.
 
 Then the attention of a vision transformer (three heads of width 64), forward, and forward and backward, by
-torch's `scaled_dot_product_attention` and by `sklearn_ssl.attention`.
+torch's `scaled_dot_product_attention` and by `sklearn_ssl._hardware.cpu_kernels`.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ import torch
 import torch.nn.functional as F
 from side_by_side import machine, seconds
 
-from sklearn_ssl.allocator import kept_memory
-from sklearn_ssl.attention import attention_as_products
-from sklearn_ssl.convolution import NeighbourhoodProduct, filters_gradient, pixels_gradient
+from sklearn_ssl._hardware.allocator import retain_freed_memory
+from sklearn_ssl._hardware.convolution import NeighbourhoodProduct, filters_gradient, pixels_gradient
+from sklearn_ssl._hardware.cpu_kernels import attention_as_products
 
 LAYERS = [  # channels in, channels out, side of the map in pixels, stride
     (64, 64, 32, 1),
@@ -79,7 +79,7 @@ def measure_attention(tokens: int, n: int, dtype: torch.dtype, repeats: int) -> 
         torch.autograd.grad(out, qkv, torch.ones_like(out))
 
     rows = []
-    with kept_memory():
+    with retain_freed_memory():
         for part in (forward, backward):
             times: list[list[float]] = [[], []]
             for _ in range(repeats + 1):  # the first is not counted
@@ -114,7 +114,7 @@ def measure(
     }
     elsewhere = torch.zeros(40 * 2**20)
     times: dict[str, list[float]] = {name: [] for name in cases}
-    with kept_memory():
+    with retain_freed_memory():
         for repeat in range(repeats + 1):
             for name, case in cases.items():
                 elsewhere.add_(1)

@@ -17,10 +17,10 @@ import torch
 from side_by_side import alternate, best_device, machine, seconds, show
 
 from sklearn_ssl import SSLImageEmbedder
-from sklearn_ssl.allocator import kept_memory
-from sklearn_ssl.devices import resolve_precision
-from sklearn_ssl.network import Student
-from sklearn_ssl.vit import make_vit
+from sklearn_ssl._hardware.allocator import retain_freed_memory
+from sklearn_ssl._hardware.devices import resolve_precision
+from sklearn_ssl._networks.student import Student
+from sklearn_ssl._networks.vit import make_vit
 
 SHOWN = 0.25
 
@@ -45,7 +45,7 @@ def main() -> None:
         "all patches": lambda: seconds(lambda: student.tokens(x).square().mean().backward()),
         "a quarter of them": lambda: seconds(lambda: student.encode(x, keep).square().mean().backward()),
     }
-    with kept_memory():
+    with retain_freed_memory():
         for measure in cases.values():
             measure()
         values = alternate(cases, args.repeats)

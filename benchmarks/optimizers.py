@@ -16,10 +16,10 @@ from side_by_side import alternate, best_device, machine, seconds, show
 from torch import nn
 from torch.optim import Optimizer
 
-from sklearn_ssl.allocator import kept_memory
-from sklearn_ssl.backbones import build_backbone
-from sklearn_ssl.optimizers import OPTIMIZERS, decay_groups
-from sklearn_ssl.vit import ViT
+from sklearn_ssl._hardware.allocator import retain_freed_memory
+from sklearn_ssl._networks.backbones import build_backbone
+from sklearn_ssl._networks.vit import ViT
+from sklearn_ssl._training.optimizers import OPTIMIZERS, decay_groups
 
 WHOLE = {"rows": 10**9, "iterations": 5}
 
@@ -35,7 +35,7 @@ def main() -> None:
     for name in ("resnet18", "vit"):
         network, _ = build_backbone(name, {}, in_channels=3, image_size=(args.side, args.side))
         network.to(best_device(), memory_format=torch.channels_last)
-        with kept_memory():
+        with retain_freed_memory():
             values = alternate(cases(network), args.repeats)
         print(f"\n{name}, {sum(p.numel() for p in network.parameters()):,} weights")
         show(values, "ms", "adamw")

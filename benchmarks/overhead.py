@@ -3,7 +3,7 @@
     python benchmarks/overhead.py
 
 Both sides have the same network, views (`RandomViews`), loss, optimizer, precision, memory layout and context
-(`network.computing`, `kept_memory`), and a cosine; epochs after the first. Two networks: the default
+(`network.computing`, `retain_freed_memory`), and a cosine; epochs after the first. Two networks: the default
 ResNet-18 at 32 pixels, in percent, and a small module, where a step is short, in microseconds a step.
 Then, in fresh processes: seconds to import the package, and from `fit` to the first step.
 """
@@ -28,14 +28,14 @@ from skorch.callbacks import Callback
 from torch import Tensor, nn
 
 from sklearn_ssl import SSLImageEmbedder
-from sklearn_ssl.allocator import kept_memory
-from sklearn_ssl.backbones import build_backbone
-from sklearn_ssl.devices import resolve_device, resolve_precision
-from sklearn_ssl.losses import NTXent, Views, mlp
-from sklearn_ssl.network import computing
-from sklearn_ssl.optimizers import AUTO_OPTIMIZER, base_settings, decay_groups, resolve_optimizer
-from sklearn_ssl.presets import make_augment
-from sklearn_ssl.views import RandomViews
+from sklearn_ssl._hardware.allocator import retain_freed_memory
+from sklearn_ssl._hardware.devices import resolve_device, resolve_precision
+from sklearn_ssl._networks.backbones import build_backbone
+from sklearn_ssl._networks.student import autocast
+from sklearn_ssl._training.optimizers import AUTO_OPTIMIZER, base_settings, decay_groups, resolve_optimizer
+from sklearn_ssl._views.augmentation import make_augment
+from sklearn_ssl._views.random_views import RandomViews
+from sklearn_ssl.losses import NTXent, ViewSpec, mlp
 
 
 def main() -> None:
@@ -113,15 +113,15 @@ def by_hand(pixels: np.ndarray, backbone: Any, batch_size: int, epochs: int) -> 
     images = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
     n_steps = epochs * (len(images) // batch_size)
     step, times = 0, []
-    with kept_memory():
+    with retain_freed_memory():
         for _ in range(epochs):
             started = time.perf_counter()
             for index in torch.randperm(len(images)).split(batch_size):
                 for group in optimizer.param_groups:
                     group["lr"] = peak * (1 + math.cos(math.pi * step / n_steps)) / 2
                 unit = images[index].to(device).to(torch.float32).div_(255)
-                views = torch.cat(draw(unit, Views(n=2), seed=step))
-                with computing(device, precision):
+                views = torch.cat(draw(unit, ViewSpec(n=2), seed=step))
+                with autocast(device, precision):
                     z = network(views)
                 loss = criterion(*z.float().chunk(2))
                 optimizer.zero_grad()

@@ -1,11 +1,11 @@
-"""What a fit costs as the number of images grows, and what `accumulate` does for its memory.
+"""What a fit costs as the number of images grows, and what `micro_batches` does for its memory.
 
     python benchmarks/scaling.py
 
 First, grey images of 8 pixels, a small module as backbone, one epoch: seconds of the whole fit, images/s of
 the epoch, and by how many MB the process was larger at its peak than just before the fit, when the images
 were there already (on a GPU: its own memory). Then the same for one batch of --batch-size images of 32 pixels
-and ResNet-18 with the 3x3 stem, which goes through the network in `accumulate` parts. Each measurement is
+and ResNet-18 with the 3x3 stem, which goes through the network in `micro_batches` parts. Each measurement is
 made in a process of its own; medians of --repeats.
 """
 
@@ -32,7 +32,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--images", nargs="*", type=int, default=[1000, 5000, 20000, 50000])
-    parser.add_argument("--parts", nargs="*", type=int, default=[1, 2, 4], help="values of accumulate")
+    parser.add_argument("--parts", nargs="*", type=int, default=[1, 2, 4], help="values of micro_batches")
     parser.add_argument("--batch-size", type=int, default=256, help="of the second part")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--run", type=json.loads, help=argparse.SUPPRESS)  # one measurement, in its process
@@ -44,7 +44,7 @@ def main() -> None:
     small = [dict(n=n, size=8, channels=1, backbone="small", batch_size=256) for n in args.images]
     compare("n", small, args.repeats)
     large = dict(n=args.batch_size, size=32, channels=3, backbone="resnet18", batch_size=args.batch_size)
-    compare("accumulate", [{**large, "accumulate": k} for k in args.parts], args.repeats)
+    compare("micro_batches", [{**large, "micro_batches": k} for k in args.parts], args.repeats)
 
 
 def compare(what: str, cases: list[dict], repeats: int) -> None:

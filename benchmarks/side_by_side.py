@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from sklearn_ssl.devices import is_fast_in_bf16
+from sklearn_ssl._hardware.devices import is_fast_in_bf16
 
 
 def machine() -> str:

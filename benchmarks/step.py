@@ -16,7 +16,8 @@ import numpy as np
 from side_by_side import machine
 from skorch.callbacks import Callback
 
-from sklearn_ssl import SSLImageEmbedder, convolution
+from sklearn_ssl import SSLImageEmbedder
+from sklearn_ssl._hardware import convolution
 
 CASES = {"neither": ("0", False), "memory": ("1", False), "products": ("0", True), "both": ("1", True)}
 

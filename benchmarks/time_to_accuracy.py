@@ -36,8 +36,8 @@ from sklearn.preprocessing import StandardScaler
 from skorch.callbacks import Callback
 
 from sklearn_ssl import SSLImageEmbedder
-from sklearn_ssl.network import computing
-from sklearn_ssl.training import SSLNet
+from sklearn_ssl._networks.student import autocast
+from sklearn_ssl._training.net import SSLNet
 
 METRICS = {"knn": "20 nearest neighbours", "linear": "linear probe"}
 Embed = Callable[[np.ndarray], np.ndarray]
@@ -130,7 +130,7 @@ def embed(net: SSLNet, images: np.ndarray) -> np.ndarray:
     rows = []
     for part in torch.from_numpy(images).permute(0, 3, 1, 2).split(64):
         x = (net.pixels.to_unit(part.to(net.device)) - mean) / std
-        with computing(x.device, net.module_.precision):
+        with autocast(x.device, net.module_.precision):
             features = backbone(x.contiguous(memory_format=torch.channels_last))
         rows.append(features.float().cpu())
     backbone.train()

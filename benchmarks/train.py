@@ -23,8 +23,8 @@ from side_by_side import alternate, gemm_peak, machine, show
 from torch.utils.flop_counter import FlopCounterMode
 
 from sklearn_ssl import SSLImageEmbedder
-from sklearn_ssl.backbones import build_backbone
-from sklearn_ssl.devices import resolve_device, resolve_precision
+from sklearn_ssl._hardware.devices import resolve_device, resolve_precision
+from sklearn_ssl._networks.backbones import build_backbone
 
 STEPS = {"3x3": 3, "imagenet": 8}  # in an epoch, by stem: the second is faster
 

@@ -28,7 +28,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor
 
 from sklearn_ssl import SSLImageEmbedder
-from sklearn_ssl.inference import chunk_size
+from sklearn_ssl._networks.inference import chunk_size
 
 
 def main() -> None:

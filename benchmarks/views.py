@@ -23,10 +23,10 @@ from PIL import Image
 from side_by_side import alternate, best_device, machine, seconds, show
 from torch import Tensor
 
-from sklearn_ssl.allocator import kept_memory
-from sklearn_ssl.losses import Views
-from sklearn_ssl.presets import make_augment
-from sklearn_ssl.views import RandomViews
+from sklearn_ssl._hardware.allocator import retain_freed_memory
+from sklearn_ssl._views.augmentation import make_augment
+from sklearn_ssl._views.random_views import RandomViews
+from sklearn_ssl.losses import ViewSpec
 
 MEAN, STD = IMAGENET_NORMALIZE["mean"], IMAGENET_NORMALIZE["std"]
 
@@ -52,7 +52,7 @@ def compare(size: int, n: int, repeats: int) -> None:
     pils = [Image.fromarray(each) for each in pixels]
 
     def in_kept_memory() -> float:
-        with kept_memory():
+        with retain_freed_memory():
             draw(images)  # the memory is there from the second batch on
             return 2 * n / seconds(lambda: draw(images))
 
@@ -70,7 +70,7 @@ def compare(size: int, n: int, repeats: int) -> None:
 
 def our_views(size: int):
     draw = RandomViews(make_augment("photo", {}), (size, size), torch.tensor(MEAN), torch.tensor(STD))
-    return lambda images: draw(images.to(torch.float32).div_(255), Views(n=2), seed=0)
+    return lambda images: draw(images.to(torch.float32).div_(255), ViewSpec(n=2), seed=0)
 
 
 def kornia_views(size: int):

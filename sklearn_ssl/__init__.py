@@ -1,11 +1,11 @@
 """Learn to embed images without labels: a scikit-learn transformer whose learning method is a plugin."""
 
-from sklearn_ssl.embedder import SSLImageEmbedder, load
-from sklearn_ssl.files import list_images
-from sklearn_ssl.losses.base import Batch, Spec, SSLLoss, Views
-from sklearn_ssl.nested_params import param_grid
-from sklearn_ssl.plotting import plot_reconstructions, plot_views, sample_views
-from sklearn_ssl.registry import LossInfo, available_losses, get_loss, register_loss
+from sklearn_ssl._embedder import SSLImageEmbedder, load
+from sklearn_ssl._images.files import list_images
+from sklearn_ssl._params import param_grid
+from sklearn_ssl._plotting import plot_reconstructions, plot_views, sample_views
+from sklearn_ssl.losses._base import Batch, Spec, SSLLoss, ViewSpec
+from sklearn_ssl.losses._registry import LossInfo, available_losses, get_loss, register_loss
 
 __version__ = "0.1.0"
 
@@ -15,7 +15,7 @@ __all__ = [
     "SSLImageEmbedder",
     "SSLLoss",
     "Spec",
-    "Views",
+    "ViewSpec",
     "available_losses",
     "get_loss",
     "list_images",

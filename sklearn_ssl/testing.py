@@ -25,14 +25,19 @@ from torch._subclasses.fake_tensor import (
     FakeTensorMode,
 )
 
-from sklearn_ssl.losses.adapters import loss_name, make_loss, resolve_loss
-from sklearn_ssl.losses.base import Batch, Spec, SSLLoss
-from sklearn_ssl.network import Student, Teacher
-from sklearn_ssl.registry import get_loss
-from sklearn_ssl.training import check_loss_value, dimension, seeded_modules
-from sklearn_ssl.vit import make_vit
+from sklearn_ssl._networks.student import Student, Teacher
+from sklearn_ssl._networks.vit import make_vit
+from sklearn_ssl._training.net import check_loss_value, output_width
+from sklearn_ssl._training.seeds import seeded_modules
+from sklearn_ssl.losses._adapters import loss_name, make_loss, resolve_loss
+from sklearn_ssl.losses._base import Batch, Spec, SSLLoss
+from sklearn_ssl.losses._registry import get_loss
+
+__all__ = ["check_loss", "check_name", "loss_checks", "parametrize_with_loss_checks"]
 
 CHANNELS, SIDE, FEATURES = 3, 16, 16
+
+
 IMMUTABLE = (int, float, complex, bool, str, bytes, tuple, frozenset, type(None))
 
 
@@ -120,10 +125,10 @@ class Trial:
             self.loss = make_loss(loss, {})
             self.simple = type(self.loss).step is SSLLoss.step
             self.student = GivenProjections() if self.simple else self._tiny_student()
-            width = dim if self.simple else dimension(self.student.projector, FEATURES)
+            width = dim if self.simple else output_width(self.student.projector, FEATURES)
             backbone = self.student.backbone
             self.loss.build(Spec(FEATURES, width, 64, n, CHANNELS, (SIDE, SIDE), backbone, generator))
-        self.teacher = None if self.simple or self.loss.teacher is None else Teacher(self.student)
+        self.teacher = None if self.simple or self.loss.teacher_momentum is None else Teacher(self.student)
         for module in self.modules():
             module.to(dtype)
         self.loss.on_epoch_start(0, torch.Generator().manual_seed(0))
@@ -145,7 +150,7 @@ class Trial:
         generator = torch.Generator().manual_seed(seed)
         common = torch.randn(self.shape(0), generator=generator, dtype=torch.float64)
         views = []
-        for i in range(self.loss.views.n + self.loss.views.local):
+        for i in range(self.loss.view_spec.n + self.loss.view_spec.local):
             own = torch.randn(self.shape(i), generator=generator, dtype=torch.float64)
             part = common if self.simple else common[..., : own.shape[-2], : own.shape[-1]]
             views.append((agree * part + (1 - agree) * own).to(self.dtype))
@@ -154,7 +159,7 @@ class Trial:
     def shape(self, view: int) -> tuple[int, ...]:
         if self.simple:
             return self.n, self.dim
-        side = SIDE if view < self.loss.views.n else max(1, round(SIDE * self.loss.views.local_size))
+        side = SIDE if view < self.loss.view_spec.n else max(1, round(SIDE * self.loss.view_spec.local_size))
         return self.n, CHANNELS, side, side
 
     def terms(self, views: list[Tensor], index: Tensor | None = None, step: int = 0) -> dict[str, Tensor]:
@@ -295,7 +300,7 @@ def check_does_not_depend_on_the_order_of_images(loss: Any) -> None:
 def check_prefers_views_that_agree(loss: Any) -> None:
     """Projections of one image that agree cost less than those that were exchanged with other images'."""
     trial = Trial(loss)
-    if not trial.simple or trial.loss.views.n + trial.loss.views.local < 2:
+    if not trial.simple or trial.loss.view_spec.n + trial.loss.view_spec.local < 2:
         return  # with a step of its own, the value depends on parts that are not trained yet
     first, *others = trial.inputs(agree=0.9)
     exchanged = [view.roll(i, dims=0) for i, view in enumerate(others, 1)]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from sklearn_ssl.checks import check_bool, check_choice, check_number, check_params, is_whole, shortened
+from sklearn_ssl._checks import check_bool, check_choice, check_number, check_params, is_whole, shortened
 
 
 def message_of(call, *args, **kwargs):

@@ -1,4 +1,4 @@
-"""What is made ahead is what would have been made, and nothing is left behind."""
+"""What is made prefetch is what would have been made, and nothing is left behind."""
 
 import contextlib
 import math
@@ -9,11 +9,11 @@ import time
 import joblib
 import pytest
 
-from sklearn_ssl.prefetch import ahead
+from sklearn_ssl._prefetch import prefetch
 
 
 def threads():
-    return {thread for thread in threading.enumerate() if thread.name.startswith("sklearn_ssl-ahead")}
+    return {thread for thread in threading.enumerate() if thread.name.startswith("sklearn_ssl-prefetch")}
 
 
 def slowly(made):
@@ -30,13 +30,13 @@ def slowly(made):
 @pytest.mark.parametrize("depth", [1, 2, 5, 100])
 @pytest.mark.parametrize("n", [0, 1, 2, 20])
 def test_everything_comes_in_order(n, depth):
-    assert list(ahead(lambda i: i * i, range(n), depth)) == [i * i for i in range(n)]
+    assert list(prefetch(lambda i: i * i, range(n), depth)) == [i * i for i in range(n)]
     assert not threads()
 
 
 def test_the_next_is_made_while_this_one_is_used():
     begun = [threading.Event() for _ in range(3)]
-    with contextlib.closing(ahead(lambda i: begun[i].set(), range(3))) as results:
+    with contextlib.closing(prefetch(lambda i: begun[i].set(), range(3))) as results:
         next(results)
         assert begun[1].wait(10)  # although nobody has asked for it
 
@@ -50,7 +50,7 @@ def test_no_more_is_made_ahead_than_was_asked_for(depth):
         if item == depth:
             enough.set()
 
-    with contextlib.closing(ahead(make, range(100), depth)) as results:
+    with contextlib.closing(prefetch(make, range(100), depth)) as results:
         next(results)
         assert enough.wait(10)
         time.sleep(0.1)  # time for many more
@@ -58,13 +58,13 @@ def test_no_more_is_made_ahead_than_was_asked_for(depth):
 
 
 def test_all_is_made_in_one_other_thread():
-    where = set(ahead(lambda _: threading.get_ident(), range(20)))
+    where = set(prefetch(lambda _: threading.get_ident(), range(20)))
     assert len(where) == 1
     assert threading.get_ident() not in where
 
 
 def test_an_error_comes_at_its_place_with_where_it_happened():
-    results = ahead(lambda i: 1 / (3 - i), range(6))
+    results = prefetch(lambda i: 1 / (3 - i), range(6))
     assert [next(results) for _ in range(3)] == [1 / 3, 1 / 2, 1]
     with pytest.raises(ZeroDivisionError) as caught:
         next(results)
@@ -74,17 +74,17 @@ def test_an_error_comes_at_its_place_with_where_it_happened():
 
 def test_items_that_end_in_an_error_end_it():
     with pytest.raises(ZeroDivisionError):
-        list(ahead(abs, (1 // i for i in (2, 1, 0))))
+        list(prefetch(abs, (1 // i for i in (2, 1, 0))))
     assert not threads()
 
 
 def test_who_leaves_early_leaves_no_thread_behind():
     made = []
-    for result in ahead(slowly(made), range(1000)):
+    for result in prefetch(slowly(made), range(1000)):
         if result == 3:
             break
     assert not threads()
-    assert len(made) <= 7  # 0 to 3, two ahead, and the one in the making
+    assert len(made) <= 7  # 0 to 3, two prefetch, and the one in the making
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
@@ -94,7 +94,7 @@ def test_whatever_ends_the_loop_ends_the_thread(error):
             signal.raise_signal(signal.SIGINT)
         raise error
 
-    with pytest.raises(error), contextlib.closing(ahead(slowly([]), range(1000))) as results:
+    with pytest.raises(error), contextlib.closing(prefetch(slowly([]), range(1000))) as results:
         list(map(use, results))
     assert not threads()
 
@@ -106,14 +106,14 @@ def test_ctrl_c_gets_through_while_the_result_is_awaited():
             time.sleep(0.1)
         return item
 
-    with pytest.raises(KeyboardInterrupt), contextlib.closing(ahead(interrupt, range(1000))) as results:
+    with pytest.raises(KeyboardInterrupt), contextlib.closing(prefetch(interrupt, range(1000))) as results:
         list(results)
     assert not threads()
 
 
 def test_nothing_begins_before_the_first_is_asked_for():
     made = []
-    results = ahead(slowly(made), range(3))
+    results = prefetch(slowly(made), range(3))
     time.sleep(0.05)
     assert made == []
     assert not threads()
@@ -123,7 +123,7 @@ def test_nothing_begins_before_the_first_is_asked_for():
 @pytest.mark.parametrize("backend", ["loky", "threading"])
 def test_it_works_in_workers(backend):
     def work(start):
-        return list(ahead(math.sqrt, range(start, start + 5)))
+        return list(prefetch(math.sqrt, range(start, start + 5)))
 
     results = joblib.Parallel(n_jobs=2, backend=backend)(joblib.delayed(work)(i) for i in range(4))
     assert results == [[math.sqrt(i + j) for j in range(5)] for i in range(4)]

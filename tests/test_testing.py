@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from sklearn_ssl.losses import NTXent, SSLLoss, Views, mean_over_pairs, mlp
+from sklearn_ssl.losses import NTXent, SSLLoss, ViewSpec, mean_over_pairs, mlp
 from sklearn_ssl.testing import CHECKS, check_loss, loss_checks, parametrize_with_loss_checks
 
 
@@ -79,7 +79,7 @@ def test_a_loss_with_labels_passes():
 class SmallBYOL(SSLLoss):
     """Teacher, predictor, step."""
 
-    teacher = 0.9
+    teacher_momentum = 0.9
 
     def __init__(self, hidden=32):
         super().__init__()
@@ -97,7 +97,7 @@ class SmallBYOL(SSLLoss):
 class SmallMoCo(SSLLoss):
     """Teacher, queue, no predictor."""
 
-    teacher = 0.9
+    teacher_momentum = 0.9
 
     def build(self, spec):
         self.register_buffer("queue", torch.randn(32, spec.dim, generator=spec.generator))
@@ -114,7 +114,7 @@ class SmallMoCo(SSLLoss):
 class SmallMultiCrop(SSLLoss):
     """Every local crop to the mean of the full-size views; noise from the batch's generator."""
 
-    views = Views(2, local=3)
+    view_spec = ViewSpec(2, local=3)
 
     def step(self, batch, student, teacher):
         z = student(batch.views)

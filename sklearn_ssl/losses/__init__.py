@@ -1,13 +1,13 @@
 """The built-in losses and the contract that every loss follows."""
 
-from sklearn_ssl.checks import check_bool, check_choice, check_number, is_whole
-from sklearn_ssl.losses.base import Batch, Spec, SSLLoss, Views, mean_over_pairs, mlp
-from sklearn_ssl.losses.dcl import DCL
-from sklearn_ssl.losses.local_crops import local_crops_that_fit, refusal
-from sklearn_ssl.losses.maps import MapsToPixels, backbone_with_tokens, map_size, patch_side
-from sklearn_ssl.losses.ntxent import NTXent
-from sklearn_ssl.losses.queue import Queue, queue_size
-from sklearn_ssl.losses.vicreg import VICReg
+from sklearn_ssl._checks import check_bool, check_choice, check_number, is_whole
+from sklearn_ssl.losses._base import Batch, Spec, SSLLoss, ViewSpec, mean_over_pairs, mlp
+from sklearn_ssl.losses._dcl import DCL
+from sklearn_ssl.losses._local_crops import local_crops_that_fit, why_size_is_rejected
+from sklearn_ssl.losses._maps import MapsToPixels, backbone_with_tokens, map_size, patch_side
+from sklearn_ssl.losses._ntxent import NTXent
+from sklearn_ssl.losses._queue import Queue, queue_size
+from sklearn_ssl.losses._vicreg import VICReg
 
 __all__ = [
     "DCL",
@@ -18,7 +18,7 @@ __all__ = [
     "SSLLoss",
     "Spec",
     "VICReg",
-    "Views",
+    "ViewSpec",
     "backbone_with_tokens",
     "check_bool",
     "check_choice",
@@ -30,5 +30,5 @@ __all__ = [
     "mlp",
     "patch_side",
     "queue_size",
-    "refusal",
+    "why_size_is_rejected",
 ]

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sklearn_ssl import Batch, Spec, SSLLoss, Views
+from sklearn_ssl import Batch, Spec, SSLLoss, ViewSpec
 from sklearn_ssl.losses import Queue, check_number, local_crops_that_fit, mlp, queue_size
 from sklearn_ssl_cca.sizes import number_of_groups
 
@@ -118,7 +118,7 @@ class SwAV(SSLLoss):
 
     def build(self, spec: Spec) -> None:
         local = local_crops_that_fit(self.local_crops, self.local_size, spec)
-        self.views = Views(GLOBAL, local=local, local_size=self.local_size)
+        self.view_spec = ViewSpec(GLOBAL, local=local, local_size=self.local_size)
         k = number_of_groups("n_prototypes", self.n_prototypes, 300, spec.n_samples)
         c = torch.randn(k, spec.dim, generator=spec.generator)
         self.prototypes = nn.Parameter(F.normalize(c, dim=1))

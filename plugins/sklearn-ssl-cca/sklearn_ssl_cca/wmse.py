@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sklearn_ssl import Batch, Spec, SSLLoss, Views
+from sklearn_ssl import Batch, Spec, SSLLoss, ViewSpec
 from sklearn_ssl.losses import check_number, is_whole, mean_over_pairs
 
 SUB_BATCH = 128  # images; the authors' for CIFAR-10
@@ -78,7 +78,7 @@ class WMSE(SSLLoss):
         self.w_size = w_size
         self.w_iter = check_number("loss__w_iter", w_iter, whole=True, at_least=1)
         self.w_eps = check_number("loss__w_eps", w_eps, at_least=0)
-        self.views = Views(check_number("loss__n_views", n_views, whole=True, at_least=2, at_most=100))
+        self.view_spec = ViewSpec(check_number("loss__n_views", n_views, whole=True, at_least=2, at_most=100))
 
     def build(self, spec: Spec) -> None:
         if isinstance(self.w_size, str) and self.w_size == "auto":

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sklearn_ssl import Batch, Spec, SSLLoss, Views
+from sklearn_ssl import Batch, Spec, SSLLoss, ViewSpec
 from sklearn_ssl.losses import backbone_with_tokens, check_number
 from sklearn_ssl_masked.patches import (
     as_pixels,
@@ -83,7 +83,7 @@ class BEiT(SSLLoss):
     """
 
     family = "masked"
-    views = Views(1, recipes=("weak",))
+    view_spec = ViewSpec(1, recipes=("weak",))
     defaults: ClassVar[dict] = {"backbone": "vit", "projector": ()}
 
     def __init__(

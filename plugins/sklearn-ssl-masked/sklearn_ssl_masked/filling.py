@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sklearn_ssl import Batch, SSLLoss, Views
+from sklearn_ssl import Batch, SSLLoss, ViewSpec
 from sklearn_ssl_masked.patches import shown_and_made
 
 
@@ -16,7 +16,7 @@ class PixelFilling(SSLLoss):
     """
 
     family = "masked"
-    views = Views(1, recipes=("weak",))
+    view_spec = ViewSpec(1, recipes=("weak",))
 
     def step(self, batch: Batch, student, teacher) -> Tensor:
         x = batch.views[0]

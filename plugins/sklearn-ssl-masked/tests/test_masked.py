@@ -22,8 +22,8 @@ from torch import nn
 from torchvision.models import resnet18
 
 from sklearn_ssl import Batch, Spec, SSLImageEmbedder, available_losses, plot_reconstructions
+from sklearn_ssl._networks.vit import make_vit
 from sklearn_ssl.testing import parametrize_with_loss_checks
-from sklearn_ssl.vit import make_vit
 
 METHODS = ("beit", "inpainting", "mae", "simmim")
 SMALL = {"backbone": "vit", "backbone__width": 16, "backbone__depth": 1}
@@ -285,8 +285,8 @@ def test_the_tokenizer_is_trained_first_and_then_stands_still():
 
 
 def test_a_large_batch_in_parts_is_refused_from_the_first_step_on():
-    with pytest.raises(RuntimeError, match="with accumulate=2 a loss has student"):
-        SSLImageEmbedder("beit", accumulate=2, max_epochs=1, **SMALL).fit(pixels())
+    with pytest.raises(RuntimeError, match="with micro_batches=2 a loss has student"):
+        SSLImageEmbedder("beit", micro_batches=2, max_epochs=1, **SMALL).fit(pixels())
 
 
 def test_the_dvae_learns_to_paint_with_many_words():

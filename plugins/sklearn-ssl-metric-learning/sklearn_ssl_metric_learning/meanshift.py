@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sklearn_ssl import Batch, Spec, SSLLoss, Views
+from sklearn_ssl import Batch, Spec, SSLLoss, ViewSpec
 from sklearn_ssl.losses import Queue, is_whole, mlp, queue_size
 from sklearn_ssl_metric_learning.momentum import checked_momentum
 
@@ -62,7 +62,7 @@ class MeanShift(SSLLoss):
 
     family = "contrastive"
     defaults: ClassVar[dict] = {"projector": twice_then_a_quarter}
-    views = Views(2, recipes=("strong", "weak"))
+    view_spec = ViewSpec(2, recipes=("strong", "weak"))
 
     def __init__(
         self,
@@ -72,7 +72,7 @@ class MeanShift(SSLLoss):
     ):
         super().__init__()
         self.k = k
-        self.teacher = checked_momentum(momentum)
+        self.teacher_momentum = checked_momentum(momentum)
         self.queue_size = queue_size
 
     def make_projector(self, in_dim: int, widths: tuple[int, ...]) -> nn.Module:

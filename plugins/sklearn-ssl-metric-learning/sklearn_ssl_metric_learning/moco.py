@@ -70,7 +70,7 @@ class MoCo(SSLLoss):
     ):
         super().__init__()
         self.temperature = check_number("loss__temperature", temperature, above=0)
-        self.teacher = checked_momentum(momentum)
+        self.teacher_momentum = checked_momentum(momentum)
         self.queue_size = queue_size
 
     def build(self, spec: Spec) -> None:

@@ -62,7 +62,7 @@ def test_64_images_in_one_batch_are_enough(loss):
 
 @pytest.mark.parametrize("loss", METHODS)
 def test_a_batch_may_go_through_the_network_in_parts(loss):
-    assert np.isfinite(embedder(loss, accumulate=2).fit(images(40)).transform(images(2))).all()
+    assert np.isfinite(embedder(loss, micro_batches=2).fit(images(40)).transform(images(2))).all()
 
 
 @pytest.mark.parametrize(("loss", "size"), [("nnclr", 50), ("moco", 50), ("meanshift", 100)])
@@ -137,7 +137,7 @@ def rising(progress):
 
 @pytest.mark.parametrize("loss", WITH_A_TEACHER)
 def test_the_momentum_may_be_a_function_of_progress(loss):
-    assert trained(loss, loss__momentum=rising).loss.teacher is rising
+    assert trained(loss, loss__momentum=rising).loss.teacher_momentum is rising
 
 
 def test_mean_shift_augments_the_query_strongly_and_the_target_weakly():

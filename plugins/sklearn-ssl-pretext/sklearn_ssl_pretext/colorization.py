@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sklearn_ssl import Batch, Spec, SSLLoss, Views
+from sklearn_ssl import Batch, Spec, SSLLoss, ViewSpec
 from sklearn_ssl.losses import MapsToPixels, check_number, map_size
 
 # Temperature at which the colours of a picture are averaged (the paper's, equation 5).
@@ -59,7 +59,7 @@ class Colorization(SSLLoss):
     """
 
     family = "pretext"
-    views = Views(1, recipes=("weak",))
+    view_spec = ViewSpec(1, recipes=("weak",))
     defaults: ClassVar[dict] = {"projector": ()}
 
     def __init__(self, bins: int = 8, decoder_width: int = 128):

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sklearn_ssl import Batch, Spec, SSLLoss, Views
+from sklearn_ssl import Batch, Spec, SSLLoss, ViewSpec
 from sklearn_ssl.losses import check_number, is_whole, patch_side
 from sklearn_ssl_pretext.tiles import check_is_taken
 
@@ -64,7 +64,7 @@ class CPC(SSLLoss):
     """
 
     family = "pretext"
-    views = Views(1, recipes=("weak",))
+    view_spec = ViewSpec(1, recipes=("weak",))
     defaults: ClassVar[dict] = {"projector": ()}
 
     def __init__(self, grid: int | str = "auto", steps: int = 5, dim: int = 128, temperature: float = 0.1):

@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from sklearn_ssl import Batch, Spec, SSLLoss, Views
+from sklearn_ssl import Batch, Spec, SSLLoss, ViewSpec
 from sklearn_ssl.losses import check_choice, check_number, mlp
 from sklearn_ssl_pretext.answers import graded
 from sklearn_ssl_pretext.tiles import (
@@ -75,7 +75,7 @@ class Jigsaw(SSLLoss):
     """
 
     family = "pretext"
-    views = Views(1, recipes=("weak",))
+    view_spec = ViewSpec(1, recipes=("weak",))
     defaults: ClassVar[dict] = {"projector": ()}
 
     def __init__(

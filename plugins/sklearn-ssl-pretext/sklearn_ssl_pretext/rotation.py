@@ -7,7 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from sklearn_ssl import Batch, Spec, SSLLoss, Views
+from sklearn_ssl import Batch, Spec, SSLLoss, ViewSpec
 from sklearn_ssl_pretext.answers import graded
 
 
@@ -32,7 +32,7 @@ class Rotation(SSLLoss):
     """
 
     family = "pretext"
-    views = Views(1, recipes=("weak",))
+    view_spec = ViewSpec(1, recipes=("weak",))
     defaults: ClassVar[dict] = {"projector": ()}
 
     def build(self, spec: Spec) -> None:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from sklearn_ssl import Spec
-from sklearn_ssl.losses import check_number, patch_side, refusal
+from sklearn_ssl.losses import check_number, patch_side, why_size_is_rejected
 
 # Side of a tile, as a share of its cell's: 64 of 75 pixels in Noroozi and Favaro, arXiv:1603.09246. The gap
 # keeps lines from going on from one tile to the next.
@@ -58,7 +58,7 @@ def tile_size(spec: Spec, grid: int) -> tuple[int, int]:
 
 def check_is_taken(spec: Spec, size: tuple[int, int], what: str) -> None:
     """Raise a ValueError where the backbone cannot take parts of an image that are as small as that."""
-    reason = refusal(spec, size)
+    reason = why_size_is_rejected(spec, size)
     if reason is not None:
         raise ValueError(
             f"the backbone cannot take {what} of {size[0]} x {size[1]} pixels: {reason}. Leave backbone at "

@@ -63,7 +63,7 @@ class BYOL(SSLLoss):
         self.predictor_dim = check_number(
             "loss__predictor_dim", predictor_dim, whole=True, at_least=1, instead=(None,)
         )
-        self.teacher = CosineToOne(self.momentum)
+        self.teacher_momentum = CosineToOne(self.momentum)
 
     def make_projector(self, in_dim: int, widths: tuple[int, ...]) -> nn.Module:
         """An MLP with BatchNorm on its output too; see the notes."""

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sklearn_ssl import Batch, Spec, SSLLoss, Views
+from sklearn_ssl import Batch, Spec, SSLLoss, ViewSpec
 from sklearn_ssl.losses import check_number, local_crops_that_fit, mlp
 from sklearn_ssl_self_distillation.schedules import CosineToOne, LinearWarmup
 
@@ -113,7 +113,7 @@ class DINO(SSLLoss):
             share=check_number("loss__teacher_temp_warmup", teacher_temp_warmup, at_least=0, at_most=1),
         )
         self.center_momentum = check_number("loss__center_momentum", center_momentum, at_least=0, at_most=1)
-        self.teacher = CosineToOne(check_number("loss__momentum", momentum, at_least=0, at_most=1))
+        self.teacher_momentum = CosineToOne(check_number("loss__momentum", momentum, at_least=0, at_most=1))
         self.freeze_last_layer = check_number(
             "loss__freeze_last_layer", freeze_last_layer, whole=True, at_least=0
         )
@@ -126,7 +126,7 @@ class DINO(SSLLoss):
 
     def build(self, spec: Spec) -> None:
         local = local_crops_that_fit(self.local_crops, self.local_size, spec)
-        self.views = Views(2, local=local, local_size=self.local_size)
+        self.view_spec = ViewSpec(2, local=local, local_size=self.local_size)
         w = F.normalize(torch.randn(self.out_dim, spec.dim, generator=spec.generator), dim=1)
         self.last_layer = nn.Parameter(w)
         self.register_buffer("teacher_last_layer", w.clone())
@@ -137,7 +137,7 @@ class DINO(SSLLoss):
         w = self.last_layer.detach() if frozen else self.last_layer
         s = [outputs(z, w) for z in student(batch.views)]  # (n, K) each
         t = [outputs(z, self.teacher_last_layer) for z in teacher(batch.views[: self.views.n])]
-        self.momentum = self.teacher(batch.progress)
+        self.momentum = self.teacher_momentum(batch.progress)
         loss = cross_entropy(self._sharpened(t, batch.progress), [each / self.student_temp for each in s])
         self.center.lerp_(torch.cat(t).mean(dim=0), 1 - self.center_momentum)
         return loss

@@ -51,7 +51,7 @@ def test_64_images_of_any_size_are_enough(loss, side):
 
 @pytest.mark.parametrize("loss", METHODS)
 def test_a_large_batch_may_go_through_the_network_in_parts(loss):
-    assert embedder(loss, max_epochs=1, accumulate=2).fit(images(32)).n_iter_ == 1
+    assert embedder(loss, max_epochs=1, micro_batches=2).fit(images(32)).n_iter_ == 1
 
 
 @pytest.mark.parametrize("loss", METHODS)

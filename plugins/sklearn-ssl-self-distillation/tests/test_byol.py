@@ -71,7 +71,7 @@ def test_the_value_is_lightlys():
 
 def test_the_momentum_rises_to_one_as_a_cosine():
     # At a third of the training the cosine is 1/2: 1 - 0.2 * (1/2 + 1) / 2 = 0.85.
-    schedule = BYOL(momentum=0.8).teacher
+    schedule = BYOL(momentum=0.8).teacher_momentum
     assert [schedule(k) for k in (0, 1 / 3, 0.5, 1)] == pytest.approx([0.8, 0.85, 0.9, 1.0])
 
 

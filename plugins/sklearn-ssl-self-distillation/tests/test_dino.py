@@ -167,7 +167,7 @@ def test_the_teachers_temperature_warms_up_in_a_straight_line():
 def test_by_default_there_are_local_crops_from_32_pixels_on():
     for size, crops in (((8, 8), 0), ((30, 100), 0), ((32, 32), 4), ((64, 48), 4)):
         loss = built(DINO(), size=size, backbone=Pools(math.prod(size)))
-        assert (loss.views.n, loss.views.local) == (2, crops)
+        assert (loss.view_spec.n, loss.view_spec.local) == (2, crops)
 
 
 class Pools(nn.Module):

@@ -1,0 +1,188 @@
+"""Torchvision's classification models as backbones."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Mapping
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torchvision import models
+from torchvision.models import WeightsEnum, get_model
+
+from sklearn_ssl._checks import check_choice
+from sklearn_ssl._networks.weights import load_weights, read_weights, widen_filters
+
+TORCHVISION = tuple(models.list_models(module=models))  # this module holds the classification models only
+
+
+RESNETS = tuple(  # by length, so that error messages begin with resnet18
+    sorted((name for name in TORCHVISION if name.startswith(("resnet", "resnext", "wide_resnet"))), key=len)
+)
+
+
+# first convolution's kernel size and stride, then the pooling
+STEMS: dict[str, tuple[int, int, Callable[[], nn.Module]]] = {
+    "imagenet": (7, 2, partial(nn.MaxPool2d, 3, stride=2, padding=1)),
+    "3x3": (3, 1, nn.Identity),  # SimCLR, arXiv:2002.05709, appendix B.9
+    "3x3-pool": (3, 1, partial(nn.MaxPool2d, 2, ceil_mode=True)),  # an image one pixel high stays one high
+    "3x3-stride2": (3, 2, nn.Identity),
+}
+
+
+# The short side decides. Layers 2 to 4 divide it by 8 and the ImageNet stem by another 4, which would
+# leave one pixel of 32; at any size the 3x3 stem makes for about 15 times the ImageNet stem's arithmetic.
+AUTO_STEMS = ((32, "3x3"), (64, "3x3-pool"), (math.inf, "imagenet"))  # (below this many pixels, stem)
+
+
+# auxiliary classifiers are thrown away; init_weights=None, torchvision's default, warns
+AUXILIARY = {name: {"aux_logits": False, "init_weights": True} for name in ("googlenet", "inception_v3")}
+
+
+AUXILIARY_KEYS = ("aux1.", "aux2.", "AuxLogits.")
+
+
+def auto_stem(image_size: tuple[int, int]) -> str:
+    """Name of the ResNet stem for images of this (height, width) in pixels.
+
+    Below 32 pixels (short side) "3x3", below 64 "3x3-pool", else "imagenet".
+    """
+    return next(stem for below, stem in AUTO_STEMS if min(image_size) < below)
+
+
+def resnet(
+    name: str,
+    in_channels: int,
+    image_size: tuple[int, int],
+    /,
+    *,
+    stem: str = "auto",
+    weights: Mapping[str, Tensor] | str | os.PathLike | WeightsEnum | None = None,
+) -> nn.Module:
+    """ResNet, ResNeXt or Wide ResNet of torchvision, without its classifier.
+
+    Parameters
+    ----------
+    name : str
+        Torchvision's name.
+    in_channels, image_size : int, tuple of two ints
+        Channels and (height, width) of an image.
+    stem : {"auto", "imagenet", "3x3", "3x3-pool", "3x3-stride2"}, default="auto"
+        The layers before the first block. "imagenet": 7x7 convolution and 3x3 max-pool, stride 2 each;
+        "3x3": 3x3 convolution with stride 1, no pool (SimCLR for CIFAR-10, arXiv:2002.05709);
+        "3x3-pool": that and 2x2 max-pool; "3x3-stride2": 3x3 convolution with stride 2, no pool.
+        The less a stem shrinks the image, the more arithmetic the blocks do. "auto": what fits the
+        weights if some are given ("3x3" for a 3x3 convolution), else `auto_stem`.
+    weights : state dict, path, torchvision weights or their name, default=None
+        Start from these; None: random. A name such as "IMAGENET1K_V1" is downloaded by torchvision.
+        Classifier weights are ignored. Filters for RGB are adapted to other channels (`widen_filters`).
+
+    Returns
+    -------
+    nn.Module
+        Images (n, in_channels, height, width) to features (n, d).
+
+    Raises
+    ------
+    ValueError
+        For an unknown stem, and for weights that cannot be read or do not fit.
+    """
+    state = read_weights(name, weights)
+    kernel, stride, pool = STEMS[choose_stem(stem, image_size, state)]
+    model = get_model(name, weights=None)
+    model.conv1 = nn.Conv2d(in_channels, 64, kernel, stride, padding=kernel // 2, bias=False)
+    nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")  # as torchvision does
+    model.maxpool = pool()
+    _finish(model, name, state, in_channels)
+    return model
+
+
+def torchvision_model(
+    name: str,
+    in_channels: int,
+    image_size: tuple[int, int],
+    /,
+    *,
+    weights: Mapping[str, Tensor] | str | os.PathLike | WeightsEnum | None = None,
+) -> nn.Module:
+    """Any other classification model of torchvision: as it is, without its classifier.
+
+    Parameters
+    ----------
+    name : str
+        Torchvision's name.
+    in_channels, image_size : int, tuple of two ints
+        Channels and (height, width) of an image. The size changes nothing in these models.
+    weights : state dict, path, torchvision weights or their name, default=None
+        As in `resnet`.
+
+    Returns
+    -------
+    nn.Module
+        Images (n, in_channels, height, width) to features (n, d).
+
+    Raises
+    ------
+    ValueError
+        For weights that cannot be read or do not fit.
+    """
+    state = read_weights(name, weights)
+    model = get_model(name, weights=None, **AUXILIARY.get(name, {}))
+    _, first = layers_of(model, nn.Conv2d)[0]
+    if in_channels != first.in_channels:
+        _redraw(first, in_channels)
+    _finish(model, name, state, in_channels)
+    return model
+
+
+def choose_stem(stem: str, image_size: tuple[int, int], state: Mapping[str, Tensor] | None) -> str:
+    """What "auto" means: what fits the weights, if there are some, else the images."""
+    check_choice("backbone__stem", stem, ("auto", *STEMS))
+    if not state or "conv1.weight" not in state:
+        return auto_stem(image_size) if stem == "auto" else stem
+    given = state["conv1.weight"].shape[-1]
+    if stem == "auto":
+        return "3x3" if given == 3 else "imagenet"
+    if given != (kernel := STEMS[stem][0]):
+        raise ValueError(
+            f"backbone__stem={stem!r} begins with a {kernel}x{kernel} convolution, but the weights have a "
+            f"{given}x{given} one. Leave backbone__stem at 'auto', or give other weights."
+        )
+    return stem
+
+
+def _finish(model: nn.Module, name: str, state: dict[str, Tensor] | None, in_channels: int) -> None:
+    """Remove the classifier, then load the weights, if any."""
+    head = _remove_head(model)
+    if state is None:
+        return
+    state = {key: value for key, value in state.items() if not key.startswith((f"{head}.", *AUXILIARY_KEYS))}
+    first = layers_of(model, nn.Conv2d)[0][0] + ".weight"
+    if first in state and in_channels != 3 and state[first].shape[1] == 3:
+        state[first] = widen_filters(state[first], in_channels)
+    load_weights(model, name, state)
+
+
+def _remove_head(model: nn.Module) -> str:
+    """Replace the classifier, which is the last layer with weights, and the dropout that is a part of it."""
+    head, _ = layers_of(model, (nn.Linear, nn.Conv2d))[-1]  # SqueezeNet's classifier is a convolution
+    names = [name for name, _ in model.named_modules()]
+    before = names[names.index(head) - 1]
+    if isinstance(model.get_submodule(before), nn.Dropout):
+        model.set_submodule(before, nn.Identity())
+    model.set_submodule(head, nn.Identity())
+    return head
+
+
+def _redraw(conv: nn.Conv2d, in_channels: int) -> None:
+    """Let a fresh convolution take another number of channels, with outputs as large as before."""
+    std = conv.weight.detach().std() * math.sqrt(conv.in_channels / in_channels)
+    conv.in_channels = in_channels
+    conv.weight = nn.Parameter(std * torch.randn(conv.out_channels, in_channels, *conv.kernel_size))
+
+
+def layers_of(model: nn.Module, kind: type | tuple[type, ...]) -> list[tuple[str, nn.Module]]:
+    """(name, layer) in the order in which they were made, which is the order of use in torchvision."""
+    return [(name, layer) for name, layer in model.named_modules() if isinstance(layer, kind)]

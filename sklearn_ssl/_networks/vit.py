@@ -1,0 +1,256 @@
+"""The vision transformer that `backbone="vit"` names: torchvision's, sized to the images."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.models import VisionTransformer
+
+from sklearn_ssl._checks import check_choice, check_number
+
+POOLINGS = ("mean", "class")
+
+
+# The short side decides: 8 x 8 patches of 32 or 64 pixels, 14 x 14 of 224.
+AUTO_PATCHES = ((64, 4), (128, 8), (math.inf, 16))  # (below this many pixels, side of a patch)
+
+
+class ViT(VisionTransformer):
+    """Torchvision's vision transformer without its classifier, for images of any size and any channels.
+
+    An image is cut into patches, each of which becomes a token; all tokens look at one another in every
+    layer. Its state dict has torchvision's names, and loads into a `VisionTransformer` of the same sizes.
+
+    Parameters
+    ----------
+    in_channels : int
+    image_size : tuple of two ints
+        (height, width) in pixels; the patch's side divides both.
+    patch : int
+        Side of a patch in pixels.
+    width : int
+        Of a token, and so of the features; divisible by 4.
+    depth : int
+        Layers.
+    heads : int
+        Of each layer's attention.
+    pooling : {"mean", "class"}
+        The features: the mean of the patches' tokens, or the class token.
+
+    Attributes
+    ----------
+    patch_size : int
+    grid : tuple of two ints
+        Patches in a column and in a row.
+
+    References
+    ----------
+    Dosovitskiy et al., "An Image is Worth 16x16 Words", ICLR 2021, arXiv:2010.11929.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        image_size: tuple[int, int],
+        *,
+        patch: int,
+        width: int,
+        depth: int,
+        heads: int,
+        pooling: str,
+    ):
+        super().__init__(
+            image_size=patch,  # of its own positions, which give way to ours
+            patch_size=patch,
+            num_layers=depth,
+            num_heads=heads,
+            hidden_dim=width,
+            mlp_dim=4 * width,
+        )
+        self.grid = (image_size[0] // patch, image_size[1] // patch)
+        self.pooling = pooling
+        self.heads = nn.Sequential()
+        self.conv_proj = nn.Conv2d(in_channels, width, patch, patch)
+        nn.init.trunc_normal_(self.conv_proj.weight, std=math.sqrt(1 / (in_channels * patch**2)))
+        nn.init.zeros_(self.conv_proj.bias)
+        # Trained on from where MAE keeps them; the class token has none.
+        positions = torch.cat([torch.zeros(1, width), sincos_positions(self.grid, width)])
+        self.encoder.pos_embedding = nn.Parameter(positions[None])
+
+    def extra_repr(self) -> str:
+        """What its layers do not tell: `sklearn_ssl.saving` compares models by their text."""
+        heads = self.encoder.layers[0].num_heads
+        return f"grid={self.grid}, heads={heads}, pooling={self.pooling!r}"
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images (n, channels, height, width) to features (n, width)."""
+        h = self._encoded(self._patches(x) + self._positions(x))
+        return h[:, 0] if self.pooling == "class" else h[:, 1:].mean(dim=1)
+
+    def encode(self, x: Tensor, keep: Tensor) -> Tensor:
+        """Tokens of some patches, which see one another and no others.
+
+        Parameters
+        ----------
+        x : Tensor of shape (n, channels, height, width)
+        keep : Tensor of shape (n, k), int64
+            Numbers of the patches, row by row from 0.
+
+        Returns
+        -------
+        Tensor of shape (n, k, width)
+        """
+        h = self._patches(x) + self._positions(x)
+        h = h.gather(1, keep[:, :, None].expand(-1, -1, h.shape[2]))
+        return self._encoded(h)[:, 1:]
+
+    def tokens(self, x: Tensor, mask: Tensor | None = None, token: Tensor | None = None) -> Tensor:
+        """Tokens of all patches, some of them hidden.
+
+        Parameters
+        ----------
+        x : Tensor of shape (n, channels, height, width)
+        mask : Tensor of shape (n, patches), bool, optional
+            True: the patch is hidden.
+        token : Tensor of shape (width,), optional
+            What stands in the place of a hidden patch; its position is added to it.
+
+        Returns
+        -------
+        Tensor of shape (n, patches, width)
+        """
+        h = self._patches(x)
+        if mask is not None:
+            h = torch.where(mask[:, :, None], token.to(h.dtype), h)
+        return self._encoded(h + self._positions(x))[:, 1:]
+
+    def _patches(self, x: Tensor) -> Tensor:
+        """(n, patches, width), without their positions."""
+        if x.shape[2] % self.patch_size or x.shape[3] % self.patch_size:
+            raise ValueError(
+                f"patches of {self.patch_size} x {self.patch_size} pixels do not divide views of "
+                f"{x.shape[2]} x {x.shape[3]}"
+            )
+        return self.conv_proj(x).flatten(2).transpose(1, 2)
+
+    def _positions(self, x: Tensor) -> Tensor:
+        """(1, patches, width); between those that were learned, for views of another size (multi-crop)."""
+        positions = self.encoder.pos_embedding[:, 1:]
+        grid = (x.shape[2] // self.patch_size, x.shape[3] // self.patch_size)
+        if grid == self.grid:
+            return positions
+        as_map = positions.unflatten(1, self.grid).permute(0, 3, 1, 2)  # (1, width, rows, columns)
+        return F.interpolate(as_map, grid, mode="bicubic").flatten(2).transpose(1, 2)
+
+    def _encoded(self, h: Tensor) -> Tensor:
+        """(n, k, width) -> (n, 1 + k, width): through all layers, behind the class token."""
+        first = (self.class_token + self.encoder.pos_embedding[:, :1]).to(h.dtype).expand(h.shape[0], -1, -1)
+        h = torch.cat([first, h], dim=1)
+        for block in self.encoder.layers:
+            h = h + attended(block.self_attention, block.ln_1(h))
+            h = h + block.mlp(block.ln_2(h))
+        return self.encoder.ln(h)
+
+
+def attended(layer: nn.MultiheadAttention, x: Tensor) -> Tensor:
+    """What the layer makes of tokens (n, k, width) that look at one another.
+
+    Torch's own forward hides the attention itself from `FasterOperations`.
+    """
+    qkv = F.linear(x, layer.in_proj_weight, layer.in_proj_bias)
+    q, k, v = qkv.unflatten(2, (3, layer.num_heads, -1)).permute(
+        2, 0, 3, 1, 4
+    )  # (n, heads, k, width / heads)
+    return layer.out_proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+
+
+def make_vit(
+    in_channels: int,
+    image_size: tuple[int, int],
+    *,
+    patch: int | str = "auto",
+    width: int = 192,
+    depth: int = 6,
+    heads: int | str = "auto",
+    pooling: str = "mean",
+) -> ViT:
+    """A `ViT` whose sizes are checked, and "auto" resolved.
+
+    Raises
+    ------
+    ValueError
+        A size is no whole number or does not divide what it has to.
+    """
+    width = check_number("backbone__width", width, whole=True, at_least=1)
+    depth = check_number("backbone__depth", depth, whole=True, at_least=1)
+    if width % 4:
+        raise ValueError(f"backbone__width={width}: give a multiple of 4, and best of 64.")
+    check_choice("backbone__pooling", pooling, POOLINGS)
+    patch = _checked_patch(patch, image_size)
+    heads = _checked_heads(heads, width)
+    return ViT(in_channels, image_size, patch=patch, width=width, depth=depth, heads=heads, pooling=pooling)
+
+
+def auto_patch(image_size: tuple[int, int]) -> int | None:
+    """Side of a patch for images of this (height, width) in pixels; None if none divides them well.
+
+    About 4 below 64 pixels (short side), 8 below 128, else 16, but at most a quarter of it.
+    """
+    short = min(image_size)
+    usual = next(patch for below, patch in AUTO_PATCHES if short < below)
+    wanted = max(1, min(usual, short // 4))
+    near = [patch for patch in _divisors(image_size) if wanted / 2 <= patch <= wanted * 2]
+    return min(near, key=lambda patch: abs(math.log(patch / wanted)), default=None)
+
+
+def sincos_positions(grid: tuple[int, int], width: int) -> Tensor:
+    """Sines and cosines of each patch's row and column, at frequencies from 1 to 1/10,000.
+
+    Returns
+    -------
+    Tensor of shape (patches, width)
+        A half for the row, a half for the column (MAE, arXiv:2111.06377, appendix A.1).
+    """
+    frequencies = 10_000 ** -(torch.arange(width // 4) / (width // 4))
+    places = torch.cartesian_prod(*(torch.arange(float(n)) for n in grid)).view(-1, 2)  # (patches, 2)
+    angles = places[:, :, None] * frequencies  # (patches, 2, width / 4)
+    return torch.cat([angles.sin(), angles.cos()], dim=2).flatten(1)
+
+
+def _divisors(image_size: tuple[int, int]) -> list[int]:
+    """Sides of patches that divide height and width."""
+    common = math.gcd(*image_size)
+    return [side for side in range(1, common + 1) if common % side == 0]
+
+
+def _checked_patch(patch: int | str, image_size: tuple[int, int]) -> int:
+    size = f"{image_size[0]} x {image_size[1]}"
+    if isinstance(patch, str) and patch == "auto":
+        found = auto_patch(image_size)
+        if found is None:
+            multiple = tuple(max(4, 4 * round(side / 4)) for side in image_size)
+            raise ValueError(
+                f"No patch of a usual size divides images of {size} pixels. Set "
+                f"image_size={multiple if multiple[0] != multiple[1] else multiple[0]}, or backbone__patch."
+            )
+        return found
+    patch = check_number("backbone__patch", patch, whole=True, at_least=1, instead=("auto",))
+    if patch not in _divisors(image_size):
+        raise ValueError(
+            f"backbone__patch={patch} does not divide images of {size} pixels. Possible: "
+            f"{', '.join(map(str, _divisors(image_size)))}; or set image_size to a multiple of {patch}."
+        )
+    return patch
+
+
+def _checked_heads(heads: int | str, width: int) -> int:
+    """ "auto": one for 64 of the width, as in the paper."""
+    if isinstance(heads, str) and heads == "auto":
+        return next(n for n in range(max(1, width // 64), 0, -1) if width % n == 0)
+    heads = check_number("backbone__heads", heads, whole=True, at_least=1, instead=("auto",))
+    if width % heads:
+        raise ValueError(f"backbone__heads={heads} does not divide backbone__width={width}.")
+    return heads

@@ -1,0 +1,116 @@
+"""Pretrained weights for torchvision backbones."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchvision.models import WeightsEnum, get_model, get_model_weights
+
+PREFIXES = ("module.", "backbone.", "encoder_.")
+
+
+def widen_filters(weight: Tensor, in_channels: int) -> Tensor:
+    """Filters (out, 3, k, k) for RGB, made into filters (out, in_channels, k, k).
+
+    One channel: the sum over RGB, so that a grey image gives what its RGB copy gave. Otherwise R, G, B
+    are repeated cyclically and scaled by 3 / in_channels, so that a constant image gives about the same.
+    """
+    if in_channels == 1:
+        return weight.sum(1, keepdim=True)  # (out, 1, k, k)
+    return weight[:, torch.arange(in_channels) % 3] * (3 / in_channels)  # (out, in_channels, k, k)
+
+
+def read_weights(
+    name: str, weights: Mapping[str, Tensor] | str | os.PathLike | WeightsEnum | None
+) -> dict[str, Tensor] | None:
+    """State dict in whatever was given as weights, without a prefix "module.", "backbone." or "encoder_.".
+
+    Parameters
+    ----------
+    name : str
+        Torchvision's name of the model.
+    weights : state dict, path, torchvision weights or their name, or None
+        A file is read with ``torch.load(weights_only=True)``: it cannot run code.
+
+    Returns
+    -------
+    dict or None
+        None if no weights are given.
+
+    Raises
+    ------
+    ValueError
+        For what is neither, and for a file without a state dict.
+    """
+    if weights is None:
+        return None
+    published = get_model_weights(name)
+    if isinstance(weights, str):
+        weights = published.__members__.get(weights.removeprefix(f"{published.__name__}."), weights)
+    if isinstance(weights, published):
+        # torchvision's files have old key names (densenet), which only its own loading understands
+        return get_model(name, weights=weights).state_dict()
+    if isinstance(weights, (str, os.PathLike)) and Path(weights).is_file():
+        weights = _read_file(weights)
+    if not isinstance(weights, Mapping):
+        raise ValueError(
+            f"backbone__weights={weights!r:.100} cannot be used for {name}. Possible: a state dict, the path "
+            "of an existing file that torch.save wrote, or weights of torchvision: "
+            f"{', '.join(published.__members__)}."
+        )
+    if not all(isinstance(value, Tensor) for value in weights.values()):
+        raise ValueError(
+            "backbone__weights must be a state dict: names and tensors. What was given or read has the "
+            f"entries {first_five(weights)}. Give the one of them that is a state dict."
+        )
+    return _without_prefix(weights)
+
+
+def _read_file(path: str | os.PathLike) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises UnpicklingError, RuntimeError, EOFError, ... for a bad file
+        raise ValueError(
+            f"backbone__weights={os.fspath(path)!r} cannot be read as a state dict. Write such a file with "
+            f"torch.save(module.state_dict(), path). torch.load says: {error}"
+        ) from error
+
+
+def _without_prefix(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """At most one prefix is removed, and only if all names have it."""
+    for prefix in PREFIXES:
+        if all(key.startswith(prefix) for key in state):
+            return {key.removeprefix(prefix): value for key, value in state.items()}
+    return dict(state)
+
+
+def load_weights(model: nn.Module, name: str, state: dict[str, Tensor]) -> None:
+    own = model.state_dict()  # shares memory with the model
+    # files from before torch 0.4.1 lack num_batches_tracked, torchvision's own among them
+    missing = [key for key in own if key not in state and not key.endswith("num_batches_tracked")]
+    unexpected = [key for key in state if key not in own]
+    misshapen = [
+        f"{key} {tuple(state[key].shape)} instead of {tuple(own[key].shape)}"
+        for key in own
+        if key in state and state[key].shape != own[key].shape
+    ]
+    found = {"missing": missing, "unexpected": unexpected, "of another shape": misshapen}
+    problems = [f"{len(keys)} {what}: {first_five(keys)}" for what, keys in found.items() if keys]
+    if problems:
+        raise ValueError(
+            f"backbone__weights do not fit {name}; {'; '.join(problems)}. "
+            f"Give weights of a {name}, or choose the backbone that they come from."
+        )
+    with torch.no_grad():
+        for key, value in state.items():
+            own[key].copy_(value)
+
+
+def first_five(keys: Any) -> str:
+    keys = list(map(str, keys))
+    return ", ".join(keys[:5]) + (", ..." if len(keys) > 5 else "")

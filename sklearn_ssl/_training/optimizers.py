@@ -1,0 +1,208 @@
+"""Optimizers by name, and what weight decay touches."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from sklearn_ssl._checks import as_nested, check_bool, check_number
+from sklearn_ssl._params import did_you_mean
+from sklearn_ssl._training.muon import ByGroup, Muon, checked_betas
+
+
+def sgd(params, lr: float, *, momentum: float = 0.9, nesterov: bool = False, clip_norm: float | None = None):
+    """Stochastic gradient descent with momentum."""
+    momentum = check_number("optimizer__momentum", momentum, at_least=0, below=1)
+    nesterov = check_bool("optimizer__nesterov", nesterov)
+    return clipped(torch.optim.SGD(params, lr, momentum=momentum, nesterov=nesterov), clip_norm)
+
+
+def adamw(params, lr: float, *, betas=(0.9, 0.999), eps: float = 1e-8, clip_norm: float | None = None):
+    """Adam with decoupled weight decay (arXiv:1711.05101)."""
+    params = list(params)
+    betas = checked_betas(betas)
+    eps = check_number("optimizer__eps", eps, at_least=0)
+    # One kernel instead of a dozen passes over all weights; other devices have none.
+    fused = all(p.device.type in ("cpu", "cuda") for group in params for p in group["params"])
+    return clipped(torch.optim.AdamW(params, lr, betas=betas, eps=eps, fused=fused), clip_norm)
+
+
+def lars(params, lr: float, *, momentum: float = 0.9, trust: float = 0.02, clip_norm: float | None = None):
+    """Layer-wise adaptive rate scaling, for large batches."""
+    return clipped(LARS(params, lr, momentum=momentum, trust=trust), clip_norm)
+
+
+def muon(
+    params,
+    lr: float,
+    *,
+    momentum: float = 0.95,
+    rows: int = 128,
+    iterations: int = 3,
+    betas=(0.9, 0.999),
+    eps: float = 1e-8,
+    clip_norm: float | None = None,
+):
+    """Momentum whose matrices are orthogonalized, and AdamW for what is no matrix."""
+    settings = dict(momentum=momentum, rows=rows, iterations=iterations, betas=betas, eps=eps)
+    return clipped(Muon(params, lr, **settings), clip_norm)
+
+
+OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {"sgd": sgd, "adamw": adamw, "lars": lars, "muon": muon}
+
+
+AUTO_OPTIMIZER = "muon"
+
+
+# From benchmarks/defaults.py.
+BASE_SETTINGS = {
+    "muon": {"lr": 8e-3, "weight_decay": 1e-2},
+    "sgd": {"lr": 0.06, "weight_decay": 5e-4},
+    "adamw": {"lr": 2e-3, "weight_decay": 1e-2},
+    "lars": {"lr": 0.3, "weight_decay": 1e-4},
+}
+
+
+def resolve_optimizer(optimizer: Any) -> Callable[..., Optimizer]:
+    """The function or class whose keywords are the `optimizer__<name>` parameters.
+
+    Raises
+    ------
+    ValueError
+        Neither a known name nor a subclass of `torch.optim.Optimizer`.
+    """
+    if inspect.isclass(optimizer) and issubclass(optimizer, Optimizer):
+        return optimizer
+    if isinstance(optimizer, str) and optimizer == "auto":
+        return OPTIMIZERS[AUTO_OPTIMIZER]
+    if isinstance(optimizer, str) and optimizer in OPTIMIZERS:
+        return OPTIMIZERS[optimizer]
+    raise ValueError(
+        f"Unknown optimizer {optimizer!r}.{did_you_mean(str(optimizer), OPTIMIZERS)} Give 'auto', one of "
+        f"{', '.join(OPTIMIZERS)}, or a class from torch.optim."
+    )
+
+
+def optimizer_maker(optimizer: Any, params: dict[str, Any], device: torch.device) -> Callable[..., Optimizer]:
+    """What makes the optimizer from parameter groups and `lr`; a class is first tried on two weights.
+
+    Raises
+    ------
+    ValueError
+        It does not take the keywords, or its steps need more than a gradient.
+    """
+    make = functools.partial(resolve_optimizer(optimizer), **params)
+    if isinstance(optimizer, str):
+        return make
+    weights = [nn.Parameter(torch.ones(shape, device=device)) for shape in ((2, 2), (2,))]
+    for p in weights:
+        p.grad = torch.ones_like(p)
+    try:
+        make(decay_groups(weights, 0.0), lr=1e-3).step()
+    except Exception as error:  # an optimizer may raise anything
+        given = f" with {as_nested('optimizer', params)}" if params else ""
+        raise ValueError(
+            f"optimizer={optimizer.__name__}{given} cannot take a step: {error}. It has to accept parameter "
+            f"groups and lr, and step() without a closure."
+        ) from error
+    return make
+
+
+def base_settings(optimizer: Any, *, lr_is_given: bool = False) -> dict[str, float]:
+    """Learning rate (for 256 images in a step) and weight decay, where neither user nor loss says more.
+
+    Raises
+    ------
+    ValueError
+        The optimizer is unknown; or it is a class and no learning rate is given.
+    """
+    resolve_optimizer(optimizer)
+    if isinstance(optimizer, str):
+        return BASE_SETTINGS[optimizer]
+    if not lr_is_given:
+        raise ValueError(f"{optimizer.__name__} has no default learning rate here: say lr=... as well.")
+    return {"weight_decay": 0.0}
+
+
+def decay_groups(parameters: Iterable[nn.Parameter], weight_decay: float) -> list[dict]:
+    """Parameter groups in which biases and norms (one axis or none) are not decayed."""
+    parameters = [p for p in parameters if p.requires_grad]
+    return [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+
+
+def clipped(optimizer: Optimizer, clip_norm: float | None) -> Optimizer:
+    """The optimizer, with the norm of the whole gradient held to `clip_norm` before each step."""
+    clip_norm = check_number("optimizer__clip_norm", clip_norm, above=0, instead=(None,))
+    if clip_norm is None:
+        return optimizer
+
+    def clip(optimizer: Optimizer, args: tuple, kwargs: dict) -> None:
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        nn.utils.clip_grad_norm_(parameters, clip_norm)
+
+    optimizer.register_step_pre_hook(clip)
+    return optimizer
+
+
+class LARS(ByGroup):
+    r"""Layer-wise adaptive rate scaling.
+
+    Each layer's step is scaled to a fixed share of its weights' norm,
+
+    .. math::
+        v \leftarrow m v + \frac{\eta \|w\|}{\|g + \beta w\|} (g + \beta w), \qquad w \leftarrow w - \gamma v
+
+    with gradient g, momentum m, rate :math:`\gamma`, trust :math:`\eta` and weight decay :math:`\beta`;
+    biases and norms take a plain momentum step.
+
+    Parameters
+    ----------
+    params : iterable
+    lr : float
+        :math:`\gamma`.
+    momentum : float, default=0.9
+    trust : float, default=0.02
+        :math:`\eta`: 0.001 in the paper and on ImageNet, 0.02 in solo-learn's recipes for CIFAR-10.
+    weight_decay : float, default=0.0
+        :math:`\beta`, usually given by parameter group.
+
+    References
+    ----------
+    You, Gitman and Ginsburg, "Large Batch Training of Convolutional Networks", arXiv:1708.03888; weight
+    decay inside the norm as in github.com/facebookresearch/vicreg.
+    """
+
+    def __init__(
+        self, params, lr: float, *, momentum: float = 0.9, trust: float = 0.02, weight_decay: float = 0.0
+    ):
+        momentum = check_number("optimizer__momentum", momentum, at_least=0, below=1)
+        trust = check_number("optimizer__trust", trust, above=0)
+        super().__init__(params, dict(lr=lr, momentum=momentum, trust=trust, weight_decay=weight_decay))
+
+    def _step_group(self, weights: list[Tensor], group: dict) -> None:
+        update = torch._foreach_add([p.grad for p in weights], weights, alpha=group["weight_decay"])
+        layers = [(p, u) for p, u in zip(weights, update, strict=True) if p.ndim > 1]
+        for p, u in layers:
+            u.mul_(_trust_ratio(p.norm(), u.norm(), group["trust"]))
+        for p in weights:
+            if "momentum" not in self.state[p]:
+                self.state[p]["momentum"] = torch.zeros_like(p)
+        velocity = [self.state[p]["momentum"] for p in weights]
+        torch._foreach_mul_(velocity, group["momentum"])
+        torch._foreach_add_(velocity, update)
+        torch._foreach_add_(weights, velocity, alpha=-group["lr"])
+
+
+def _trust_ratio(weight_norm: Tensor, update_norm: Tensor, trust: float) -> Tensor:
+    """trust * |w| / |u|; 1 where either is zero, as a layer at zero would never leave it."""
+    ratio = trust * weight_norm / update_norm
+    return torch.where((weight_norm > 0) & (update_norm > 0), ratio, torch.ones_like(ratio))

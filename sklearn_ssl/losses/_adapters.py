@@ -1,0 +1,130 @@
+"""Whatever `loss=` may be -> an SSLLoss of its own for one fit."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+
+from sklearn_ssl._checks import as_nested
+from sklearn_ssl.losses._base import Spec, SSLLoss, mean_over_pairs
+from sklearn_ssl.losses._registry import get_loss
+
+
+class PairLoss(SSLLoss):
+    """A function f(z1, z2), or a module with such a forward, as a loss: the mean over all pairs of views.
+
+    Parameters
+    ----------
+    pair : callable
+        A module becomes part of this loss: its parameters are trained, its buffers kept.
+    """
+
+    def __init__(self, pair: Callable[[Tensor, Tensor], Tensor]):
+        super().__init__()
+        self.pair = pair
+
+    def forward(self, *z: Tensor) -> Tensor:
+        return mean_over_pairs(self.pair, z)
+
+
+def resolve_loss(loss: Any) -> Any:
+    """The class, function or instance behind `loss=`; a name is looked up in the registry."""
+    return get_loss(loss) if isinstance(loss, str) else loss
+
+
+def make_loss(loss: Any, params: dict) -> SSLLoss:
+    """A loss to be trained.
+
+    Parameters
+    ----------
+    loss : str, class, instance or function
+        A name; a subclass of `SSLLoss` or of `nn.Module`; an instance of either (copied, so that the
+        user's own is never trained); or a function ``f(z1, z2, *, temperature=...)``.
+    params : dict
+        Hyperparameters; not for instances.
+    """
+    target = resolve_loss(loss)
+    _check_is_for_pairs(target)
+    if isinstance(target, nn.Module):
+        if params:
+            raise ValueError(
+                f"loss is an instance of {type(target).__name__}, so loss_params={params} have no effect: "
+                f"pass the class instead, loss={type(target).__name__}."
+            )
+        made = copy.deepcopy(target)
+    elif inspect.isclass(_without_partial(target)):
+        made = _instance(target, params)
+    else:
+        made = functools.partial(target, **params) if callable(target) else None
+    if not callable(made):
+        raise TypeError(
+            f"loss={loss!r} is no loss. Give a name (see sklearn_ssl.available_losses()), an SSLLoss class "
+            f"or instance, a module with forward(z1, z2), or a function f(z1, z2)."
+        )
+    return made if isinstance(made, SSLLoss) else PairLoss(made)
+
+
+def _instance(target: Callable, params: dict) -> Any:
+    try:
+        return target(**params)
+    except ValueError:
+        raise  # in the loss's own words
+    except Exception as error:  # a constructor may raise anything
+        given = f" with {as_nested('loss', params)}" if params else ""
+        raise ValueError(f"loss={loss_name(target)} cannot be made{given}: {error}") from error
+
+
+def _check_is_for_pairs(target: Any) -> None:
+    """Refuse a loss of pytorch-metric-learning that compares by labels, with the wrapper that needs none."""
+    kind = target if inspect.isclass(target) else type(target)
+    if kind.__module__.startswith("pytorch_metric_learning.") and kind.__name__ != "SelfSupervisedLoss":
+        raise TypeError(
+            f"loss={kind.__name__} of pytorch-metric-learning wants labels. For two views of an image, give "
+            f"loss=SelfSupervisedLoss({kind.__name__}()), from pytorch_metric_learning.losses."
+        )
+
+
+def build_loss(loss: SSLLoss, spec: Spec, name: str, params: dict) -> None:
+    """Let a loss make its own parameters and buffers.
+
+    Raises
+    ------
+    ValueError
+        It cannot, with these hyperparameters or in this network.
+    """
+    try:
+        loss.build(spec)
+    except ValueError:
+        raise  # in the loss's own words
+    except Exception as error:  # a plugin may raise anything
+        given = f" with {as_nested('loss', params)}" if params else ""
+        raise ValueError(f"The loss {name!r} cannot be built{given}: {error}") from error
+
+
+def defaults_of(loss: Any) -> dict[str, Any]:
+    """What `loss=` wants where the user left "auto", before it is made; nothing where it cannot be found."""
+    try:
+        target = _without_partial(resolve_loss(loss))
+    except Exception:  # an unknown name or a broken plugin is told when the loss is used
+        return {}
+    is_ours = isinstance(target, SSLLoss) or (inspect.isclass(target) and issubclass(target, SSLLoss))
+    return target.defaults if is_ours else {}
+
+
+def loss_name(loss: Any) -> str:
+    """What to call it in messages and in the progress bar."""
+    if isinstance(loss, str):
+        return loss
+    loss = _without_partial(loss)
+    return getattr(loss, "__name__", type(loss).__name__)
+
+
+def _without_partial(target: Any) -> Any:
+    while isinstance(target, functools.partial):
+        target = target.func
+    return target

@@ -1,0 +1,101 @@
+"""The README's code and the examples run, on less data or for less time."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def code_blocks(path):
+    return re.findall(r"^```python\n(.*?)^```", path.read_text(), flags=re.MULTILINE | re.DOTALL)
+
+
+def run(program, *args, cwd):
+    # Fits are cut short here, which they say.
+    command = [sys.executable, "-W", "error", "-W", "ignore:max_time=", program, *args]
+    env = {**os.environ, "MPLBACKEND": "Agg"}
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, env=env)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done
+
+
+def run_example(name, *args, cwd):
+    return run(ROOT / "examples" / name, *args, cwd=cwd)
+
+
+def test_the_readmes_code_runs_from_top_to_bottom(tmp_path):
+    blocks = code_blocks(ROOT / "README.md")
+    assert len(blocks) >= 6
+    # A second instead of a minute: what is shown is that it runs.
+    program = tmp_path / "readme.py"
+    program.write_text("\n".join(blocks).replace("max_time=60", "max_time=1"))
+    assert "% right from 20 labels" in run(program, cwd=tmp_path).stdout
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda page: page.stem)
+def test_the_code_of_a_page_runs_from_top_to_bottom(page, tmp_path):
+    program = tmp_path / "page.py"
+    program.write_text("\n".join(code_blocks(page)))
+    run(program, cwd=tmp_path)
+
+
+def test_the_quickstart_prints_its_table_and_draws_its_picture(tmp_path):
+    done = run_example("quickstart.py", "--seconds", "2", cwd=tmp_path)
+    for row in ("raw pixels", "untrained encoder", "vicreg, 2 s"):
+        assert row in done.stdout
+    assert "images/s" in done.stderr  # the progress bar
+    assert (tmp_path / "quickstart.png").stat().st_size > 20_000
+
+
+@pytest.fixture
+def photographs():
+    rng = np.random.default_rng(0)
+    return rng.integers(0, 255, size=(160, 16, 16, 3), dtype=np.uint8), np.repeat(np.arange(2), 80)
+
+
+def test_the_colour_example_reads_an_npz(tmp_path, photographs):
+    X, y = photographs
+    np.savez(tmp_path / "few.npz", train_images=X, train_labels=y, test_images=X[::4], test_labels=y[::4])
+    done = run_example("cifar10.py", "--data", "few.npz", "--seconds", "1", cwd=tmp_path)
+    assert "untrained encoder" in done.stdout
+
+
+def test_the_colour_example_reads_a_folder(tmp_path, photographs):
+    from PIL import Image
+
+    for i, (image, label) in enumerate(zip(*photographs, strict=True)):
+        folder = tmp_path / "photos" / f"class {label}"
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(folder / f"{i}.png")
+    done = run_example("cifar10.py", "--data", "photos", "--seconds", "1", cwd=tmp_path)
+    assert "untrained encoder" in done.stdout
+
+
+def test_the_grid_search_names_a_best_setting(tmp_path):
+    done = run_example("grid_search.py", "--epochs", "1", "--images", "60", cwd=tmp_path)
+    assert "Best: {" in done.stdout
+    # 2 losses with 2 values each, 2 values of C, 3 folds
+    assert done.stdout.count("END") == 24
+
+
+def test_reconstructions_of_each_loss_are_drawn(tmp_path, photographs):
+    np.savez(tmp_path / "few.npz", train_images=photographs[0], test_images=photographs[0][::4])
+    losses = ("mae", "simmim", "inpainting", "colorization")
+    run_example(
+        "reconstructions.py", "--data", "few.npz", "--seconds", "1", "--losses", *losses, cwd=tmp_path
+    )
+    assert {path.name for path in tmp_path.glob("*.png")} == {
+        f"reconstructions_{loss}.png" for loss in losses
+    }
+
+
+def test_a_loss_is_written_checked_and_trained(tmp_path):
+    done = run_example("write_a_loss.py", "--seconds", "1", cwd=tmp_path)
+    assert "AlignUniform keeps the contract." in done.stdout
+    assert done.stdout.count("% right") == 2
