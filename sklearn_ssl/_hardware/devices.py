@@ -132,9 +132,9 @@ def memory_advice(batch_size: int, micro_batches: int) -> Iterator[None]:
         if not is_out_of_memory(error):
             raise
         raise MemoryError(
-            f"A step on batch_size={batch_size} images, micro_batches={micro_batches}, does not fit into memory. "
-            f"Set micro_batches={2 * micro_batches}, to take the batch through the network in more parts, or "
-            f"a smaller batch_size. torch says: {str(error).splitlines()[0]}"
+            f"A step on batch_size={batch_size} images, micro_batches={micro_batches}, does not fit into "
+            f"memory. Set micro_batches={2 * micro_batches}, to take the batch through the network in more "
+            f"parts, or a smaller batch_size. torch says: {str(error).splitlines()[0]}"
         ) from error
 
 

@@ -78,8 +78,8 @@ def test_too_large_a_batch_is_told_what_to_do():
     with pytest.raises(MemoryError) as error, memory_advice(batch_size=512, micro_batches=2):
         torch.empty(10**15)
     assert str(error.value).startswith(
-        "A step on batch_size=512 images, micro_batches=2, does not fit into memory. Set "
-        "micro_batches=4, to take the batch through the network in more parts, or a smaller batch_size. torch says: "
+        "A step on batch_size=512 images, micro_batches=2, does not fit into memory. Set micro_batches=4, "
+        "to take the batch through the network in more parts, or a smaller batch_size. torch says: "
     )
 
 
