@@ -12,7 +12,6 @@ from PIL import Image
 from torch import nn
 
 from sklearn_ssl import Batch, Spec, SSLImageEmbedder
-from sklearn_ssl._images.inputs import training_source
 
 
 def pytest_addoption(parser):
@@ -113,11 +112,12 @@ def save_images(tmp_path):
 
 @pytest.fixture
 def opened(embedder):
-    """The source that `fit` would learn from, and the estimator that opened it."""
+    """Open images as `fit` does; return their source and format."""
 
     def open_(X, X_unlabeled=None, **params):
         estimator = embedder(**params)
-        return training_source(estimator, X, X_unlabeled), estimator
+        source, images = estimator._parser().open_for_training(X, X_unlabeled)
+        return source, images
 
     return open_
 

@@ -32,7 +32,7 @@ BASE = {"batch_size": 128, "lr": 1e-3, "optimizer": "adamw", "weight_decay": 1e-
 CHANGES = {
     "lr": [{"lr": 5e-4}, {"lr": 2e-3}, {"lr": 4e-3}],
     "batch": [{"batch_size": 64}, {"batch_size": 256}],
-    "optimizer": [{"optimizer": "sgd", "lr": 0.06, "weight_decay": 5e-4}, {"optimizer": "lars", "lr": 0.3}],
+    "optimizer": [{"optimizer": "sgd", "lr": 0.06, "weight_decay": 5e-4}],
     "muon": [{"optimizer": "muon", "lr": lr} for lr in (1e-3, 2e-3, 4e-3, 8e-3)],
     "weight_decay": [{"weight_decay": 1e-4}, {"weight_decay": 0.1}],
     "projector": [{"projector": w} for w in ([512, 128], [512, 512, 512], [2048, 2048, 2048])],

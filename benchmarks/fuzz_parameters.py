@@ -110,7 +110,7 @@ RANGES: dict[str, Callable[[Any], bool]] = {
     "augment": one_of("auto", "none"),
     "image_shape": lambda value: value is None,
     "image_size": lambda value: COUNT_OR_AUTO(value) or (is_widths(value) and len(value) == 2),
-    "reader": one_of("files"),
+    "reader": one_of(None),
     "max_epochs": COUNT_OR_AUTO,
     "max_time": number(0, ends="(]", also=(None,)),
     "batch_size": SEVERAL,
@@ -289,8 +289,8 @@ def parameters() -> Iterator[tuple[dict[str, Any], str, Callable[[Any], bool]]]:
         "loss": list(available_losses()),
         "backbone": ["resnet18", "vit", "mobilenet_v3_small"],
         "augment": ["photo"],
-        "optimizer": ["muon", "adamw", "sgd", "lars"],
-        "reader": ["files"],
+        "optimizer": ["muon", "adamw", "sgd"],
+        "reader": [None],
     }
     for slot, values in chosen.items():
         for value in values:

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from side_by_side import machine, seconds
 
 from sklearn_ssl._hardware.allocator import retain_freed_memory
-from sklearn_ssl._hardware.convolution import NeighbourhoodProduct, filters_gradient, pixels_gradient
+from sklearn_ssl._hardware.convolution import NeighborhoodProduct, filters_gradient, pixels_gradient
 from sklearn_ssl._hardware.cpu_kernels import attention_as_products
 
 LAYERS = [  # channels in, channels out, side of the map in pixels, stride
@@ -106,7 +106,7 @@ def measure(
 
     cases: dict[str, Callable[[], object]] = {
         "forward": lambda: torch.conv2d(x, weight, None, strides, PADDING),
-        "forward as product": lambda: NeighbourhoodProduct.apply(last[1], last[2], strides, PADDING),
+        "forward as product": lambda: NeighborhoodProduct.apply(last[1], last[2], strides, PADDING),
         "input": backward(True, False),
         "input as product": lambda: pixels_gradient(*last, strides, PADDING),
         "weights": backward(False, True),

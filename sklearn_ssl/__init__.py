@@ -2,6 +2,7 @@
 
 from sklearn_ssl._embedder import SSLImageEmbedder, load
 from sklearn_ssl._images.files import list_images
+from sklearn_ssl._images.reader import Reader
 from sklearn_ssl._params import param_grid
 from sklearn_ssl._plotting import plot_reconstructions, plot_views, sample_views
 from sklearn_ssl.losses._base import Batch, Spec, SSLLoss, ViewSpec
@@ -12,6 +13,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Batch",
     "LossInfo",
+    "Reader",
     "SSLImageEmbedder",
     "SSLLoss",
     "Spec",

@@ -1,4 +1,4 @@
-"""Checks of parameters, for the embedder, losses, backbones and optimizers; errors name the parameter."""
+"""Validation of parameters of the embedder, losses, backbones and optimizers; errors name the parameter."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-LARGEST = float(np.finfo(np.float32).max)
+# Largest finite number in float32, the dtype of training.
+FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
 def check_number(
@@ -23,29 +24,41 @@ def check_number(
     below: float | None = None,
     instead: tuple = (),
 ) -> Any:
-    """Check a number and return it as a plain int or float.
+    """Validate a number and return it as a plain int or float.
 
     Parameters
     ----------
     name : str
-        The parameter as the user writes it, for example ``"loss__temperature"``.
+        Name of the parameter as the user writes it, for example ``"loss__temperature"``.
     value : object
-        The value given. True, False, nan, infinity and what float32 cannot hold are refused.
+        Given value. True, False, nan, infinity and numbers beyond the range of float32 are rejected.
     whole : bool, default=False
-        Accept whole numbers only.
-    at_least, above, at_most, below : float, optional
-        Limits of the accepted range.
+        Whether to accept whole numbers only.
+    at_least : float, default=None
+        Inclusive lower limit; None: no limit.
+    above : float, default=None
+        Exclusive lower limit; None: no limit.
+    at_most : float, default=None
+        Inclusive upper limit; None: no limit.
+    below : float, default=None
+        Exclusive upper limit; None: no limit.
     instead : tuple, default=()
         Values accepted in place of a number, such as ``("auto",)`` or ``(None,)``; returned unchanged.
 
     Returns
     -------
     int, float or one of `instead`
+        The number; an int if `whole` is True.
 
     Raises
     ------
     ValueError
-        The value is no such number.
+        If the value is not a number in the range.
+
+    See Also
+    --------
+    check_bool : Validate a boolean.
+    check_choice : Validate a value of a fixed set.
 
     Examples
     --------
@@ -76,7 +89,38 @@ def check_number(
 
 
 def check_choice(name: str, value: Any, choices: tuple | list) -> Any:
-    """Return the value if it is one of the choices, else raise a ValueError that lists them."""
+    """Validate a value of a fixed set of choices and return it.
+
+    Parameters
+    ----------
+    name : str
+        Name of the parameter as the user writes it.
+    value : object
+        Given value.
+    choices : tuple or list
+        Accepted values, at least two; a value has to be of the same type as the choice that it equals.
+
+    Returns
+    -------
+    object
+        The value.
+
+    Raises
+    ------
+    ValueError
+        If the value is none of the choices; the message lists them.
+
+    See Also
+    --------
+    check_bool : Validate a boolean.
+    check_number : Validate a number.
+
+    Examples
+    --------
+    >>> from sklearn_ssl.losses import check_choice
+    >>> check_choice("loss__reduction", "mean", ("mean", "sum"))
+    'mean'
+    """
     if _is_one_of(value, choices):
         return value
     *first, last = map(repr, choices)
@@ -84,12 +128,43 @@ def check_choice(name: str, value: Any, choices: tuple | list) -> Any:
 
 
 def check_bool(name: str, value: Any, *, instead: tuple = ()) -> Any:
-    """Return True, False or one of `instead`, else raise a ValueError that lists them."""
+    """Validate a boolean and return it as a plain bool.
+
+    Parameters
+    ----------
+    name : str
+        Name of the parameter as the user writes it.
+    value : object
+        Given value; True or False, of Python or NumPy.
+    instead : tuple, default=()
+        Values accepted in place of a boolean, such as ``("auto",)``; returned unchanged.
+
+    Returns
+    -------
+    bool or one of `instead`
+        The value.
+
+    Raises
+    ------
+    ValueError
+        If the value is none of these; the message lists them.
+
+    See Also
+    --------
+    check_choice : Validate a value of a fixed set.
+    check_number : Validate a number.
+
+    Examples
+    --------
+    >>> from sklearn_ssl.losses import check_bool
+    >>> check_bool("loss__symmetric", True)
+    True
+    """
     return bool(value) if isinstance(value, np.bool_) else check_choice(name, value, (True, False, *instead))
 
 
 def check_params(name: str, value: Any) -> dict[str, Any]:
-    """Return the keywords given as a dict (None: no keywords), else raise a ValueError."""
+    """Return given keyword arguments as a dict ({} for None); raise a ValueError for other values."""
     if value is None:
         return {}
     if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
@@ -100,32 +175,47 @@ def check_params(name: str, value: Any) -> dict[str, Any]:
 
 
 def is_whole(value: Any) -> bool:
-    """Return whether the value is a whole number; True and False are none."""
+    """Return whether a value is a whole number, of Python or NumPy; True and False are not.
+
+    Parameters
+    ----------
+    value : object
+        Any value.
+
+    Returns
+    -------
+    bool
+        Whether the value is a whole number.
+
+    See Also
+    --------
+    check_number : Validate a number.
+    """
     return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def shortened(value: Any) -> str:
-    """Return the value's repr, cut to the length of a line."""
+    """Return the repr of a value, truncated to 100 characters."""
     text = repr(value)
     return text if len(text) <= 100 else f"{text[:97]}..."
 
 
 def as_nested(slot: str, params: Mapping[str, Any]) -> str:
-    """Write parameters of a component the way the embedder takes them: ``loss__temperature=0.5``."""
+    """Format parameters of a component as arguments of the embedder: ``loss__temperature=0.5``."""
     return ", ".join(f"{slot}__{name}={shortened(value)}" for name, value in params.items())
 
 
 def _as_number(value: Any, whole: bool) -> int | float | None:
-    """The value as a plain number, or None if it is not finite or none."""
+    """Return the value as a plain number, or None if it is not a number or not finite in float32."""
     if not (is_whole(value) or (not whole and isinstance(value, Real) and not isinstance(value, bool))):
         return None
     try:
-        # nan fails the comparison.
-        return None if not abs(float(value)) <= LARGEST else int(value) if whole else float(value)
+        # Not `abs(...) > FLOAT32_MAX`: nan fails every comparison.
+        return None if not abs(float(value)) <= FLOAT32_MAX else int(value) if whole else float(value)
     except OverflowError:  # an int of more than 308 digits
         return None
 
 
 def _is_one_of(value: Any, choices: tuple | list) -> bool:
-    # The type first: an array answers == with an array, and True equals 1.
+    # Compare types first: == with an array returns an array, and True equals 1.
     return any(isinstance(value, type(choice)) and value == choice for choice in choices)

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, by one writer at a time; and paths as users give them."""
+"""Atomic writes under an advisory lock, and validation of paths."""
 
 from __future__ import annotations
 
@@ -22,32 +22,32 @@ except ImportError:  # Windows
     fcntl = None
 
 
-# Seconds to wait for another writer of the same file.
-PATIENCE = 60.0
+# Maximum time to wait for another writer of the same file, in seconds.
+LOCK_TIMEOUT = 60.0
 
 
-# Seconds after which a half-written file has no writer any more, where no lock can tell.
-ABANDONED = 3600.0
+# Age in seconds after which a partial file is considered abandoned, on file systems without locks.
+STALE_AFTER = 3600.0
 
 
-# Folders of half-written files. Nothing with another name is ever removed.
-OURS = re.compile(r"\.[0-9a-f]{16}(-[0-9a-f]{8})?\.partial")
+# Names of the folders that hold partial files. Nothing with another name is ever removed.
+PARTIAL_FOLDER = re.compile(r"\.[0-9a-f]{16}(-[0-9a-f]{8})?\.partial")
 
 
-# What systems without locks say, some network file systems among them.
-NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP)
+# Error numbers of file systems without locks, among them some network file systems.
+NO_LOCK_ERRNOS = (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP)
 
 
 # ---------------------------------------------------------------------------- paths
 
 
 def given_path(parameter: str, value: Any) -> Path:
-    """A path that a user gave as a parameter, with the home folder in place of "~".
+    """Return the path that a user gave as a parameter, with "~" expanded.
 
     Raises
     ------
     ValueError
-        It is no path.
+        If the value is not a path.
     """
     if not isinstance(value, str | os.PathLike) or not os.fspath(value) or "\0" in os.fsdecode(value):
         raise ValueError(f"{parameter}={value!r} is no path. Give one as a str or a pathlib.Path.")
@@ -56,7 +56,7 @@ def given_path(parameter: str, value: Any) -> Path:
 
 @contextmanager
 def naming(parameter: str, path: Path) -> Iterator[None]:
-    """An error of the file system names the parameter that led there."""
+    """Context manager that adds the name of the parameter to errors of the file system."""
     try:
         yield
     except OSError as error:
@@ -65,11 +65,14 @@ def naming(parameter: str, path: Path) -> Iterator[None]:
 
 
 def check_regular(path: str | os.PathLike) -> None:
-    """Refuse a folder, and pipes and devices, which block or are replaced; nothing there is fine.
+    """Check that a path is that of a regular file or of no file.
+
+    Pipes and devices are rejected, as reading or writing would block on or replace them.
 
     Raises
     ------
     OSError
+        If the path is that of a folder, a pipe or a device.
     """
     try:
         mode = os.stat(path).st_mode
@@ -89,67 +92,68 @@ def replace_file(
     write: Callable[[Path], None],
     unless: Callable[[], bool] = lambda: False,
 ) -> None:
-    """Put a new file in the place of the old one, in one go, with the same permissions.
+    """Write a file atomically: replace the old one by a complete new one, with the same permissions.
 
-    A link stays, and the file that it leads to is replaced. Writers of one file wait for one another, and
-    remove what a killed one has left.
+    For a symbolic link, the file that it points to is replaced. Writers of the same file wait for one another
+    (advisory lock), and remove the partial files of writers that were killed.
 
     Parameters
     ----------
     path : path-like
-        Its folder exists.
+        Path of the file, in an existing folder.
     write : callable
-        Writes the new file to the path that it is given, in a folder of its own.
-    unless : callable, optional
-        Asked while no other writer is at work: whether to leave the old file.
+        Function that writes the new file to the path that it is called with, in a separate folder.
+    unless : callable, default=lambda: False
+        Function called under the lock; if it returns True, the old file is kept.
 
     Raises
     ------
     OSError
-        The folder cannot be written to, or the disk is full; the file is then as before.
+        If the folder cannot be written to or the disk is full; the old file is then unchanged.
     """
     target = Path(os.path.realpath(path))
     check_regular(target)
-    with _alone(target) as folder:
+    with _exclusive_folder(target) as folder:
         if unless():
             return
         new = folder / "new"
         new.touch()
         mode = (target if target.exists() else new).stat().st_mode
         write(new)
-        new.chmod(stat.S_IMODE(mode))  # safetensors lets nobody else read its files
+        new.chmod(stat.S_IMODE(mode))  # safetensors creates files that only their owner can read
         _to_disk(new)
         os.replace(new, target)
-        with contextlib.suppress(OSError):  # not every system can
+        # The rename itself survives a loss of power only if the folder is synchronized, too.
+        with contextlib.suppress(OSError):  # not supported by every system
             _to_disk(target.parent, os.O_RDONLY)
 
 
 def remove_abandoned(folder: str | os.PathLike) -> None:
-    """Remove what killed writers have left in a folder; what a living one has in hand stays."""
+    """Remove the partial files of killed writers from a folder; those of running writers are kept."""
     with contextlib.suppress(OSError):  # there is no folder, or it cannot be written to
         for entry in list(os.scandir(folder)):
-            if OURS.fullmatch(entry.name) and entry.is_dir(follow_symlinks=False):
+            if PARTIAL_FOLDER.fullmatch(entry.name) and entry.is_dir(follow_symlinks=False):
                 _remove_if_abandoned(Path(entry))
 
 
 def _remove_if_abandoned(folder: Path) -> None:
-    with contextlib.suppress(OSError):  # its writer is alive, or has just removed it
+    with contextlib.suppress(OSError):  # its writer is running, or has just removed it
         if "-" not in folder.name:
-            _remove(folder, _lock(folder, patience=0.0))
-        elif time.time() - folder.stat().st_mtime > ABANDONED:
+            _remove(folder, _lock(folder, timeout=0.0))
+        elif time.time() - folder.stat().st_mtime > STALE_AFTER:
             shutil.rmtree(folder)
 
 
 @contextmanager
-def _alone(target: Path) -> Iterator[Path]:
-    """An empty folder for the only writer of a file; where there are no locks, for each of its writers."""
-    # Of one length: with something added to it, a long name would become too long.
+def _exclusive_folder(target: Path) -> Iterator[Path]:
+    """Lock an empty folder for the only writer of a file; without locks, create one for each writer."""
+    # A digest of fixed length: the name of the file with a suffix might exceed the maximum length of a name.
     digits = hashlib.blake2b(os.fsencode(target.name), digest_size=8).hexdigest()
     folder, handle = target.with_name(f".{digits}.partial"), None
     try:
-        handle = _lock(folder, PATIENCE)
+        handle = _lock(folder, LOCK_TIMEOUT)
     except OSError as error:
-        if error.errno not in NO_LOCKS:
+        if error.errno not in NO_LOCK_ERRNOS:
             raise
         _remove(folder, None)
         folder = target.with_name(f".{digits}-{uuid.uuid4().hex[:8]}.partial")
@@ -161,27 +165,29 @@ def _alone(target: Path) -> Iterator[Path]:
         _remove(folder, handle)
 
 
-def _lock(folder: Path, patience: float) -> int:
-    """Lock a folder, which is made, by a file in it: the end of a process unlocks it, however it comes.
+def _lock(folder: Path, timeout: float) -> int:
+    """Create a folder and lock it by a file in it.
+
+    The system releases the lock when the process ends, even if it is killed.
 
     Returns
     -------
     int
-        A descriptor of the file, which `_remove` closes.
+        Descriptor of the lock file, which `_remove` closes.
 
     Raises
     ------
     TimeoutError
-        Another writer had it all the time.
+        If another writer holds the lock until the timeout.
     """
-    deadline = time.monotonic() + patience
+    deadline = time.monotonic() + timeout
     while True:
-        with contextlib.suppress(FileExistsError):  # another's
+        with contextlib.suppress(FileExistsError):  # that of another writer
             folder.mkdir()
-        with contextlib.suppress(BlockingIOError, FileNotFoundError):  # another has it, or has removed it
+        with contextlib.suppress(BlockingIOError, FileNotFoundError):  # held or removed by another
             return _try_to_lock(folder / "lock")
         if time.monotonic() >= deadline:
-            raise TimeoutError(errno.ETIMEDOUT, f"another process has been writing it for {patience:.0f} s")
+            raise TimeoutError(errno.ETIMEDOUT, f"another process has been writing it for {timeout:.0f} s")
         time.sleep(0.01)
 
 
@@ -192,7 +198,8 @@ def _try_to_lock(path: Path) -> int:
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if not os.path.samestat(os.fstat(handle), os.stat(path)):
-            raise FileNotFoundError  # this was the lock of a writer that has just ended
+            # Between open and flock its last holder removed the file: the lock protects nothing any more.
+            raise FileNotFoundError
     except OSError:
         os.close(handle)
         raise
@@ -206,10 +213,10 @@ def _empty(folder: Path) -> None:
 
 
 def _remove(folder: Path, handle: int | None) -> None:
-    """Remove a folder and unlock it."""
+    """Remove a folder and release its lock."""
     _empty(folder)
     with contextlib.suppress(OSError):  # the next writer is already in it
-        # The lock goes last: what appears in the folder after that is another's.
+        # Remove the lock file last: anything that appears in the folder afterwards belongs to another writer.
         (folder / "lock").unlink(missing_ok=True)
         folder.rmdir()
     if handle is not None:
@@ -217,7 +224,7 @@ def _remove(folder: Path, handle: int | None) -> None:
 
 
 def _to_disk(path: str | os.PathLike, access: int = os.O_RDWR) -> None:
-    """Make what was written survive a loss of power."""
+    """Flush a file or folder to disk, so that it survives a loss of power."""
     handle = os.open(path, access)
     try:
         os.fsync(handle)

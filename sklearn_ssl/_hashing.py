@@ -1,4 +1,4 @@
-"""Whether two fits are the same one: a number for parameters and images, the same in every process."""
+"""Content hash of parameters and images, equal in every process, to recognize two fits as the same."""
 
 from __future__ import annotations
 
@@ -30,15 +30,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-# Code of these packages is told apart by names and versions alone.
+# Packages whose code is identified by names and versions alone, instead of its content.
 LIBRARIES = {"numpy", "sklearn", "skorch", "torch", "torchvision", *sys.stdlib_module_names}
 
 
-INSTALLED = ("site-packages", "dist-packages")
+# Folders of installed packages, whose code is identified likewise.
+INSTALL_FOLDERS = ("site-packages", "dist-packages")
 
 
-# Members of a class that say nothing about what it does, or that Python computes from the others.
-OF_NO_EFFECT = {
+# Members of a class that do not affect its behavior, or that Python derives from the others.
+IGNORED_CLASS_MEMBERS = {
     "__abstractmethods__",
     "__annotate_func__",
     "__annotations__",
@@ -55,20 +56,22 @@ OF_NO_EFFECT = {
 }
 
 
-# Torch's own attributes of a module: weights are told by their values, and hooks count on from fit to fit.
-OF_MODULES = {name for name in vars(nn.Module()) if name.startswith("_")} | {"_compiled_call_impl"}
+# Attributes that torch itself sets on a module: weights are hashed by their values, and the ids of hooks
+# differ from fit to fit.
+MODULE_INTERNALS = {name for name in vars(nn.Module()) if name.startswith("_")} | {"_compiled_call_impl"}
 
 
-# Objects without content, all of which are alike.
-ALIKE = (object, type(threading.Lock()), type(threading.RLock()))
+# Types without state, all instances of which are equivalent.
+STATELESS_TYPES = (object, type(threading.Lock()), type(threading.RLock()))
 
 
-# Their `repr` says all.
+# Types whose `repr` determines the value.
 SCALARS = (str, bytes, bool, int, float, complex, type(None))
 
 
-# What is looked at where code refers to it by a global name; of other libraries' objects, the class alone.
-REFERRED = (
+# Types of global values that are hashed by content if code refers to them by name; of other objects of
+# libraries, only the class is hashed.
+HASHED_GLOBALS = (
     *SCALARS,
     FunctionType,
     Mapping,
@@ -88,26 +91,28 @@ REFERRED = (
 )
 
 
-ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
+# Memory address in the default `repr` of an object.
+ADDRESS_IN_REPR = re.compile(r" at 0x[0-9a-fA-F]+")
 
 
 def fingerprint(*values: Any) -> str:
-    """Hexadecimal digits that differ where the values do.
+    """Return a content hash of values.
 
-    Unlike those of `joblib.hash`, which pickles, they know the code of functions and classes, and of torch's
-    tensors and modules they are the same in every process.
+    Unlike `joblib.hash`, which pickles, it covers the code of functions and classes, and is equal in every
+    process for torch's tensors and modules.
 
     Parameters
     ----------
-    *values : anything
-        Numbers, strings, arrays, tensors, containers of these; functions (name, code, and the values that it
-        refers to) and classes (name, members); modules (class, attributes, weights) and other objects (class,
-        attributes). Libraries (see `LIBRARIES`) are told by names and versions.
+    *values : object
+        Values to hash: numbers, strings, arrays, tensors, and containers of these; functions (name, code, and
+        the values that the code refers to) and classes (name, members); modules (class, attributes, weights)
+        and other objects (class, attributes). Objects of libraries (see `LIBRARIES`) are identified by names
+        and versions.
 
     Returns
     -------
     str
-        32 digits.
+        Hash of 32 hexadecimal digits.
     """
     digest = hashlib.blake2b(digest_size=16)
     for part in _Parts().of(values):
@@ -116,17 +121,17 @@ def fingerprint(*values: Any) -> str:
 
 
 def told_by_address(value: Any) -> list[str]:
-    """Places in it of objects that only their addresses tell from others, so that no other process can.
+    """Return the locations of objects that can be identified only by their addresses in this process.
 
     Parameters
     ----------
-    value : anything
-        As for `fingerprint`, which differs in each process if there are any.
+    value : object
+        Value as for `fingerprint`, which differs between processes if there are such objects.
 
     Returns
     -------
     list of str
-        Such as "loss_params.schedule"; without repetition.
+        Locations such as "loss_params.schedule", without duplicates.
     """
     parts = _Parts()
     for _ in parts.of(value):
@@ -134,29 +139,30 @@ def told_by_address(value: Any) -> list[str]:
     return list(dict.fromkeys(parts.by_address))
 
 
-class _Inner(NamedTuple):
-    """A value inside of another, whose pieces come next."""
+class _Nested(NamedTuple):
+    """Placeholder for a nested value, which is replaced by the value's own parts."""
 
     value: Any
     name: str = ""
 
 
 class _Parts:
-    """What tells a value from others, in pieces; what it meets twice, it tells once."""
+    """Serialization of a value into parts to hash; an object that occurs twice is serialized once."""
 
     def __init__(self) -> None:
-        # By id, the number under which it was met, and itself: so that no other comes to have its id.
-        self.met: dict[int, tuple[int, Any]] = {}
+        # id -> (number in the order of occurrence, object). The reference keeps the object alive: ids of
+        # deleted objects are reused.
+        self.seen: dict[int, tuple[int, Any]] = {}
         self.packages: set[str] = set()
         self.by_address: list[str] = []
 
     def of(self, value: Any) -> Iterator[str | memoryview]:
-        """The pieces, then the versions of the packages that were met."""
-        # Not by recursion: code can refer to code more deeply than Python calls functions.
-        names, open_ = [""], [iter([_Inner(value)])]
+        """Yield the parts of a value, then the versions of the packages that occur in it."""
+        # An explicit stack instead of recursion: code can refer to code beyond Python's recursion limit.
+        names, open_ = [""], [iter([_Nested(value)])]
         while open_:
             for piece in open_[-1]:
-                if isinstance(piece, _Inner):
+                if isinstance(piece, _Nested):
                     names.append(piece.name)
                     open_.append(iter(self._pieces(piece.value, names)))
                     break
@@ -166,8 +172,8 @@ class _Parts:
                 open_.pop()
         yield from (f"{package} {_version(package)}" for package in sorted(self.packages))
 
-    def _pieces(self, value: Any, names: list[str]) -> Iterable[str | memoryview | _Inner]:
-        # A dict is one by what it holds: state dicts become plain ones in a file.
+    def _pieces(self, value: Any, names: list[str]) -> Iterable[str | memoryview | _Nested]:
+        # All mappings count as dicts: state dicts are OrderedDicts, but plain dicts once read from a file.
         yield "dict" if isinstance(value, Mapping) else type(value).__qualname__
         if isinstance(value, SCALARS) and not isinstance(value, enum.Enum):
             yield repr(value)
@@ -177,61 +183,61 @@ class _Parts:
             yield from _array(value)
         elif isinstance(value, Mapping):
             yield str(len(value))
-            for key in sorted(value, key=_order):
-                yield _Inner(key)
-                yield _Inner(value[key], str(key))
+            for key in sorted(value, key=_sort_key):
+                yield _Nested(key)
+                yield _Nested(value[key], str(key))
         elif isinstance(value, list | tuple | np.ndarray):
             yield str(len(value))
-            yield from map(_Inner, value)
+            yield from map(_Nested, value)
         elif isinstance(value, set | frozenset):
             yield str(len(value))
-            yield from map(_Inner, sorted(value, key=_order))
+            yield from map(_Nested, sorted(value, key=_sort_key))
         elif isinstance(value, ModuleType | BuiltinFunctionType):
             yield self._named(getattr(value, "__module__", None) or value.__name__, value.__name__)
-        elif type(value) not in ALIKE:
+        elif type(value) not in STATELESS_TYPES:
             yield from self._object(value, names)
 
-    def _object(self, value: Any, names: list[str]) -> Iterable[str | _Inner]:
-        """Of what may hold itself."""
-        if id(value) in self.met:
-            yield f"as number {self.met[id(value)][0]}"
+    def _object(self, value: Any, names: list[str]) -> Iterable[str | _Nested]:
+        """Yield the parts of an object that may contain itself."""
+        if id(value) in self.seen:
+            yield f"as number {self.seen[id(value)][0]}"
             return
-        self.met[id(value)] = len(self.met), value
+        self.seen[id(value)] = len(self.seen), value
         if isinstance(value, type):
             yield from self._class(value)
         elif isinstance(value, FunctionType):
             yield from self._function(value)
         elif (content := _content(value)) is not None:
-            yield _Inner(type(value))
-            yield _Inner(content)
+            yield _Nested(type(value))
+            yield _Nested(content)
         else:  # torch.device, torch.dtype, ...
             shown = repr(value)
-            if ADDRESS.search(shown):
+            if ADDRESS_IN_REPR.search(shown):
                 self.by_address.append(".".join(filter(None, names)))
             yield shown
 
-    def _class(self, value: type) -> Iterable[str | _Inner]:
+    def _class(self, value: type) -> Iterable[str | _Nested]:
         for base in value.__mro__:
             yield self._named(base.__module__, base.__qualname__)
             if base.__module__.partition(".")[0] not in LIBRARIES:
                 members = vars(base).items()
-                yield _Inner({name: member for name, member in members if name not in OF_NO_EFFECT})
+                yield _Nested({name: member for name, member in members if name not in IGNORED_CLASS_MEMBERS})
 
-    def _function(self, value: FunctionType) -> Iterable[str | _Inner]:
+    def _function(self, value: FunctionType) -> Iterable[str | _Nested]:
         yield self._named(value.__module__ or "", value.__qualname__)
-        yield _Inner(value.__code__)
+        yield _Nested(value.__code__)
         for name in ("__defaults__", "__kwdefaults__", "__closure__", "__dict__"):
-            yield _Inner(getattr(value, name), name)
+            yield _Nested(getattr(value, name), name)
         if not _is_library(value.__module__ or ""):
-            yield _Inner(_referred(value))
+            yield _Nested(_global_values(value))
 
     def _named(self, module: str, name: str) -> str:
         self.packages.add(module.partition(".")[0])
         return f"{module}.{name}"
 
 
-def _order(value: Any) -> str:
-    """Where a key is among others; the same in every process."""
+def _sort_key(value: Any) -> str:
+    """Return a sort key for the keys of a mapping or the items of a set, equal in every process."""
     return repr(value) if isinstance(value, SCALARS) else fingerprint(value)
 
 
@@ -239,8 +245,8 @@ def _order(value: Any) -> str:
 
 
 def _content(value: Any) -> Any:
-    """The values that an object is made of; None where its `repr` is all that there is."""
-    for kind, content in CONTENT.items():
+    """Return the values that define an object, or None if only its `repr` does."""
+    for kind, content in CONTENT_OF_TYPE.items():
         if isinstance(value, kind):
             return content(value)
     slots = [
@@ -258,20 +264,22 @@ def _content(value: Any) -> Any:
 def _cell(cell: CellType) -> list:
     try:
         return [cell.cell_contents]
-    except ValueError:  # nothing was assigned yet
+    except ValueError:  # the variable is not assigned yet
         return []
 
 
 def _module(value: nn.Module) -> tuple:
     own = [
-        (name, type(part), {key: item for key, item in vars(part).items() if key not in OF_MODULES})
+        (name, type(part), {key: item for key, item in vars(part).items() if key not in MODULE_INTERNALS})
         for name, part in value.named_modules()
     ]
+    # Non-persistent buffers are missing in the state dict, but affect the output, too.
     state = dict(value.state_dict())
     return own, state, {name: buffer for name, buffer in value.named_buffers() if name not in state}
 
 
-CONTENT: dict[type, Callable[[Any], Any]] = {
+# Type -> function that returns the values that define an instance. The first match counts.
+CONTENT_OF_TYPE: dict[type, Callable[[Any], Any]] = {
     CellType: _cell,
     CodeType: lambda code: (code.co_code, code.co_names, code.co_consts),
     MethodType: lambda method: (method.__func__, method.__self__),
@@ -294,42 +302,44 @@ CONTENT: dict[type, Callable[[Any], Any]] = {
 # ---------------------------------------------------------------------------- code
 
 
-def _referred(function: FunctionType) -> dict[str, Any]:
-    """By name, the global values that a function's code refers to, and of modules those that it names."""
-    names = _names(function.__code__)
+def _global_values(function: FunctionType) -> dict[str, Any]:
+    """Return the global values, by name, that code refers to; of modules, the named attributes only."""
+    names = _referenced_names(function.__code__)
     found = {name: function.__globals__[name] for name in names & function.__globals__.keys()}
-    return {name: _as_referred(value, names) for name, value in found.items()}
+    return {name: _hashed_part(value, names) for name, value in found.items()}
 
 
-def _as_referred(value: Any, names: set[str]) -> Any:
+def _hashed_part(value: Any, names: set[str]) -> Any:
+    """Return the part of a global value that is hashed; of a module, the attributes of these names."""
     if isinstance(value, ModuleType) and not _is_library(value.__name__):
-        return {name: _as_referred(vars(value)[name], set()) for name in names & vars(value).keys()}
-    if isinstance(value, REFERRED) or not _is_library(type(value).__module__):
+        return {name: _hashed_part(vars(value)[name], set()) for name in names & vars(value).keys()}
+    if isinstance(value, HASHED_GLOBALS) or not _is_library(type(value).__module__):
         return value
     return type(value)
 
 
-def _names(code: CodeType) -> set[str]:
-    """The names in code, and in that of the functions inside of it."""
+def _referenced_names(code: CodeType) -> set[str]:
+    """Return the names that code refers to, including those in the code of nested functions."""
     inner = [const for const in code.co_consts if isinstance(const, CodeType)]
-    return set(code.co_names).union(*map(_names, inner))
+    return set(code.co_names).union(*map(_referenced_names, inner))
 
 
 def _is_library(module: str) -> bool:
-    """Whether a module's code changes with the version of its package alone."""
+    """Return whether the code of a module changes only with the version of its package."""
     package = module.partition(".")[0]
     file = getattr(sys.modules.get(package), "__file__", None) or ""
-    return package in LIBRARIES or package == "sklearn_ssl" or not {*Path(file).parts}.isdisjoint(INSTALLED)
+    is_installed = not {*Path(file).parts}.isdisjoint(INSTALL_FOLDERS)
+    return package in LIBRARIES or package == "sklearn_ssl" or is_installed
 
 
 @functools.cache
 def _version(package: str) -> str:
-    """Of the distribution that a package belongs to; nothing if there is none."""
+    """Return the version of the distribution that provides a package; "" if there is none."""
     if package in sys.stdlib_module_names or not _is_library(package):
         return ""
     with contextlib.suppress(metadata.PackageNotFoundError):
         return metadata.version(package)
-    with contextlib.suppress(Exception):  # another distribution may be broken
+    with contextlib.suppress(Exception):  # the metadata of an unrelated distribution may be broken
         return ", ".join(map(metadata.version, metadata.packages_distributions()[package]))
     return ""
 
@@ -338,7 +348,7 @@ def _version(package: str) -> str:
 
 
 def _tensor(value: Tensor) -> Iterable[str | memoryview]:
-    """Some rows after the other: all at once could be a second copy of the training images."""
+    """Yield the parts of a tensor in chunks of rows, which never copy all training images at once."""
     yield f"{value.dtype} {tuple(value.shape)}"
     for part in value.reshape(1).split(1) if value.ndim == 0 else value.split(256):
         yield memoryview(part.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())

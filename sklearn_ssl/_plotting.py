@@ -40,10 +40,10 @@ def sample_views(embedder: SSLImageEmbedder, X: Any, n_views: int = 6, random_st
     """
     probe = clone(embedder).set_params(warm_start=False)
     with own_settings():
-        _, source = probe._prepare(X)
+        source, _ = probe._open(X)
         pixels = probe._pixels
         unit = pixels.to_unit(source.batch(torch.arange(len(source))))
-        drawn = probe._views()(unit, ViewSpec(n=n_views), random_state)
+        drawn = probe._make_views()(unit, ViewSpec(n=n_views), random_state)
         return _in_pixels(torch.stack(drawn, dim=1), pixels)  # (n, n_views, C, H, W)
 
 
@@ -97,10 +97,10 @@ def plot_reconstructions(embedder: SSLImageEmbedder, X: Any, random_state: int =
         )
     probe = copy.copy(embedder).set_params(warm_start=True, callbacks=None, verbose=0)
     with own_settings(), torch.no_grad():
-        loss, source = probe._prepare(X)
-        net, pixels = probe._net(loss, source), probe._pixels
+        source, loss = probe._open(X)
+        net, pixels = probe._make_net(loss, source), probe._pixels
         unit = pixels.to_unit(source.batch(torch.arange(len(source))).to(probe.device_))
-        views = probe._views()(unit, ViewSpec(1, recipes=("none",)), random_state)
+        views = probe._make_views()(unit, ViewSpec(1, recipes=("none",)), random_state)
         generator = torch.Generator(probe.device_).manual_seed(random_state)
         shown, made = net.criterion_.eval().reconstruct(views, net.module_.eval(), generator)
         rows = torch.stack([views[0], shown, made], dim=1).cpu()  # (n, 3, C, H, W)

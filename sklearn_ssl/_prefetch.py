@@ -1,4 +1,4 @@
-"""Make the next things in the background, while this one is used."""
+"""Computation of the next items of an iterator in a background thread."""
 
 from __future__ import annotations
 
@@ -15,23 +15,25 @@ R = TypeVar("R")
 
 
 def prefetch(make: Callable[[T], R], items: Iterable[T], depth: int = 2) -> Iterator[R]:
-    """``map(make, items)``, computed by a thread while its consumer works on earlier results.
+    """Yield the results of ``map(make, items)``, computed in a thread while earlier ones are consumed.
 
-    A loop that may be left early closes it (`contextlib.closing`): the thread then ends with the item that it
-    is at.
+    A consumer that may stop early has to close the generator (`contextlib.closing`): the thread then ends
+    after its current item.
 
     Parameters
     ----------
     make : callable
-        Runs in the thread, one item at a time, in order. What it raises is raised at the item's place.
+        Function of one item, called in the thread, in the order of the items. Its exceptions are raised in
+        the consumer, in place of the item's result.
     items : iterable
-        Read by the consumer's thread, up to `depth` items early.
+        Items, read in the consumer's thread, up to `depth` items ahead.
     depth : int, default=2
-        Results that are made, or being made, before they are asked for.
+        Maximum number of results that are computed ahead, the one in progress included.
 
     Yields
     ------
-    make(item), in the order of the items
+    object
+        ``make(item)``, in the order of the items.
     """
     items = iter(items)
     thread = ThreadPoolExecutor(1, thread_name_prefix="sklearn_ssl-prefetch")
@@ -41,6 +43,6 @@ def prefetch(make: Callable[[T], R], items: Iterable[T], depth: int = 2) -> Iter
             made = waiting.popleft().result()
             waiting.extend(thread.submit(make, item) for item in islice(items, 1))
             yield made
-            del made  # before the wait for the next: a batch can be large
+            del made  # free it before waiting for the next one: a batch can be large
     finally:
         thread.shutdown(cancel_futures=True)

@@ -1,4 +1,4 @@
-"""Augmentation presets by kind of image."""
+"""Augmentation presets for several kinds of images."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from sklearn_ssl._checks import check_number
 
 __all__ = ["Augment", "Overhead", "Photo", "Symbols"]
 
-# Fields of Augment -> the range of their values, as `check_number` takes it.
-LIMITS = {
+# Fields of Augment -> range of their values, as keyword arguments of `check_number`.
+FIELD_LIMITS = {
     "flip vertical_flip quarter_turns color_jitter grayscale blur cutout solarize sobel": dict(
         at_least=0, at_most=1
     ),
@@ -24,56 +24,67 @@ LIMITS = {
 
 @dataclass(frozen=True)
 class Augment:
-    """What happens to an image on its way to a view; here, in the preset "none", everything is off.
+    """Random augmentation of images; by default, in the preset "none", all operations are disabled.
 
-    The operations follow one another in the order of the fields, except that noise and cutout come last.
-    Pixel values are meant to lie in [0, 1], or near it.
+    The operations are applied in the order of the parameters, except that noise and cutout come last.
+    Pixel values are expected to lie in [0, 1], or near it.
 
     Parameters
     ----------
     crop : float, default=1.0
-        Smallest share that a view covers of the largest part of the image that has the view's shape. The
-        share is uniform in [crop, 1], the distortion of the shape log-uniform in 3/4 .. 4/3, as in
-        torchvision's RandomResizedCrop. Smaller is harder. 1: no cropping.
+        Minimum fraction that a view covers of the largest part of the image with the view's aspect ratio.
+        The fraction is uniform in [crop, 1], the distortion of the aspect ratio log-uniform in 3/4 .. 4/3,
+        as in torchvision's RandomResizedCrop. Smaller values make the task harder. 1: no cropping.
     flip : float, default=0.0
         Probability of a horizontal flip.
     vertical_flip : float, default=0.0
         Probability of a vertical flip.
     rotation : float, default=0.0
-        Largest free angle in degrees; the angle is uniform in [-rotation, rotation].
+        Maximum angle of a rotation in degrees; the angle is uniform in [-rotation, rotation].
     quarter_turns : float, default=0.0
         Probability of a rotation by 90, 180 or 270 degrees, each equally likely.
     shear : float, default=0.0
-        Largest angle of a shear along the rows, in degrees; uniform in [-shear, shear].
+        Maximum angle of a shear along the rows, in degrees; the angle is uniform in [-shear, shear].
     color_jitter : float, default=0.0
-        Probability of brightness, contrast, saturation and hue together: at 0, the four strengths
-        that follow do nothing.
-    brightness, contrast, saturation : float, default=0.0
-        Strengths s: factors are uniform in [max(0, 1 - s), 1 + s], as in torchvision's ColorJitter.
+        Probability of changing brightness, contrast, saturation and hue together: at 0, their four
+        strengths have no effect.
+    brightness : float, default=0.0
+        Strength s of the change of brightness: the factor is uniform in [max(0, 1 - s), 1 + s], as in
+        torchvision's ColorJitter.
+    contrast : float, default=0.0
+        Strength of the change of contrast, as for `brightness`.
+    saturation : float, default=0.0
+        Strength of the change of saturation, as for `brightness`.
     hue : float, default=0.0
-        Largest rotation of the hue in YIQ space, as a share of a full turn, at most 0.5.
+        Maximum rotation of the hue in YIQ space, as a fraction of a full turn, at most 0.5.
     grayscale : float, default=0.0
-        Probability of losing all colour. This, saturation and hue leave images alone that do not have
-        three channels.
+        Probability of conversion to grayscale. Like saturation and hue, it has no effect on images that do
+        not have three channels.
     blur : float or "auto", default=0.0
-        Probability of a Gaussian blur, sigma uniform in 0.1 .. 2 pixels, on a kernel of a tenth of the
-        view's side (23 pixels at 224 px, at least 3). "auto": 0.5 where the image's short side has 64 px
-        or more, else 0.
+        Probability of a Gaussian blur, with sigma uniform in 0.1 .. 2 pixels and a kernel of a tenth of the
+        view's short side (23 pixels at 224 px, at least 3). "auto": 0.5 if the short side of the view has
+        64 px or more, else 0.
     noise : float, default=0.0
         Standard deviation of Gaussian noise in each pixel.
     cutout : float, default=0.0
-        Probability of filling a rectangle with the mean colour of the view; its share of the area is
-        uniform in 0.02 .. 0.33, its ratio of sides log-uniform in 0.3 .. 3.3, as in torchvision's
+        Probability of filling a rectangle with the mean color of the view; its fraction of the area is
+        uniform in 0.02 .. 0.33, its aspect ratio log-uniform in 0.3 .. 3.3, as in torchvision's
         RandomErasing.
     solarize : float, default=0.0
-        Probability of inverting all values from 0.5 on.
+        Probability of inverting all values of at least 0.5.
     sobel : float, default=0.0
         Probability of replacing each channel by the magnitude of its Sobel gradient.
 
     Raises
     ------
     ValueError
-        When a value is not a number in its range.
+        If a value is not a number in its range.
+
+    See Also
+    --------
+    Photo : Preset for photographs.
+    Symbols : Preset for digits, letters and signs.
+    Overhead : Preset for aerial and microscope images.
     """
 
     crop: float = 1.0
@@ -95,18 +106,81 @@ class Augment:
     sobel: float = 0.0
 
     def __post_init__(self):
-        for names, limits in LIMITS.items():
+        for names, limits in FIELD_LIMITS.items():
             for name in names.split():
                 words = ("auto",) if name == "blur" else ()
                 value = check_number(f"augment__{name}", getattr(self, name), **limits, instead=words)
-                object.__setattr__(self, name, value)  # a plain number, which tensors can be compared with
+                object.__setattr__(self, name, value)  # a plain number, not one of numpy
 
 
 @dataclass(frozen=True)
 class Photo(Augment):
-    """Photographs: the recipe of SimCLR (arXiv:2002.05709), in the strength of its CIFAR experiments.
+    """Augmentation of photographs; the preset "photo".
 
-    Blur is "auto", for SimCLR has none on CIFAR. Parameters: see Augment.
+    The recipe of SimCLR [1]_, in the strength of its CIFAR experiments. Blur is "auto", as SimCLR uses none
+    on CIFAR.
+
+    Parameters
+    ----------
+    crop : float, default=0.2
+        Minimum fraction that a view covers of the largest part of the image with the view's aspect ratio.
+        The fraction is uniform in [crop, 1], the distortion of the aspect ratio log-uniform in 3/4 .. 4/3,
+        as in torchvision's RandomResizedCrop. Smaller values make the task harder. 1: no cropping.
+    flip : float, default=0.5
+        Probability of a horizontal flip.
+    vertical_flip : float, default=0.0
+        Probability of a vertical flip.
+    rotation : float, default=0.0
+        Maximum angle of a rotation in degrees; the angle is uniform in [-rotation, rotation].
+    quarter_turns : float, default=0.0
+        Probability of a rotation by 90, 180 or 270 degrees, each equally likely.
+    shear : float, default=0.0
+        Maximum angle of a shear along the rows, in degrees; the angle is uniform in [-shear, shear].
+    color_jitter : float, default=0.8
+        Probability of changing brightness, contrast, saturation and hue together: at 0, their four
+        strengths have no effect.
+    brightness : float, default=0.4
+        Strength s of the change of brightness: the factor is uniform in [max(0, 1 - s), 1 + s], as in
+        torchvision's ColorJitter.
+    contrast : float, default=0.4
+        Strength of the change of contrast, as for `brightness`.
+    saturation : float, default=0.4
+        Strength of the change of saturation, as for `brightness`.
+    hue : float, default=0.1
+        Maximum rotation of the hue in YIQ space, as a fraction of a full turn, at most 0.5.
+    grayscale : float, default=0.2
+        Probability of conversion to grayscale. Like saturation and hue, it has no effect on images that do
+        not have three channels.
+    blur : float or "auto", default="auto"
+        Probability of a Gaussian blur, with sigma uniform in 0.1 .. 2 pixels and a kernel of a tenth of the
+        view's short side (23 pixels at 224 px, at least 3). "auto": 0.5 if the short side of the view has
+        64 px or more, else 0.
+    noise : float, default=0.0
+        Standard deviation of Gaussian noise in each pixel.
+    cutout : float, default=0.0
+        Probability of filling a rectangle with the mean color of the view; its fraction of the area is
+        uniform in 0.02 .. 0.33, its aspect ratio log-uniform in 0.3 .. 3.3, as in torchvision's
+        RandomErasing.
+    solarize : float, default=0.0
+        Probability of inverting all values of at least 0.5.
+    sobel : float, default=0.0
+        Probability of replacing each channel by the magnitude of its Sobel gradient.
+
+    Raises
+    ------
+    ValueError
+        If a value is not a number in its range.
+
+    See Also
+    --------
+    Augment : Augmentation with all operations disabled.
+    Symbols : Preset for digits, letters and signs.
+    Overhead : Preset for aerial and microscope images.
+
+    References
+    ----------
+    .. [1] Chen et al., "A Simple Framework for Contrastive Learning of Visual Representations", ICML 2020,
+       arXiv:2002.05709.
     """
 
     crop: float = 0.2
@@ -122,7 +196,67 @@ class Photo(Augment):
 
 @dataclass(frozen=True)
 class Symbols(Augment):
-    """Digits, letters, signs: what a flip would turn into something else. Parameters: see Augment."""
+    """Augmentation of digits, letters and signs; the preset "symbols".
+
+    Flips are disabled, as they may turn a symbol into another one.
+
+    Parameters
+    ----------
+    crop : float, default=0.4
+        Minimum fraction that a view covers of the largest part of the image with the view's aspect ratio.
+        The fraction is uniform in [crop, 1], the distortion of the aspect ratio log-uniform in 3/4 .. 4/3,
+        as in torchvision's RandomResizedCrop. Smaller values make the task harder. 1: no cropping.
+    flip : float, default=0.0
+        Probability of a horizontal flip.
+    vertical_flip : float, default=0.0
+        Probability of a vertical flip.
+    rotation : float, default=15.0
+        Maximum angle of a rotation in degrees; the angle is uniform in [-rotation, rotation].
+    quarter_turns : float, default=0.0
+        Probability of a rotation by 90, 180 or 270 degrees, each equally likely.
+    shear : float, default=15.0
+        Maximum angle of a shear along the rows, in degrees; the angle is uniform in [-shear, shear].
+    color_jitter : float, default=0.8
+        Probability of changing brightness, contrast, saturation and hue together: at 0, their four
+        strengths have no effect.
+    brightness : float, default=0.4
+        Strength s of the change of brightness: the factor is uniform in [max(0, 1 - s), 1 + s], as in
+        torchvision's ColorJitter.
+    contrast : float, default=0.4
+        Strength of the change of contrast, as for `brightness`.
+    saturation : float, default=0.0
+        Strength of the change of saturation, as for `brightness`.
+    hue : float, default=0.0
+        Maximum rotation of the hue in YIQ space, as a fraction of a full turn, at most 0.5.
+    grayscale : float, default=0.0
+        Probability of conversion to grayscale. Like saturation and hue, it has no effect on images that do
+        not have three channels.
+    blur : float or "auto", default=0.0
+        Probability of a Gaussian blur, with sigma uniform in 0.1 .. 2 pixels and a kernel of a tenth of the
+        view's short side (23 pixels at 224 px, at least 3). "auto": 0.5 if the short side of the view has
+        64 px or more, else 0.
+    noise : float, default=0.0
+        Standard deviation of Gaussian noise in each pixel.
+    cutout : float, default=0.0
+        Probability of filling a rectangle with the mean color of the view; its fraction of the area is
+        uniform in 0.02 .. 0.33, its aspect ratio log-uniform in 0.3 .. 3.3, as in torchvision's
+        RandomErasing.
+    solarize : float, default=0.0
+        Probability of inverting all values of at least 0.5.
+    sobel : float, default=0.0
+        Probability of replacing each channel by the magnitude of its Sobel gradient.
+
+    Raises
+    ------
+    ValueError
+        If a value is not a number in its range.
+
+    See Also
+    --------
+    Augment : Augmentation with all operations disabled.
+    Photo : Preset for photographs.
+    Overhead : Preset for aerial and microscope images.
+    """
 
     crop: float = 0.4
     rotation: float = 15.0
@@ -134,10 +268,72 @@ class Symbols(Augment):
 
 @dataclass(frozen=True)
 class Overhead(Photo):
-    """Seen from above or through a microscope: no direction is up. Parameters: see Augment."""
+    """Augmentation of aerial and microscope images; the preset "overhead".
+
+    The preset "photo", with flips and rotations that make all orientations equally likely, as no direction
+    is distinguished.
+
+    Parameters
+    ----------
+    crop : float, default=0.2
+        Minimum fraction that a view covers of the largest part of the image with the view's aspect ratio.
+        The fraction is uniform in [crop, 1], the distortion of the aspect ratio log-uniform in 3/4 .. 4/3,
+        as in torchvision's RandomResizedCrop. Smaller values make the task harder. 1: no cropping.
+    flip : float, default=0.5
+        Probability of a horizontal flip.
+    vertical_flip : float, default=0.5
+        Probability of a vertical flip.
+    rotation : float, default=0.0
+        Maximum angle of a rotation in degrees; the angle is uniform in [-rotation, rotation].
+    quarter_turns : float, default=0.75
+        Probability of a rotation by 90, 180 or 270 degrees, each equally likely.
+    shear : float, default=0.0
+        Maximum angle of a shear along the rows, in degrees; the angle is uniform in [-shear, shear].
+    color_jitter : float, default=0.8
+        Probability of changing brightness, contrast, saturation and hue together: at 0, their four
+        strengths have no effect.
+    brightness : float, default=0.4
+        Strength s of the change of brightness: the factor is uniform in [max(0, 1 - s), 1 + s], as in
+        torchvision's ColorJitter.
+    contrast : float, default=0.4
+        Strength of the change of contrast, as for `brightness`.
+    saturation : float, default=0.4
+        Strength of the change of saturation, as for `brightness`.
+    hue : float, default=0.1
+        Maximum rotation of the hue in YIQ space, as a fraction of a full turn, at most 0.5.
+    grayscale : float, default=0.2
+        Probability of conversion to grayscale. Like saturation and hue, it has no effect on images that do
+        not have three channels.
+    blur : float or "auto", default="auto"
+        Probability of a Gaussian blur, with sigma uniform in 0.1 .. 2 pixels and a kernel of a tenth of the
+        view's short side (23 pixels at 224 px, at least 3). "auto": 0.5 if the short side of the view has
+        64 px or more, else 0.
+    noise : float, default=0.0
+        Standard deviation of Gaussian noise in each pixel.
+    cutout : float, default=0.0
+        Probability of filling a rectangle with the mean color of the view; its fraction of the area is
+        uniform in 0.02 .. 0.33, its aspect ratio log-uniform in 0.3 .. 3.3, as in torchvision's
+        RandomErasing.
+    solarize : float, default=0.0
+        Probability of inverting all values of at least 0.5.
+    sobel : float, default=0.0
+        Probability of replacing each channel by the magnitude of its Sobel gradient.
+
+    Raises
+    ------
+    ValueError
+        If a value is not a number in its range.
+
+    See Also
+    --------
+    Augment : Augmentation with all operations disabled.
+    Photo : Preset for photographs.
+    Symbols : Preset for digits, letters and signs.
+    """
 
     vertical_flip: float = 0.5
     quarter_turns: float = 0.75  # makes the four orientations equally likely
 
 
+# Value of the parameter `augment` -> preset.
 PRESETS = {"photo": Photo, "symbols": Symbols, "overhead": Overhead, "none": Augment}

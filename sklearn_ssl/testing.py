@@ -1,6 +1,6 @@
-"""The plugin contract as a test suite: what a loss must do to work in `SSLImageEmbedder`.
+"""Test suite of the plugin contract: requirements on a loss to work in `SSLImageEmbedder`.
 
-In a plugin's tests, one decorator is enough::
+The tests of a plugin need a single decorator::
 
     @parametrize_with_loss_checks(["my_loss"])
     def test_my_loss_keeps_the_contract(check):
@@ -27,7 +27,8 @@ from torch._subclasses.fake_tensor import (
 
 from sklearn_ssl._networks.student import Student, Teacher
 from sklearn_ssl._networks.vit import make_vit
-from sklearn_ssl._training.net import check_loss_value, output_width
+from sklearn_ssl._training.assemble import output_width
+from sklearn_ssl._training.net import check_loss_value
 from sklearn_ssl._training.seeds import seeded_modules
 from sklearn_ssl.losses._adapters import loss_name, make_loss, resolve_loss
 from sklearn_ssl.losses._base import Batch, Spec, SSLLoss
@@ -35,10 +36,12 @@ from sklearn_ssl.losses._registry import get_loss
 
 __all__ = ["check_loss", "check_name", "loss_checks", "parametrize_with_loss_checks"]
 
+# Number of channels and side of the test images, and width of the features.
 CHANNELS, SIDE, FEATURES = 3, 16, 16
 
 
-IMMUTABLE = (int, float, complex, bool, str, bytes, tuple, frozenset, type(None))
+# Types of defaults that cannot be changed in place.
+IMMUTABLE_TYPES = (int, float, complex, bool, str, bytes, tuple, frozenset, type(None))
 
 
 def check_loss(loss: Any, *, expected_failed_checks: dict[str, str] | None = None) -> None:
@@ -47,14 +50,23 @@ def check_loss(loss: Any, *, expected_failed_checks: dict[str, str] | None = Non
     Parameters
     ----------
     loss : str, class, function or functools.partial
-        As for `SSLImageEmbedder(loss=...)`. A partial of a class sets sizes that suit tiny batches.
-    expected_failed_checks : dict, optional
-        ``{"check_name": "reason"}`` for checks that fail by the method's nature; they must fail.
+        Loss, as for `SSLImageEmbedder(loss=...)`. A partial of a class can set sizes that suit tiny batches.
+    expected_failed_checks : dict of str to str, default=None
+        Names of checks that the method fails by design, with the reasons; these checks have to fail.
 
     Raises
     ------
     AssertionError
-        Lists each check that failed, with its cause; also a check that was expected to fail and passed.
+        If a check fails, or passes although it is expected to fail. The message lists all such checks.
+
+    See Also
+    --------
+    parametrize_with_loss_checks : Run each check as a test of pytest.
+
+    Examples
+    --------
+    >>> from sklearn_ssl.testing import check_loss
+    >>> check_loss("ntxent")
     """
     expected = dict(expected_failed_checks or {})
     problems = []
@@ -77,16 +89,28 @@ def check_loss(loss: Any, *, expected_failed_checks: dict[str, str] | None = Non
 def parametrize_with_loss_checks(
     losses: Sequence[Any], *, expected_failed_checks: Callable[[Any], dict[str, str]] | None = None
 ):
-    """Pytest decorator: one test for each loss and check; the test's one argument is `check`.
+    """Parametrize a pytest test by losses and checks; a decorator.
+
+    The test has a single argument `check`, a callable without arguments.
 
     Parameters
     ----------
     losses : sequence
-        What `check_loss` takes.
-    expected_failed_checks : callable, optional
-        ``f(loss) -> {"check_name": "reason"}``; these tests are strict expected failures.
+        Losses as for `check_loss`.
+    expected_failed_checks : callable, default=None
+        Function ``f(loss) -> {"check_name": "reason"}`` that returns the checks which a loss fails by design;
+        their tests are strict expected failures.
+
+    Returns
+    -------
+    pytest.MarkDecorator
+        Decorator of the test.
+
+    See Also
+    --------
+    check_loss : Run all checks on one loss.
     """
-    import pytest
+    import pytest  # not a dependency of the package
 
     cases = []
     for loss in losses:
@@ -99,23 +123,55 @@ def parametrize_with_loss_checks(
 
 
 def loss_checks(loss: Any) -> Iterator[functools.partial]:
-    """The checks, each ready to be called."""
+    """Generate the checks of a loss.
+
+    Parameters
+    ----------
+    loss : str, class, function or functools.partial
+        Loss, as for `check_loss`.
+
+    Yields
+    ------
+    functools.partial
+        Check, to be called without arguments; it raises an error if it fails.
+
+    See Also
+    --------
+    check_loss : Run all checks on one loss.
+    check_name : Return the name of a check.
+    """
     for check in CHECKS:
         yield functools.partial(check, loss)
 
 
 def check_name(check: functools.partial) -> str:
+    """Return the name of a check.
+
+    Parameters
+    ----------
+    check : functools.partial
+        Check of `loss_checks`.
+
+    Returns
+    -------
+    str
+        Name of its function, such as "check_learns".
+
+    See Also
+    --------
+    loss_checks : Generate the checks of a loss.
+    """
     return check.func.__name__
 
 
-# ---------------------------------------------------------------------------- the stage
+# ---------------------------------------------------------------------------- set-up
 
 
 class Trial:
-    """A loss with a student (and teacher) small enough to run in milliseconds.
+    """Loss with a student, and a teacher if it uses one, small enough to run in milliseconds.
 
-    A loss that writes `forward` only is given its projections directly; one that writes `step` is
-    given images, a small backbone (a vision transformer where its `defaults` say so, else convolutional)
+    A loss that overrides `forward` only receives its projections directly. A loss that overrides `step`
+    receives images, with a small backbone (a vision transformer if that is its default, else convolutional)
     and its own projector.
     """
 
@@ -134,7 +190,7 @@ class Trial:
         self.loss.on_epoch_start(0, torch.Generator().manual_seed(0))
 
     def _tiny_student(self) -> Student:
-        """Images of any size -> 16 features -> projections."""
+        """Build a network that maps images of any size to 16 features, and these to projections."""
         if self.loss.defaults.get("backbone") == "vit":
             backbone = make_vit(CHANNELS, (SIDE, SIDE), width=FEATURES, depth=1)
         else:
@@ -146,7 +202,7 @@ class Trial:
         return [module for module in (self.loss, self.student, self.teacher) if module is not None]
 
     def inputs(self, seed: int = 0, agree: float = 0.5) -> list[Tensor]:
-        """Projections (or images) that share a common part; `agree` is its weight."""
+        """Draw views, projections or images, that share a common component of weight `agree`."""
         generator = torch.Generator().manual_seed(seed)
         common = torch.randn(self.shape(0), generator=generator, dtype=torch.float64)
         views = []
@@ -163,7 +219,7 @@ class Trial:
         return self.n, CHANNELS, side, side
 
     def terms(self, views: list[Tensor], index: Tensor | None = None, step: int = 0) -> dict[str, Tensor]:
-        """Everything that the loss returns for one batch."""
+        """Return the loss and all its other terms for one batch."""
         device = views[0].device
         index = torch.arange(self.n) if index is None else index
         labels = (index % max(2, self.n // 2)).masked_fill(index % 5 == 4, -1)
@@ -184,23 +240,23 @@ class Trial:
         return self.terms(views, **kwargs)["loss"].reshape(())
 
     def sources(self, views: list[Tensor]) -> list[Tensor]:
-        """What gradients are taken by: the projections; through a student, its parameters."""
+        """Return the tensors to differentiate by: the projections, or the parameters of the student."""
         return views if self.simple else list(self.student.parameters())
 
     def gradients(self, views: list[Tensor]) -> list[Tensor]:
-        """Of the loss, by the sources."""
+        """Return the gradients of the loss by the sources."""
         views = [with_gradient(view) for view in views]
         return list(torch.autograd.grad(self.value(views), self.sources(views), materialize_grads=True))
 
     def twin(self, loss: SSLLoss | None = None) -> Trial:
-        """A copy that shares nothing, with another loss if one is given."""
+        """Return a deep copy, with a copy of another loss if one is given."""
         twin = copy.deepcopy(self)
         twin.loss = twin.loss if loss is None else copy.deepcopy(loss)
         return twin
 
 
 class GivenProjections(Student):
-    """In place of a student: the "views" are the projections."""
+    """Student whose views are already the projections."""
 
     def __init__(self):
         super().__init__(nn.Identity(), nn.Identity())
@@ -217,7 +273,7 @@ def with_gradient(view: Tensor) -> Tensor:
 
 
 def check_hyperparameters_have_immutable_defaults(loss: Any) -> None:
-    """Grid searches read names and defaults from the signature, and copy them freely."""
+    """Check names and defaults of the signature, which grid searches read and copy."""
     target = resolve_loss(loss)
     if isinstance(target, nn.Module):
         return
@@ -225,12 +281,12 @@ def check_hyperparameters_have_immutable_defaults(loss: Any) -> None:
         tunable = inspect.isclass(target) or parameter.kind is parameter.KEYWORD_ONLY
         if tunable and parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
             assert parameter.default is not parameter.empty, f"{parameter.name} has no default"
-            ok = isinstance(parameter.default, IMMUTABLE) or callable(parameter.default)
+            ok = isinstance(parameter.default, IMMUTABLE_TYPES) or callable(parameter.default)
             assert ok, f"the default of {parameter.name} is mutable: {parameter.default!r}"
 
 
 def check_returns_one_finite_number_with_gradient(loss: Any) -> None:
-    """For few and odd numbers of images, and several widths."""
+    """Check value and gradient for small and odd numbers of images, and several widths."""
     for n in (2, 3, 17):
         for dim in (1, 8, 33):
             trial = Trial(loss, n=n, dim=dim)
@@ -242,20 +298,23 @@ def check_returns_one_finite_number_with_gradient(loss: Any) -> None:
 
 
 def check_depends_on_its_input(loss: Any) -> None:
-    """A loss that ignores the projections trains nothing."""
+    """Check that the gradient is not zero: a loss that ignores the projections trains nothing."""
     trial = Trial(loss)
     assert any(g.any() for g in trial.gradients(trial.inputs())), "the gradient is zero everywhere"
 
 
 def check_gradient_is_right_in_float64(loss: Any) -> None:
-    """Against a finite difference along a random direction. Expected to fail where a gradient is stopped."""
+    """Compare the gradient with a finite difference along a random direction.
+
+    Expected to fail for losses with a stop-gradient.
+    """
     trial = Trial(loss, n=4, dim=5, dtype=torch.float64)
     generator = torch.Generator().manual_seed(1)
     sources = trial.sources(trial.inputs())
     direction = [torch.randn(s.shape, generator=generator, dtype=torch.float64) for s in sources]
 
     def value(distance: float) -> Tensor:
-        twin = trial.twin()  # a queue or centre must not move between evaluations
+        twin = trial.twin()  # a queue or center must not change between evaluations
         views = twin.inputs()
         with torch.no_grad():
             for source, along in zip(twin.sources(views), direction, strict=True):
@@ -270,10 +329,13 @@ def check_gradient_is_right_in_float64(loss: Any) -> None:
 
 
 def check_leaves_its_input_alone(loss: Any) -> None:
-    """Projections of a batch are parts of one tensor, and views may be used again: copy, then change."""
+    """Check that the loss does not change its input in place.
+
+    The projections of a batch are slices of one tensor, and views may be used again.
+    """
     trial = Trial(loss)
     views = trial.inputs()
-    # Not leaves, which autograd guards itself.
+    # Non-leaf tensors: autograd itself forbids to change leaves in place.
     given = [view.clone().requires_grad_(trial.simple).clone() for view in views]
     trial.value(given)
     unchanged = all(torch.equal(a, b) for a, b in zip(given, views, strict=True))
@@ -281,7 +343,7 @@ def check_leaves_its_input_alone(loss: Any) -> None:
 
 
 def check_survives_degenerate_projections(loss: Any) -> None:
-    """Zeros, equal rows, huge and tiny values happen in training: finite value and gradient."""
+    """Check that value and gradient are finite for zeros, equal rows, and huge and tiny values."""
     for kind in ("zeros", "constant", "identical rows", "huge", "tiny"):
         trial = Trial(loss)
         views = [_degenerate(kind, view) for view in trial.inputs()]
@@ -291,6 +353,7 @@ def check_survives_degenerate_projections(loss: Any) -> None:
 
 
 def check_does_not_depend_on_the_order_of_images(loss: Any) -> None:
+    """Check that a permutation of the batch does not change the loss."""
     trial = Trial(loss)
     views, order = trial.inputs(), torch.randperm(trial.n, generator=torch.Generator().manual_seed(1))
     a, b = trial.twin().value(views), trial.value([view[order] for view in views], index=order)
@@ -298,10 +361,10 @@ def check_does_not_depend_on_the_order_of_images(loss: Any) -> None:
 
 
 def check_prefers_views_that_agree(loss: Any) -> None:
-    """Projections of one image that agree cost less than those that were exchanged with other images'."""
+    """Check that agreeing projections of an image cost less than ones exchanged between images."""
     trial = Trial(loss)
     if not trial.simple or trial.loss.view_spec.n + trial.loss.view_spec.local < 2:
-        return  # with a step of its own, the value depends on parts that are not trained yet
+        return  # with its own step, the value depends on untrained modules
     first, *others = trial.inputs(agree=0.9)
     exchanged = [view.roll(i, dims=0) for i, view in enumerate(others, 1)]
     agree, disagree = trial.twin().value([first, *others]), trial.value([first, *exchanged])
@@ -309,7 +372,7 @@ def check_prefers_views_that_agree(loss: Any) -> None:
 
 
 def check_leaves_the_global_generator_alone(loss: Any) -> None:
-    """All randomness comes from `batch.generator`: else fits are not repeatable."""
+    """Check that all randomness comes from `batch.generator`, as reproducible fits require."""
     trial = Trial(loss)
     before = torch.get_rng_state()
     train(trial, steps=2)
@@ -318,13 +381,13 @@ def check_leaves_the_global_generator_alone(loss: Any) -> None:
 
 
 def check_repeats_itself(loss: Any) -> None:
-    """The same batch and generator give the same value."""
+    """Check that the same batch and generator give the same value."""
     a, b = (trial.value(trial.inputs()) for trial in (Trial(loss), Trial(loss)))
     assert torch.equal(a, b), f"two equal calls gave {a.item()} and {b.item()}"
 
 
 def check_bfloat16_is_close(loss: Any) -> None:
-    """Projections rounded to bfloat16 change the loss by at most 5 %."""
+    """Check that rounding projections to bfloat16 changes the loss by at most 5 %."""
     trial = Trial(loss)
     views = trial.inputs()
     a = trial.twin().value(views)
@@ -333,7 +396,7 @@ def check_bfloat16_is_close(loss: Any) -> None:
 
 
 def check_state_survives_copies(loss: Any) -> None:
-    """state_dict (loaded with weights_only=True), pickle and deepcopy give a loss that says the same."""
+    """Check that copies by state_dict (weights_only=True), pickle and deepcopy give the same value."""
     trial = Trial(loss)
     train(trial, steps=2)
     file = io.BytesIO()
@@ -351,7 +414,7 @@ def check_state_survives_copies(loss: Any) -> None:
 
 
 def check_works_on_another_device(loss: Any) -> None:
-    """Under fake "cuda" tensors, a tensor that was left on the CPU raises."""
+    """Check that no tensor stays on the CPU: mixed with fake "cuda" tensors it raises an error."""
     trial = Trial(loss)
     with FakeTensorMode(allow_non_fake_inputs=True):
         for module in trial.modules():
@@ -360,19 +423,19 @@ def check_works_on_another_device(loss: Any) -> None:
         try:
             value = trial.value(views)
         except (DynamicOutputShapeException, DataDependentOutputException):
-            return  # a mask or .item(): fake tensors have no values, so this is as far as they go
+            return  # a mask or .item() needs values, which fake tensors lack
     assert value.device.type == "cuda", f"the loss came back on {value.device}"
 
 
 def check_learns(loss: Any) -> None:
-    """Sixty steps on one batch bring the loss down."""
+    """Check that sixty steps on one batch decrease the loss."""
     values = train(Trial(loss), steps=60)
     start, end = sum(values[:5]) / 5, sum(values[-5:]) / 5
     assert end < start, f"the loss went from {start:.5g} to {end:.5g} in 60 steps"
 
 
 def check_name_leads_to_a_loss(loss: Any) -> None:
-    """A loss given by name is installed, alone under its name, and can be imported."""
+    """Check that a loss given by name is installed, has the name alone, and can be imported."""
     if isinstance(loss, str):
         get_loss(loss)
 
@@ -397,7 +460,7 @@ CHECKS = (
 
 
 def train(trial: Trial, steps: int) -> list[float]:
-    """Loss values of some steps on one batch; for a simple loss the projections themselves are trained."""
+    """Train on one batch and return the loss of each step; a simple loss trains the projections."""
     views = trial.inputs(agree=0.2)
     parameters = [*trial.loss.parameters(), *trial.student.parameters()]
     if trial.simple:
@@ -427,7 +490,7 @@ def _degenerate(kind: str, view: Tensor) -> Tensor:
 
 
 def _to_fake_cuda(module: nn.Module) -> None:
-    """Its tensors on a pretended GPU; `Module.to` cannot exchange real tensors for fake ones."""
+    """Replace the tensors of a module by fake ones on a GPU, which `Module.to` cannot do."""
     for part in module.modules():
         for name, parameter in list(part.named_parameters(recurse=False)):
             fake = torch.empty(parameter.shape, dtype=parameter.dtype, device="cuda")

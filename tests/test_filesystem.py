@@ -121,7 +121,7 @@ def test_the_next_writer_removes_what_a_killed_one_has_left(path, writer):
 
 
 def test_who_waits_too_long_for_another_writer_is_told(path, writer, monkeypatch):
-    monkeypatch.setattr(_filesystem, "PATIENCE", 0.05)
+    monkeypatch.setattr(_filesystem, "LOCK_TIMEOUT", 0.05)
     with pytest.raises(TimeoutError, match="another process has been writing it for 0 s"):
         replace_file(path, write("new"))
     assert path.read_text() == "old"
@@ -168,7 +168,7 @@ def test_without_locks_a_folder_goes_when_it_is_an_hour_old(path, monkeypatch):
     for folder in (old, new):
         folder.mkdir()
         (folder / "new").write_text("half")
-    long_ago = time.time() - 2 * _filesystem.ABANDONED
+    long_ago = time.time() - 2 * _filesystem.STALE_AFTER
     os.utime(old, (long_ago, long_ago))
     remove_abandoned(path.parent)
     assert names(path.parent) == [new.name, "file"]

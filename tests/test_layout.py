@@ -14,6 +14,7 @@ FLOORS = (
     ("__init__", "testing"),
     ("_plotting",),
     ("_embedder",),
+    ("_settings",),
     ("_training",),
     ("_views",),
     ("_models",),
@@ -22,7 +23,7 @@ FLOORS = (
     ("augment",),
     ("_images",),
     ("_hardware",),
-    ("_checks", "_filesystem", "_hashing", "_params", "_prefetch"),
+    ("_checks", "_filesystem", "_hashing", "_params", "_prefetch", "_warnings"),
 )
 FLOOR_OF = {room: len(FLOORS) - i for i, rooms in enumerate(FLOORS) for room in rooms}
 PUBLIC = {"__init__", "augment", "losses", "testing"}

@@ -193,16 +193,29 @@ def test_arrays_and_tensors_are_never_compared_with_equals():
 def test_a_component_with_var_keyword_takes_any_name():
     assert Toy(Open, loss__anything=1).fit(None).factor_ == 9  # width 8, and one more
     with pytest.raises(ValueError, match="takes: no parameters"):
-        Toy(Bare, loss__anything=1)  # nn.Module's own constructor names nothing
+        Toy().set_params(loss=Bare, loss__anything=1)  # nn.Module's own constructor names nothing
 
 
 # ---------------------------------------------------------------------------- unknown names
 
 
-@pytest.mark.parametrize("set_it", [lambda **kw: Toy(**kw), lambda **kw: Toy().set_params(**kw)])
-def test_an_unknown_name_is_answered_with_the_nearest_and_the_way_out(set_it):
+def test_the_constructor_stores_names_that_it_does_not_look_up():
+    assert Toy("nowhere", loss__temprature=0.1).loss_params == {"temprature": 0.1}
+    with pytest.raises(TypeError, match=r"Toy.__init__\(\) got an unexpected keyword argument 'los__x'"):
+        Toy(los__x=1)
+
+
+@pytest.mark.parametrize("make", [Toy, lambda **kw: Toy().set_params(**kw)])
+def test_two_values_of_one_parameter_contradict_each_other(make):
+    words = r"loss_params=\{'scale': 2.0\} and loss__scale=3.0 contradict each other: give one of them"
+    with pytest.raises(ValueError, match=words):
+        make(loss_params={"scale": 2.0}, loss__scale=3.0)
+    assert make(loss_params={"scale": 2.0}, loss__scale=2.0).loss_params == {"scale": 2.0}
+
+
+def test_an_unknown_name_is_answered_with_the_nearest_and_the_way_out():
     with pytest.raises(ValueError) as caught:
-        set_it(loss__temprature=0.1)
+        Toy().set_params(loss__temprature=0.1)
     assert str(caught.value) == (
         "Invalid parameter 'loss__temprature' for Toy(loss='warm'). Did you mean 'loss__temperature'?"
         " loss='warm' takes: scale, temperature. To search over several values of 'loss', each with its own"

@@ -1,42 +1,43 @@
-"""Barlow Twins, as a plugin of sklearn_ssl."""
+"""Barlow Twins: redundancy reduction, as a plugin of sklearn_ssl."""
 
 from __future__ import annotations
 
 import torch.nn.functional as F
 from torch import Tensor
 
-from sklearn_ssl import SSLLoss
-from sklearn_ssl.losses import check_number, mean_over_pairs
+from sklearn_ssl.losses import SSLLoss, check_number, mean_over_pairs
 
 
 def twice_as_wide_as_the_features(feature_dim: int) -> tuple[int, ...]:
-    """Widths of the projector."""
+    """Return the widths of the projector's layers, all twice the width of the features."""
     return (2 * feature_dim,) * 3
 
 
 class BarlowTwins(SSLLoss):
-    r"""Barlow Twins: the two views' projections shall be correlated dimension by dimension, and only so.
+    r"""Barlow Twins redundancy-reduction loss [1]_.
 
-    The cross-correlation matrix of the views over the batch is driven to the identity:
+    The cross-correlation matrix between the projections of two views is driven to the identity: each
+    dimension agrees between the views (invariance), and different dimensions are decorrelated (redundancy
+    reduction):
 
     .. math::
         \ell = \sum_i (1 - C_{ii})^2 + \lambda \sum_{i \neq j} C_{ij}^2,
         \qquad C = \frac1n \hat z^\top \hat z'
 
-    where :math:`\hat z` is z standardised over the batch (statistics of each view, divided by n).
-    The whole is multiplied by `scale`.
+    where :math:`\hat z` is z standardized over the batch (statistics of each view, divided by n). The loss is
+    multiplied by `scale`.
 
     Parameters
     ----------
     lambd : float, default=0.0051
-        :math:`\lambda`, the weight of redundancy reduction; the authors' value.
+        Weight :math:`\lambda` of the redundancy-reduction term. The default is the authors' value.
     scale : float, default=0.1
-        A factor on the loss; 0.1 is solo-learn's for CIFAR-10, the authors use 1/32 and 1/40.
+        Factor of the whole loss. The default is solo-learn's for CIFAR-10; the authors use 1/32 and 1/40.
 
     References
     ----------
-    Zbontar et al., "Barlow Twins: Self-Supervised Learning via Redundancy Reduction", ICML 2021,
-    arXiv:2103.03230, equations 1 and 2.
+    .. [1] Zbontar et al., "Barlow Twins: Self-Supervised Learning via Redundancy Reduction", ICML 2021,
+       arXiv:2103.03230, equations 1 and 2.
     """
 
     family = "cca"

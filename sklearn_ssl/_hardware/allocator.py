@@ -1,4 +1,4 @@
-"""Keep freed memory for the next step, instead of asking the kernel for it anew."""
+"""Reuse of freed memory by the C allocator, instead of returning it to the kernel after each step."""
 
 from __future__ import annotations
 
@@ -9,39 +9,42 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-# Numbers of glibc's mallopt (malloc.h).
+# Parameter numbers of glibc's mallopt (malloc.h).
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 
 
-KEEP = 2**30
+# Both thresholds during a fit or transform, in bytes.
+RETAINED_BYTES = 2**30
 
 
-# glibc raises both thresholds itself as a process frees large blocks, up to these values (malloc.c,
-# DEFAULT_MMAP_THRESHOLD_MAX), but no longer once mallopt has set one of them: a program that was left at the
-# initial 128 KiB would pay page faults for each of its larger arrays.
-ADJUSTED = {M_MMAP_THRESHOLD: 2**25, M_TRIM_THRESHOLD: 2**26}
+# Thresholds after a fit or transform, in bytes. glibc itself raises both as a process frees large blocks, up
+# to these values (malloc.c, DEFAULT_MMAP_THRESHOLD_MAX), but stops doing so once mallopt has set one of them:
+# a program left at the initial 128 KiB would pay page faults for each of its larger arrays.
+FINAL_THRESHOLDS = {M_MMAP_THRESHOLD: 2**25, M_TRIM_THRESHOLD: 2**26}
 
 
-# Settings of the user's own, which nothing here can read back and put back.
-OWN_SETTINGS = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_MAX_", "MALLOC_TOP_PAD_")
+# Environment variables by which users set the thresholds. mallopt cannot read such values, so that they could
+# not be restored.
+USER_VARIABLES = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_MAX_", "MALLOC_TOP_PAD_")
 
 
 _lock = threading.Lock()
 
 
+# Number of fits and transforms that are running; the last one to end restores the thresholds.
 _users = 0
 
 
 @contextmanager
 def retain_freed_memory() -> Iterator[None]:
-    """While open, glibc hands large freed blocks out again rather than back to the kernel.
+    """Context manager in which glibc reuses large freed blocks instead of returning them to the kernel.
 
     A training step on the CPU otherwise takes a page fault for each 4 KiB of every large tensor, which can
-    cost more than its arithmetic (`benchmarks/step.py` counts them). The setting holds for the whole process
-    while any fit or transform runs. Afterwards the memory is given back, and the thresholds are left where
-    glibc's own adjustment ends, so that other arrays cost what they did before (`benchmarks/host.py`).
+    cost more than its arithmetic (`benchmarks/step.py` counts them). The setting applies to the whole process
+    while any fit or transform runs. Afterwards the memory is returned, and the thresholds are left at the
+    maximum of glibc's own adjustment, so that other arrays cost the same as before (`benchmarks/host.py`).
 
-    It does nothing where there is no glibc, where the environment sets glibc's thresholds, and where it says
+    It has no effect without glibc, if the environment sets glibc's thresholds, or if
     SKLEARN_SSL_KEEP_MEMORY=0.
     """
     global _users
@@ -51,26 +54,28 @@ def retain_freed_memory() -> Iterator[None]:
         return
     with _lock:
         _users += 1
-        _set_thresholds(libc, dict.fromkeys(ADJUSTED, KEEP))
+        _set_thresholds(libc, dict.fromkeys(FINAL_THRESHOLDS, RETAINED_BYTES))
     try:
         yield
     finally:
         with _lock:
             _users -= 1
             if _users == 0:
-                _set_thresholds(libc, ADJUSTED)
+                _set_thresholds(libc, FINAL_THRESHOLDS)
                 libc.malloc_trim(0)
 
 
 def _set_thresholds(libc: ctypes.CDLL, sizes: dict[int, int]) -> None:
     for threshold, size in sizes.items():
-        libc.mallopt(threshold, size) or libc.mallopt(threshold, ADJUSTED[threshold])  # before glibc 2.35
+        # glibc before 2.35 rejects an mmap threshold above the maximum of its adjustment, and returns 0.
+        libc.mallopt(threshold, size) or libc.mallopt(threshold, FINAL_THRESHOLDS[threshold])
 
 
 def _glibc() -> ctypes.CDLL | None:
+    """Return the C library if it is glibc and its thresholds may be changed, else None."""
     if not sys.platform.startswith("linux") or os.environ.get("SKLEARN_SSL_KEEP_MEMORY") == "0":
         return None
-    if any(name in os.environ for name in OWN_SETTINGS) or "malloc" in os.environ.get("GLIBC_TUNABLES", ""):
+    if any(name in os.environ for name in USER_VARIABLES) or "malloc" in os.environ.get("GLIBC_TUNABLES", ""):
         return None
     libc = ctypes.CDLL(None)
     return libc if hasattr(libc, "gnu_get_libc_version") and hasattr(libc, "mallopt") else None

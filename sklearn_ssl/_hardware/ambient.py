@@ -1,4 +1,4 @@
-"""Settings and generators of the process: set aside or lent during a fit, and put back."""
+"""Process-wide settings of torch and global random generators: replaced during a fit, then restored."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from torch import Tensor
 
 @contextmanager
 def own_settings() -> Iterator[None]:
-    """Run as if the caller had not changed torch's default dtype and device, autocast, and gradient mode.
+    """Context manager with torch's initial default dtype and device, autocast state and gradient mode.
 
-    The default dtype belongs to the whole process, and is put back at the end; the others to a thread.
+    The default dtype is a setting of the whole process, the others are settings of the thread; all are
+    restored at the end.
     """
     dtype = torch.get_default_dtype()
     with contextlib.ExitStack() as stack:
@@ -26,7 +27,7 @@ def own_settings() -> Iterator[None]:
         for kind in ("cpu", "cuda"):
             if torch.is_autocast_enabled(kind):
                 stack.enter_context(torch.autocast(kind, enabled=False))
-        if torch.empty(0).device.type != "cpu":  # seldom, and each operation under it takes longer
+        if torch.empty(0).device.type != "cpu":  # only if needed: it slows every operation down
             stack.enter_context(torch.device("cpu"))
         if dtype != torch.float32:
             stack.callback(torch.set_default_dtype, dtype)
@@ -34,13 +35,13 @@ def own_settings() -> Iterator[None]:
         yield
 
 
-# --- Global generators: dropout, and most functions that augment images, know no others ---------------------
+# --- Global generators, the only ones that dropout and most augmentation functions can use ------------------
 
 
 def seed_layers(seed: int, device: torch.device) -> None:
-    """Seed what layers on this device draw from.
+    """Seed the generators that layers on this device use.
 
-    `torch.manual_seed` would seed every kind of device, and queue that for those that are not there.
+    `torch.manual_seed` would seed all kinds of devices, and queue the call for those that are not available.
     """
     torch.default_generator.manual_seed(seed)
     if device.type == "cuda":
@@ -49,34 +50,35 @@ def seed_layers(seed: int, device: torch.device) -> None:
 
 
 def rng_state(device: torch.device) -> tuple[Tensor, ...]:
-    """Where torch's generators are that layers on this device draw from."""
+    """Return the state of torch's generators that layers on this device use."""
     cpu = torch.default_generator.get_state()
     return (cpu, torch.cuda.get_rng_state(device)) if device.type == "cuda" else (cpu,)
 
 
 def set_rng_state(state: tuple[Tensor, ...], device: torch.device) -> None:
+    """Restore a state returned by `rng_state`."""
     torch.default_generator.set_state(state[0])
     if device.type == "cuda":
         torch.cuda.set_rng_state(state[1], device)
 
 
-# Held while the global generators are lent: they belong to the whole process. Reentrant, as code of others
-# that runs meanwhile may itself fit or load an embedder.
+# Held while `lent_generators` seeds the global generators, which the whole process shares. Reentrant, as
+# third-party code that runs meanwhile may itself fit or load an embedder.
 _global_generators = threading.RLock()
 
 
 @contextmanager
 def lent_generators(seed: int, device: torch.device) -> Iterator[None]:
-    """Seed the global generators of torch, numpy and Python while open, and then put them back.
+    """Context manager that seeds the global generators of torch, numpy and Python, and restores them.
 
-    For code of others that knows no generator but these. Threads take turns: one that drew from them in
-    between would change what this one draws.
+    For third-party code that uses no other generators. Threads take turns: one that drew random numbers in
+    between would change those of another.
     """
     with _global_generators:
         torch_state, numpy_state, python_state = rng_state(device), np.random.get_state(), random.getstate()
         try:
             seed_layers(seed, device)
-            np.random.seed(seed % 2**32)
+            np.random.seed(seed % 2**32)  # numpy's global generator accepts 32 bits only
             random.seed(seed)
             yield
         finally:

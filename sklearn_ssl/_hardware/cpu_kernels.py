@@ -13,39 +13,41 @@ from torch.overrides import TorchFunctionMode
 
 from sklearn_ssl._hardware.convolution import computing_dtype, conv2d_as_product, is_small
 
-# Tokens up to which all pairs of them are held in memory; more are left to torch's kernels.
-MOST_TOKENS = 512
+# Maximum number of tokens for which the matrix of all pairs is kept in memory; torch's kernels compute longer
+# sequences.
+MAX_TOKENS = 512
 
 
 def is_short(
     query: Tensor, key: Tensor, value: Tensor, attn_mask: Any = None, dropout_p: float = 0.0, *rest: Any
 ) -> bool:
-    """Whether `attention_as_products` can, and should, compute this attention."""
+    """Return whether `attention_as_products` supports this attention and is faster."""
     needs_gradient = torch.is_grad_enabled() and any(each.requires_grad for each in (query, key, value))
     return (
         query.device.type == "cpu"
-        and needs_gradient  # torch's kernels forward are as fast; their gradient in bf16 is not
+        and needs_gradient  # torch's forward kernels are as fast; their gradient in bf16 is not
         and attn_mask is None
         and dropout_p == 0.0
         and not any(rest)
-        and max(query.shape[-2], key.shape[-2]) <= MOST_TOKENS
+        and max(query.shape[-2], key.shape[-2]) <= MAX_TOKENS
     )
 
 
 def attention_as_products(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """What `scaled_dot_product_attention` returns, of tensors (..., tokens, width)."""
+    """Compute `scaled_dot_product_attention` of tensors (..., tokens, width)."""
     similarity = query @ key.transpose(-2, -1) / math.sqrt(query.shape[-1])
     weights = similarity.softmax(dim=-1, dtype=torch.promote_types(similarity.dtype, torch.float32))
     return weights.to(value.dtype) @ value
 
 
 class FasterOperations(TorchFunctionMode):
-    """While open, `conv2d` to small maps and the attention of few tokens are computed as matrix products.
+    """Mode in which `conv2d` to small maps and attention of few tokens are computed as matrix products.
 
-    The last layers of a ResNet make 8x8 to 1x1 pixels of small images, where oneDNN's kernels, that of the
-    weights' gradient above all, reach between a half and a few percent of what its matrix product does. The
-    gradient of torch's attention in bf16 takes half the time of a training step of a vision transformer.
-    All else is as it was.
+    The last layers of a ResNet reduce small images to 8x8 to 1x1 pixels, where oneDNN's kernels, above all
+    that of the weights' gradient, reach between a half and a few percent of the throughput of its matrix
+    product.
+    The gradient of torch's attention in bf16 takes half the time of a training step of a vision transformer.
+    All other operations are unchanged.
     """
 
     def __torch_function__(

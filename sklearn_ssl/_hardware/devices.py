@@ -1,9 +1,8 @@
-"""Where to compute, and at what precision."""
+"""Device and precision of the computation."""
 
 from __future__ import annotations
 
 import functools
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,25 +10,30 @@ from typing import Any
 import torch
 
 from sklearn_ssl._checks import shortened
+from sklearn_ssl._warnings import warn
 
 
 def resolve_device(device: Any) -> torch.device:
-    """The device meant by a `device` parameter.
+    """Return the device that the parameter `device` denotes.
 
     Parameters
     ----------
     device : "auto", str or torch.device
-        "auto": CUDA where there is one, else the CPU.
+        Value of the parameter. "auto": CUDA if it is available, else the CPU.
+
+    Returns
+    -------
+    torch.device
 
     Raises
     ------
     ValueError
-        torch does not know the device, or the machine does not have it.
+        If the device is unknown to torch or not available on this machine.
     """
     if isinstance(device, str) and device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        torch.zeros(1, device=device).cpu()  # "meta" makes tensors that hold nothing
+        torch.zeros(1, device=device).cpu()  # .cpu() rejects "meta", whose tensors have no data
         return torch.device(device)
     except (RuntimeError, AssertionError, NotImplementedError, TypeError, ValueError) as error:
         there = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
@@ -40,14 +44,20 @@ def resolve_device(device: Any) -> torch.device:
 
 
 def resolve_precision(precision: str, device: torch.device) -> str:
-    """ "bf16" or "float32"; "auto" takes bf16 where the device is fast in it.
+    """Return the precision of the computation, "bf16" or "float32".
 
-    That is CUDA from compute capability 8 on, and CPUs with AMX or AVX512-BF16 instructions.
+    "auto" selects bf16 on devices with instructions for it: CUDA from compute capability 8 on, and CPUs with
+    AMX or AVX512-BF16.
 
     Raises
     ------
     ValueError
-        No such precision, or a GPU without bf16.
+        If the precision is unknown, or is bf16 on a GPU that does not support it.
+
+    Warns
+    -----
+    UserWarning
+        If the precision is bf16 on a CPU without instructions for it.
     """
     if not isinstance(precision, str) or precision not in ("auto", "bf16", "bfloat16", "float32"):
         raise ValueError(f"precision={shortened(precision)}: give 'auto', 'bf16' or 'float32'.")
@@ -62,16 +72,15 @@ def resolve_precision(precision: str, device: torch.device) -> str:
             f"on). Set precision='auto', which takes float32 here."
         )
     if not fast and device.type == "cpu":
-        warnings.warn(
+        warn(
             f"precision={precision!r}: this CPU has no instructions for it (AMX or AVX512-BF16) and is "
-            f"slower in it than in float32. Set precision='auto', which takes the faster one.",
-            stacklevel=2,
+            f"slower in it than in float32. Set precision='auto', which takes the faster one."
         )
     return "bf16"
 
 
 def is_fast_in_bf16(device: torch.device) -> bool:
-    """Whether the device has instructions for bf16."""
+    """Return whether the device has instructions for bf16."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
     if device.type == "cpu":
@@ -80,33 +89,35 @@ def is_fast_in_bf16(device: torch.device) -> bool:
 
 
 def resolve_compile(compile: bool, device: torch.device) -> bool:
-    """Whether to compile: as asked, unless `torch.compile` does not work here, which is a warning."""
+    """Return whether to compile; if `torch.compile` does not work here, warn and return False."""
     if not compile:
         return False
     problem = _compiling_fails(device.type)
     if problem:
-        warnings.warn(
+        warn(
             f"compile=True, but torch.compile does not work here ({problem}): going on without it. It needs "
             f"a C++ compiler (Linux: g++, macOS: Xcode's command line tools, Windows: Visual Studio's build "
-            f"tools), and on a GPU triton.",
-            stacklevel=2,
+            f"tools), and on a GPU triton."
         )
     return problem is None
 
 
 @functools.cache
 def _compiling_fails(device_type: str) -> str | None:
-    """What a small function's compilation says; None if it works."""
+    """Return the error of compiling a small function, or None if it succeeds."""
     try:
         torch.compile(lambda x: (x + 1).sin(), dynamic=False)(torch.zeros(2, device=device_type))
-    except Exception as error:  # of torch, triton, the compiler, the file system
+    except Exception as error:  # from torch, triton, the compiler or the file system
         return f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
     return None
 
 
 @contextmanager
 def fast_float32(device: torch.device) -> Iterator[None]:
-    """While open, float32 products on CUDA may use TF32: 10 bits of mantissa, as convolutions do already."""
+    """Context manager in which float32 matrix products on CUDA may use TF32, with 10 bits of mantissa.
+
+    Convolutions use it by default.
+    """
     if device.type != "cuda":
         yield
         return
@@ -120,11 +131,12 @@ def fast_float32(device: torch.device) -> Iterator[None]:
 
 @contextmanager
 def memory_advice(batch_size: int, micro_batches: int) -> Iterator[None]:
-    """Say what to do where a batch does not fit into the device's memory.
+    """Context manager that converts torch's out-of-memory errors to a MemoryError with advice.
 
     Raises
     ------
     MemoryError
+        If a step does not fit into the memory of the device.
     """
     try:
         yield
@@ -139,5 +151,5 @@ def memory_advice(batch_size: int, micro_batches: int) -> Iterator[None]:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether torch failed to allocate memory, on a GPU or on the CPU."""
+    """Return whether torch failed to allocate memory, on a GPU or on the CPU."""
     return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)

@@ -1,32 +1,34 @@
-"""A warning for processes that were forked from one that had computed in parallel."""
+"""Warning in processes that were forked from one that had computed on several threads."""
 
 from __future__ import annotations
 
 import os
-import warnings
 
 import torch
 
+from sklearn_ssl._warnings import warn
+
+# Whether a fit or transform has run on several threads in this process or, before the fork, in its parent.
 _has_computed = False
 
 
+# Whether this process was forked after that.
 _is_forked = False
 
 
 def warn_if_forked() -> None:
-    """Warn in a process in which torch may wait for ever, for threads that a fork has not copied.
+    """Warn if torch may deadlock in this process, waiting for threads that a fork has not copied.
 
-    Seen only where a fit or transform has run in the parent process, on several threads.
+    This is detected only if a fit or transform has run in the parent process on several threads.
     """
     global _has_computed
     _has_computed = _has_computed or torch.get_num_threads() > 1
     if _is_forked and torch.get_num_threads() > 1:
-        warnings.warn(
+        warn(
             "This process was forked from one that had computed on several threads, which a fork does not "
             "copy: torch may wait for them for ever. Call torch.set_num_threads(1) here first, or start "
             "processes by 'spawn' or 'forkserver', or with joblib.",
             RuntimeWarning,
-            stacklevel=3,
         )
 
 

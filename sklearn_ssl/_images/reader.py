@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -74,15 +74,24 @@ class Reader:
             ) from None
 
 
-def make_reader(reader: Any, params: dict[str, Any]) -> Reader:
-    """The settings behind `reader=` and `reader__...`."""
-    return resolve_reader(reader)(**params)
+def make_reader(reader: Reader | None, params: dict[str, Any]) -> Reader:
+    """Return the settings given as `reader=`, with those of `reader_params` in their place."""
+    target = resolve_reader(reader)
+    return replace(target, **params) if isinstance(target, Reader) else target(**params)
 
 
-def resolve_reader(reader: Any) -> type[Reader]:
-    if not isinstance(reader, str) or reader != "files":
-        raise ValueError(
-            f"reader={reader!r}: leave it at 'files'. A function of your own that reads a file is "
-            f"reader__read=function."
-        )
-    return Reader
+def resolve_reader(reader: Any) -> Reader | type[Reader]:
+    """Return the settings, or the class whose defaults hold where none are given.
+
+    Raises
+    ------
+    ValueError
+    """
+    if reader is None:
+        return Reader
+    if isinstance(reader, Reader):
+        return reader
+    raise ValueError(
+        f"reader={reader!r}: give a sklearn_ssl.Reader, or None. A function of your own that reads a file is "
+        f"reader__read=function."
+    )

@@ -145,12 +145,18 @@ def _of_this_format(head: dict, kind: str) -> dict:
 
 
 def _encode(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
-    """The value as JSON has it; tensors go into the dict, under the names of their places."""
+    """Return the value as JSON has it; tensors go into the dict.
+
+    A tensor is named by its key, as in the state dict that it is from, so that other tools find it under the
+    name that they expect; by its whole place where two have the same key.
+    """
     if isinstance(value, Tensor):
-        while name in tensors:  # {"a/b": x, "a": {"b": y}}
-            name += "'"
-        tensors[name] = value.detach().cpu().contiguous()
-        return {TENSOR: name}
+        key = name.rpartition("/")[2]
+        key = name if key in tensors else key
+        while key in tensors:  # {"a/b": x, "a": {"b": y}}
+            key += "'"
+        tensors[key] = value.detach().cpu().contiguous()
+        return {TENSOR: key}
     if isinstance(value, np.generic):
         value = value.item()
     if value is None or type(value) in (bool, int, float, str):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
@@ -19,6 +18,7 @@ from torch.overrides import TorchFunctionMode
 
 from sklearn_ssl._hardware.ambient import lent_generators
 from sklearn_ssl._hardware.devices import is_out_of_memory
+from sklearn_ssl._images.inputs import ImageFormat
 from sklearn_ssl._images.pixel_scale import PixelScale
 from sklearn_ssl._images.reader import Reader
 from sklearn_ssl._models.container import ArchiveError, is_plain, plain_items, read_archive, write_archive
@@ -27,6 +27,7 @@ from sklearn_ssl._networks.backbones import averaged, make_backbone
 from sklearn_ssl._networks.inference import detached_copy, has_hooks, make_encoder
 from sklearn_ssl._networks.student import load_plain_state
 from sklearn_ssl._networks.torchvision_models import RESNETS, choose_stem
+from sklearn_ssl._warnings import warn
 
 KIND = "model"
 
@@ -41,6 +42,8 @@ NEVER_TAKEN = (*PLACES, "backbone_params.weights", "callbacks")
 
 # What `pack` puts in place of `encoder_`.
 WEIGHTS = "_encoder_weights"
+# Fields of a PixelScale that are numbers of each channel.
+SCALE = ("low", "span", "mean", "std")
 
 
 NUMBER = (int, float)
@@ -61,8 +64,13 @@ def _is_device(value: Any) -> bool:
 FITTED = {
     WEIGHTS: {str: Tensor},
     "_n_features_out": _is_size,
-    "_pixel_dtype": lambda value: value in ("uint8", "float32"),
-    "_pixels": {**dict.fromkeys(("low", "span", "mean", "std"), Tensor), "bounded": bool},
+    "_images": {
+        "shape": lambda value: _are_sizes(value, 3),
+        "size": lambda value: _are_sizes(value, 2),
+        "dtype": lambda value: value in ("uint8", "float32"),
+        "is_array": bool,
+    },
+    "_pixels": {**{name: [float] for name in SCALE}, "bounded": bool},
     "augment_?": str,
     "backbone_?": str,
     "batch_size_": _is_size,
@@ -70,8 +78,6 @@ FITTED = {
     "device_": _is_device,
     "feature_names_in_?": [str],
     "history_": [{str: object}],
-    "image_shape_": lambda value: _are_sizes(value, 3),
-    "image_size_": lambda value: _are_sizes(value, 2),
     "lr_": NUMBER,
     "max_epochs_": (int, None),
     "n_features_in_?": _is_size,
@@ -200,7 +206,7 @@ def load_model(
     if left_out:
         given = ", ".join(f"{name}={value}" for name, value in left_out.items())
         when = "before files are read or it is fitted" if "reader__read" in left_out else "before another fit"
-        warnings.warn(f"A file without code could not hold {given}: set it again {when}.", stacklevel=3)
+        warn(f"A file without code could not hold {given}: set it again {when}.")
     return embedder
 
 
@@ -208,13 +214,13 @@ def _check_values(
     path: str | os.PathLike, params: dict[str, Any], fitted: dict[str, Any], has_name: bool
 ) -> None:
     """Refuse what has the right form, and yet cannot be a model."""
-    scale = {name: value for name, value in fitted["_pixels"].items() if name != "bounded"}
+    scale = {name: torch.tensor(fitted["_pixels"][name]) for name in SCALE}
     tensors = {**fitted[WEIGHTS], **scale}
     wrong = [name for name, value in tensors.items() if not _is_finite(value)]
     wrong += [
         name for name in ("std", "span", "pixels.std") if name in tensors and not (tensors[name] > 0).all()
     ]
-    wrong += [name for name, value in scale.items() if value.shape != (fitted["image_shape_"][2],)]
+    wrong += [name for name, value in scale.items() if value.shape != (fitted["_images"]["shape"][2],)]
     if has_name != ("backbone_" in fitted):
         wrong.append("backbone_")
     depth = (params.get("backbone_params") or {}).get("depth")  # each layer takes memory, without weights too
@@ -263,11 +269,13 @@ def pack(state: Mapping[str, Any]) -> dict[str, Any]:
     elif encoder is not None:
         packed["encoder_"] = detached_copy(encoder).cpu()
     if "_pixels" in packed:
-        packed["_pixels"] = _arrays(asdict(packed["_pixels"]))
+        scale = asdict(packed["_pixels"])
+        packed["_pixels"] = {name: scale[name].tolist() for name in SCALE} | {"bounded": scale["bounded"]}
     if "device_" in packed:
         packed["device_"] = str(packed["device_"])
-    if "_pixel_dtype" in packed:
-        packed["_pixel_dtype"] = str(packed["_pixel_dtype"]).removeprefix("torch.")
+    if "_images" in packed:
+        images = asdict(packed["_images"])
+        packed["_images"] = {**images, "dtype": str(images["dtype"]).removeprefix("torch.")}
     if "_training_state" in packed:
         packed["_training_state"] = _arrays(packed["_training_state"])
     return packed
@@ -277,11 +285,15 @@ def unpack(packed: Mapping[str, Any]) -> dict[str, Any]:
     """What `pack` was given, on the CPU."""
     state = dict(packed)
     if "_pixels" in state:
-        state["_pixels"] = PixelScale(**_tensors(state["_pixels"]))
+        scale = {name: torch.tensor(state["_pixels"][name]) for name in SCALE}
+        state["_pixels"] = PixelScale(**scale, bounded=state["_pixels"]["bounded"])
     if "device_" in state:
         state["device_"] = torch.device(state["device_"])
-    if "_pixel_dtype" in state:
-        state["_pixel_dtype"] = getattr(torch, state["_pixel_dtype"])
+    if "_images" in state:
+        images = state["_images"]
+        sizes = {name: tuple(images[name]) for name in ("shape", "size")}
+        state["_images"] = ImageFormat(**{**images, **sizes, "dtype": getattr(torch, images["dtype"])})
+        state["image_shape_"], state["image_size_"] = state["_images"].shape, state["_images"].size
     if "_training_state" in state:
         state["_training_state"] = _tensors(state["_training_state"])
     if WEIGHTS in state:

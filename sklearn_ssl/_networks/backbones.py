@@ -1,10 +1,9 @@
-"""Backbones by name, whose stem or patches fit the image size, or any `nn.Module`; and their feature maps."""
+"""Backbones by name, with a stem or patches that fit the image size, or of any `nn.Module`; feature maps."""
 
 from __future__ import annotations
 
 import copy
 import inspect
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -25,13 +24,14 @@ from sklearn_ssl._networks.torchvision_models import (
 from sklearn_ssl._networks.vit import ViT, make_vit
 from sklearn_ssl._networks.weights import first_five
 from sklearn_ssl._params import did_you_mean
+from sklearn_ssl._warnings import warn
 
-# First names of the last layer in torchvision, timm and many others, where it is a classifier.
-CLASSIFIERS = ("classifier", "fc", "head", "heads", "last_linear", "logits")
+# Names of the classifier, the last layer, in models of torchvision, timm and many other packages.
+CLASSIFIER_NAMES = ("classifier", "fc", "head", "heads", "last_linear", "logits")
 
 
 def resolve_backbone(backbone: str | nn.Module | Callable) -> Callable:
-    """What makes this backbone; its keyword-only parameters are the names after `backbone__`.
+    """Return the callable that creates a backbone; its keyword-only parameters are those of `backbone__`.
 
     Parameters
     ----------
@@ -42,15 +42,15 @@ def resolve_backbone(backbone: str | nn.Module | Callable) -> Callable:
     Returns
     -------
     callable
-        For a name: `make_vit`, or `resnet` or `torchvision_model` with the name filled in. A module
-        or a factory is returned as it is.
+        For a name: `make_vit`, or a partial of `resnet` or `torchvision_model` with the name. A module
+        or a factory is returned unchanged.
 
     Raises
     ------
     ValueError
-        For an unknown name.
+        If the name is unknown.
     TypeError
-        For anything else that cannot be called.
+        If `backbone` is neither a name nor callable.
     """
     if callable(backbone):
         return backbone
@@ -70,35 +70,36 @@ def resolve_backbone(backbone: str | nn.Module | Callable) -> Callable:
 def build_backbone(
     backbone: str | nn.Module | Callable, params: dict, *, in_channels: int, image_size: tuple[int, int]
 ) -> tuple[nn.Module, int]:
-    """Make the backbone, and find the width of its features by a dry run in eval mode.
+    """Create the backbone, and determine the width of its features by a dry run in eval mode.
 
     Parameters
     ----------
     backbone : str, nn.Module or callable
-        See `resolve_backbone`. A module is copied, so it is never trained in place. A factory that
-        has a parameter `in_channels` or `image_size` is given it.
+        See `resolve_backbone`. A module is copied, so that it is never trained in place. A factory
+        receives `in_channels` and `image_size` if it has parameters of these names.
     params : dict
         Parameters of a named backbone (see `resnet`, `make_vit`, `torchvision_model`) or of the factory;
-        a module takes none.
+        must be empty for a module.
     in_channels : int
-        Channels of an image.
+        Number of channels of an image.
     image_size : tuple of two ints
         (height, width) in pixels.
 
     Returns
     -------
     module : nn.Module
-        Maps images (n, in_channels, height, width), float, to features (n, feature_dim). Feature maps
-        are averaged over space. It is on the CPU.
+        Module on the CPU that maps float images (n, in_channels, height, width) to features
+        (n, feature_dim). Feature maps are averaged over space.
     feature_dim : int
+        Width of the features.
 
     Raises
     ------
     ValueError
-        If there is no such backbone, if it cannot take these images, if it returns something else
-        than features, or if its weights do not fit.
+        If the backbone is unknown, rejects images of this size, does not return features, or does not match
+        the given weights.
     TypeError
-        If a factory returns no module.
+        If a factory does not return a module.
     """
     module, label = make_backbone(backbone, params, in_channels, image_size), _label(backbone)
     output = _dry_run(module, label, in_channels, image_size)
@@ -113,7 +114,7 @@ def build_backbone(
 def make_backbone(
     backbone: str | nn.Module | Callable, params: dict, in_channels: int, image_size: tuple[int, int]
 ) -> nn.Module:
-    """Make the backbone, without a look at what it returns; see `build_backbone`."""
+    """Create the backbone without checking its output; see `build_backbone`."""
     make = resolve_backbone(backbone)
     if isinstance(make, torch.jit.ScriptModule):
         raise ValueError(
@@ -126,8 +127,8 @@ def make_backbone(
                 f"backbone is an instance of {_label(backbone)}, which takes no parameters; got "
                 f"{', '.join(f'backbone__{key}' for key in params)}. Pass the class or a factory to set them."
             )
-        return copy.deepcopy(make).cpu()  # the user's own may be on a GPU; what is built here is on the CPU
-    with _told_of(backbone, params):
+        return copy.deepcopy(make).cpu()  # the user's module may be on a GPU
+    with _naming_backbone(backbone, params):
         if isinstance(backbone, str):
             return make(in_channels, image_size, **params)
         sizes = {"in_channels": in_channels, "image_size": image_size}
@@ -142,27 +143,29 @@ def make_backbone(
 
 
 def averaged(module: nn.Module) -> nn.Sequential:
-    """A module that returns feature maps (n, d, height, width), made to return features (n, d)."""
+    """Append global average pooling to a module: maps (n, d, height, width) become features (n, d)."""
     return nn.Sequential(module, nn.AdaptiveAvgPool2d(1), nn.Flatten())
 
 
 def feature_maps(backbone: nn.Module, x: Tensor) -> Tensor:
-    """What a backbone averages over space to features.
+    """Return the feature maps whose average over space is a backbone's features.
 
     Parameters
     ----------
     backbone : nn.Module
-        As `build_backbone` makes it: a ResNet, a vision transformer, or a module that returns maps.
+        Module of `build_backbone`: a ResNet, a vision transformer, or a module that returns feature maps.
     x : Tensor of shape (n, channels, height, width)
+        Images.
 
     Returns
     -------
     Tensor of shape (n, feature_dim, rows, columns)
+        Feature maps.
 
     Raises
     ------
     ValueError
-        The backbone shows its features only.
+        If the backbone does not expose feature maps.
     """
     if isinstance(backbone, ViT):
         grid = (x.shape[2] // backbone.patch_size, x.shape[3] // backbone.patch_size)
@@ -181,30 +184,31 @@ def feature_maps(backbone: nn.Module, x: Tensor) -> Tensor:
 
 
 def _is_pooled(backbone: nn.Sequential) -> bool:
-    """Whether its last layers average maps over space, as `build_backbone` has it."""
+    """Return whether the last layers are the global average pooling that `averaged` appends."""
     kinds = [type(layer) for layer in backbone][-2:]
     return kinds == [nn.AdaptiveAvgPool2d, nn.Flatten] and backbone[-2].output_size in (1, (1, 1))
 
 
 @contextmanager
-def _told_of(backbone: Any, params: dict) -> Iterator[None]:
-    """Say which backbone, and with which parameters, could not be made."""
+def _naming_backbone(backbone: Any, params: dict) -> Iterator[None]:
+    """Report any error as a ValueError that names the backbone and its parameters."""
     try:
         yield
-    except Exception as error:  # a factory may raise anything
+    except Exception as error:  # factories may raise any exception
         if isinstance(backbone, str) and isinstance(error, ValueError):
-            raise  # in our own words
+            raise  # a message of this package, which already names the parameter
         given = f" with {as_nested('backbone', params)}" if params else ""
         raise ValueError(f"backbone {_label(backbone)} cannot be made{given}: {error}") from error
 
 
 def _dry_run(module: nn.Module, label: str, in_channels: int, image_size: tuple[int, int]) -> Any:
-    """Output for two black images. In eval mode, so that BatchNorm's statistics stay as they are."""
+    """Return the output for two black images, in eval mode so that BatchNorm's statistics do not change."""
+    # Modules can be in different modes (a frozen BatchNorm): each one's is restored.
     modes = [(part, part.training) for part in module.modules()]
     try:
         with torch.no_grad():
             return module.eval()(torch.zeros(2, in_channels, *image_size))
-    except Exception as error:  # a module may raise anything
+    except Exception as error:  # modules may raise any exception
         size = " x ".join(map(str, (in_channels, *image_size)))
         raise ValueError(
             f"backbone {label} cannot take images of {size}: {str(error).rstrip('.')}. "
@@ -231,19 +235,18 @@ def _check_features(output: Any, label: str) -> None:
 
 
 def _warn_of_classifier(module: nn.Module, label: str, feature_dim: int) -> None:
-    """A classifier on new classes is untrained: its outputs say less of an image than what goes into it."""
+    """Warn if the backbone seems to end in a classifier, whose outputs inform less than its inputs."""
     layers = layers_of(module, (nn.Linear, nn.Conv2d))
     name, last = layers[-1] if layers else ("", None)
-    if name.split(".")[0] not in CLASSIFIERS:
+    if name.split(".")[0] not in CLASSIFIER_NAMES:
         return
     linear = isinstance(last, nn.Linear)
     before, after = (last.in_features, last.out_features) if linear else (last.in_channels, last.out_channels)
     if after == feature_dim != before:
-        warnings.warn(
+        warn(
             f"The backbone {label} ends in the layer {name!r}, from {before} to {after} "
             f"features, which looks like a classifier, and embeddings would be its outputs. If it is one, "
-            f"take it off: module.{name} = nn.Identity(), or num_classes=0 for a model of timm.",
-            stacklevel=2,
+            f"take it off: module.{name} = nn.Identity(), or num_classes=0 for a model of timm."
         )
 
 

@@ -1,4 +1,4 @@
-"""Torchvision's classification models as backbones."""
+"""Classification models of torchvision as backbones."""
 
 from __future__ import annotations
 
@@ -15,39 +15,44 @@ from torchvision.models import WeightsEnum, get_model
 from sklearn_ssl._checks import check_choice
 from sklearn_ssl._networks.weights import load_weights, read_weights, widen_filters
 
-TORCHVISION = tuple(models.list_models(module=models))  # this module holds the classification models only
+# `torchvision.models` itself holds the classification models only.
+TORCHVISION = tuple(models.list_models(module=models))
 
 
-RESNETS = tuple(  # by length, so that error messages begin with resnet18
+# Sorted by length, so that error messages begin with resnet18.
+RESNETS = tuple(
     sorted((name for name in TORCHVISION if name.startswith(("resnet", "resnext", "wide_resnet"))), key=len)
 )
 
 
-# first convolution's kernel size and stride, then the pooling
+# Stem -> kernel size and stride of the first convolution, and the pooling layer.
 STEMS: dict[str, tuple[int, int, Callable[[], nn.Module]]] = {
     "imagenet": (7, 2, partial(nn.MaxPool2d, 3, stride=2, padding=1)),
     "3x3": (3, 1, nn.Identity),  # SimCLR, arXiv:2002.05709, appendix B.9
-    "3x3-pool": (3, 1, partial(nn.MaxPool2d, 2, ceil_mode=True)),  # an image one pixel high stays one high
+    "3x3-pool": (3, 1, partial(nn.MaxPool2d, 2, ceil_mode=True)),  # keeps an image of height 1
     "3x3-stride2": (3, 2, nn.Identity),
 }
 
 
-# The short side decides. Layers 2 to 4 divide it by 8 and the ImageNet stem by another 4, which would
-# leave one pixel of 32; at any size the 3x3 stem makes for about 15 times the ImageNet stem's arithmetic.
+# Stem for "auto", by the short side of the images. Layers 2 to 4 divide it by 8 and the ImageNet stem by
+# another 4, which would reduce 32 pixels to one; at any size the 3x3 stem costs about 15 times the arithmetic
+# of the ImageNet stem.
 AUTO_STEMS = ((32, "3x3"), (64, "3x3-pool"), (math.inf, "imagenet"))  # (below this many pixels, stem)
 
 
-# auxiliary classifiers are thrown away; init_weights=None, torchvision's default, warns
+# Keyword arguments of models with auxiliary classifiers, which are dropped; torchvision's default of
+# init_weights, None, warns.
 AUXILIARY = {name: {"aux_logits": False, "init_weights": True} for name in ("googlenet", "inception_v3")}
 
 
+# Prefixes of the weights of auxiliary classifiers in state dicts.
 AUXILIARY_KEYS = ("aux1.", "aux2.", "AuxLogits.")
 
 
 def auto_stem(image_size: tuple[int, int]) -> str:
-    """Name of the ResNet stem for images of this (height, width) in pixels.
+    """Return the name of the ResNet stem for images of this (height, width) in pixels.
 
-    Below 32 pixels (short side) "3x3", below 64 "3x3-pool", else "imagenet".
+    "3x3" for a short side below 32 pixels, "3x3-pool" below 64, else "imagenet".
     """
     return next(stem for below, stem in AUTO_STEMS if min(image_size) < below)
 
@@ -61,33 +66,36 @@ def resnet(
     stem: str = "auto",
     weights: Mapping[str, Tensor] | str | os.PathLike | WeightsEnum | None = None,
 ) -> nn.Module:
-    """ResNet, ResNeXt or Wide ResNet of torchvision, without its classifier.
+    """Create a ResNet, ResNeXt or Wide ResNet of torchvision, without its classifier.
 
     Parameters
     ----------
     name : str
-        Torchvision's name.
-    in_channels, image_size : int, tuple of two ints
-        Channels and (height, width) of an image.
+        Name of the model in torchvision.
+    in_channels : int
+        Number of channels of an image.
+    image_size : tuple of two ints
+        (height, width) of an image, in pixels.
     stem : {"auto", "imagenet", "3x3", "3x3-pool", "3x3-stride2"}, default="auto"
-        The layers before the first block. "imagenet": 7x7 convolution and 3x3 max-pool, stride 2 each;
-        "3x3": 3x3 convolution with stride 1, no pool (SimCLR for CIFAR-10, arXiv:2002.05709);
-        "3x3-pool": that and 2x2 max-pool; "3x3-stride2": 3x3 convolution with stride 2, no pool.
-        The less a stem shrinks the image, the more arithmetic the blocks do. "auto": what fits the
-        weights if some are given ("3x3" for a 3x3 convolution), else `auto_stem`.
+        Layers before the first block. "imagenet": 7x7 convolution and 3x3 max pooling, stride 2 each;
+        "3x3": 3x3 convolution with stride 1, no pooling (SimCLR for CIFAR-10, arXiv:2002.05709);
+        "3x3-pool": the same and 2x2 max pooling; "3x3-stride2": 3x3 convolution with stride 2, no pooling.
+        The less a stem reduces the image, the more arithmetic the blocks do. "auto": the stem that matches
+        the weights if some are given ("3x3" for a 3x3 convolution), else `auto_stem`.
     weights : state dict, path, torchvision weights or their name, default=None
-        Start from these; None: random. A name such as "IMAGENET1K_V1" is downloaded by torchvision.
-        Classifier weights are ignored. Filters for RGB are adapted to other channels (`widen_filters`).
+        Initial weights; None: random. Weights given by a name such as "IMAGENET1K_V1" are downloaded by
+        torchvision. Classifier weights are ignored. Filters for RGB are adapted to other numbers of
+        channels (`widen_filters`).
 
     Returns
     -------
     nn.Module
-        Images (n, in_channels, height, width) to features (n, d).
+        Module that maps images (n, in_channels, height, width) to features (n, d).
 
     Raises
     ------
     ValueError
-        For an unknown stem, and for weights that cannot be read or do not fit.
+        If the stem is unknown, or the weights cannot be read or do not match.
     """
     state = read_weights(name, weights)
     kernel, stride, pool = STEMS[choose_stem(stem, image_size, state)]
@@ -107,26 +115,28 @@ def torchvision_model(
     *,
     weights: Mapping[str, Tensor] | str | os.PathLike | WeightsEnum | None = None,
 ) -> nn.Module:
-    """Any other classification model of torchvision: as it is, without its classifier.
+    """Create any other classification model of torchvision, unchanged except for the classifier.
 
     Parameters
     ----------
     name : str
-        Torchvision's name.
-    in_channels, image_size : int, tuple of two ints
-        Channels and (height, width) of an image. The size changes nothing in these models.
+        Name of the model in torchvision.
+    in_channels : int
+        Number of channels of an image.
+    image_size : tuple of two ints
+        (height, width) of an image, in pixels; ignored, as these models do not depend on it.
     weights : state dict, path, torchvision weights or their name, default=None
-        As in `resnet`.
+        Initial weights, as in `resnet`.
 
     Returns
     -------
     nn.Module
-        Images (n, in_channels, height, width) to features (n, d).
+        Module that maps images (n, in_channels, height, width) to features (n, d).
 
     Raises
     ------
     ValueError
-        For weights that cannot be read or do not fit.
+        If the weights cannot be read or do not match.
     """
     state = read_weights(name, weights)
     model = get_model(name, weights=None, **AUXILIARY.get(name, {}))
@@ -138,7 +148,7 @@ def torchvision_model(
 
 
 def choose_stem(stem: str, image_size: tuple[int, int], state: Mapping[str, Tensor] | None) -> str:
-    """What "auto" means: what fits the weights, if there are some, else the images."""
+    """Return the stem: for "auto", the one that matches the weights, or the images without weights."""
     check_choice("backbone__stem", stem, ("auto", *STEMS))
     if not state or "conv1.weight" not in state:
         return auto_stem(image_size) if stem == "auto" else stem
@@ -154,7 +164,7 @@ def choose_stem(stem: str, image_size: tuple[int, int], state: Mapping[str, Tens
 
 
 def _finish(model: nn.Module, name: str, state: dict[str, Tensor] | None, in_channels: int) -> None:
-    """Remove the classifier, then load the weights, if any."""
+    """Remove the classifier, then load the weights if some are given."""
     head = _remove_head(model)
     if state is None:
         return
@@ -166,7 +176,7 @@ def _finish(model: nn.Module, name: str, state: dict[str, Tensor] | None, in_cha
 
 
 def _remove_head(model: nn.Module) -> str:
-    """Replace the classifier, which is the last layer with weights, and the dropout that is a part of it."""
+    """Replace the classifier, the last layer with weights, and the dropout before it; return its name."""
     head, _ = layers_of(model, (nn.Linear, nn.Conv2d))[-1]  # SqueezeNet's classifier is a convolution
     names = [name for name, _ in model.named_modules()]
     before = names[names.index(head) - 1]
@@ -177,12 +187,12 @@ def _remove_head(model: nn.Module) -> str:
 
 
 def _redraw(conv: nn.Conv2d, in_channels: int) -> None:
-    """Let a fresh convolution take another number of channels, with outputs as large as before."""
+    """Initialize a convolution for another number of input channels, keeping the scale of its outputs."""
     std = conv.weight.detach().std() * math.sqrt(conv.in_channels / in_channels)
     conv.in_channels = in_channels
     conv.weight = nn.Parameter(std * torch.randn(conv.out_channels, in_channels, *conv.kernel_size))
 
 
 def layers_of(model: nn.Module, kind: type | tuple[type, ...]) -> list[tuple[str, nn.Module]]:
-    """(name, layer) in the order in which they were made, which is the order of use in torchvision."""
+    """Return (name, layer) in the order of creation, which in torchvision is the order of use."""
     return [(name, layer) for name, layer in model.named_modules() if isinstance(layer, kind)]

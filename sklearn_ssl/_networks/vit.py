@@ -1,4 +1,4 @@
-"""The vision transformer that `backbone="vit"` names: torchvision's, sized to the images."""
+"""The vision transformer of `backbone="vit"`: torchvision's, with sizes that fit the images."""
 
 from __future__ import annotations
 
@@ -14,41 +14,43 @@ from sklearn_ssl._checks import check_choice, check_number
 POOLINGS = ("mean", "class")
 
 
-# The short side decides: 8 x 8 patches of 32 or 64 pixels, 14 x 14 of 224.
+# Side of a patch for "auto", by the short side: 8 x 8 patches at 32 or 64 pixels, 14 x 14 at 224.
 AUTO_PATCHES = ((64, 4), (128, 8), (math.inf, 16))  # (below this many pixels, side of a patch)
 
 
 class ViT(VisionTransformer):
-    """Torchvision's vision transformer without its classifier, for images of any size and any channels.
+    """Torchvision's vision transformer without classifier, for images of any size and number of channels.
 
-    An image is cut into patches, each of which becomes a token; all tokens look at one another in every
-    layer. Its state dict has torchvision's names, and loads into a `VisionTransformer` of the same sizes.
+    An image is divided into patches, each of which becomes a token; all tokens attend to one another in every
+    layer [1]_. The state dict has torchvision's names and loads into a `VisionTransformer` of the same sizes.
 
     Parameters
     ----------
     in_channels : int
+        Number of channels of an image.
     image_size : tuple of two ints
-        (height, width) in pixels; the patch's side divides both.
+        (height, width) in pixels; both are divisible by the side of a patch.
     patch : int
         Side of a patch in pixels.
     width : int
-        Of a token, and so of the features; divisible by 4.
+        Width of a token, and so of the features; divisible by 4.
     depth : int
-        Layers.
+        Number of layers.
     heads : int
-        Of each layer's attention.
+        Number of attention heads in each layer.
     pooling : {"mean", "class"}
-        The features: the mean of the patches' tokens, or the class token.
+        Reduction of the tokens to features: the mean of the patch tokens, or the class token.
 
     Attributes
     ----------
     patch_size : int
+        Side of a patch in pixels.
     grid : tuple of two ints
-        Patches in a column and in a row.
+        Number of patches in a column and in a row.
 
     References
     ----------
-    Dosovitskiy et al., "An Image is Worth 16x16 Words", ICLR 2021, arXiv:2010.11929.
+    .. [1] Dosovitskiy et al., "An Image is Worth 16x16 Words", ICLR 2021, arXiv:2010.11929.
     """
 
     def __init__(
@@ -63,7 +65,7 @@ class ViT(VisionTransformer):
         pooling: str,
     ):
         super().__init__(
-            image_size=patch,  # of its own positions, which give way to ours
+            image_size=patch,  # sizes torchvision's position embedding, which is replaced below
             patch_size=patch,
             num_layers=depth,
             num_heads=heads,
@@ -76,51 +78,56 @@ class ViT(VisionTransformer):
         self.conv_proj = nn.Conv2d(in_channels, width, patch, patch)
         nn.init.trunc_normal_(self.conv_proj.weight, std=math.sqrt(1 / (in_channels * patch**2)))
         nn.init.zeros_(self.conv_proj.bias)
-        # Trained on from where MAE keeps them; the class token has none.
+        # MAE keeps these sine-cosine positions fixed; here they are the initial values of trained ones. The
+        # position of the class token starts at zero.
         positions = torch.cat([torch.zeros(1, width), sincos_positions(self.grid, width)])
         self.encoder.pos_embedding = nn.Parameter(positions[None])
 
     def extra_repr(self) -> str:
-        """What its layers do not tell: `sklearn_ssl.saving` compares models by their text."""
+        """Return the sizes and the pooling that the text of the layers does not show."""
         heads = self.encoder.layers[0].num_heads
         return f"grid={self.grid}, heads={heads}, pooling={self.pooling!r}"
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images (n, channels, height, width) to features (n, width)."""
+        """Return the features (n, width) of images (n, channels, height, width)."""
         h = self._encoded(self._patches(x) + self._positions(x))
         return h[:, 0] if self.pooling == "class" else h[:, 1:].mean(dim=1)
 
     def encode(self, x: Tensor, keep: Tensor) -> Tensor:
-        """Tokens of some patches, which see one another and no others.
+        """Return the tokens of visible patches, which attend to one another and to no hidden patch.
 
         Parameters
         ----------
         x : Tensor of shape (n, channels, height, width)
+            Images.
         keep : Tensor of shape (n, k), int64
-            Numbers of the patches, row by row from 0.
+            Indices of the visible patches, row by row from 0.
 
         Returns
         -------
         Tensor of shape (n, k, width)
+            Tokens, in the order of `keep`.
         """
         h = self._patches(x) + self._positions(x)
         h = h.gather(1, keep[:, :, None].expand(-1, -1, h.shape[2]))
         return self._encoded(h)[:, 1:]
 
     def tokens(self, x: Tensor, mask: Tensor | None = None, token: Tensor | None = None) -> Tensor:
-        """Tokens of all patches, some of them hidden.
+        """Return the tokens of all patches, some of them masked.
 
         Parameters
         ----------
         x : Tensor of shape (n, channels, height, width)
-        mask : Tensor of shape (n, patches), bool, optional
-            True: the patch is hidden.
-        token : Tensor of shape (width,), optional
-            What stands in the place of a hidden patch; its position is added to it.
+            Images.
+        mask : Tensor of shape (n, patches), bool, default=None
+            True for each masked patch; None masks no patch.
+        token : Tensor of shape (width,), default=None
+            Mask token, which replaces the embedding of a masked patch before its position is added.
 
         Returns
         -------
         Tensor of shape (n, patches, width)
+            Tokens of all patches.
         """
         h = self._patches(x)
         if mask is not None:
@@ -128,7 +135,7 @@ class ViT(VisionTransformer):
         return self._encoded(h + self._positions(x))[:, 1:]
 
     def _patches(self, x: Tensor) -> Tensor:
-        """(n, patches, width), without their positions."""
+        """Return the patch embeddings (n, patches, width), without positions."""
         if x.shape[2] % self.patch_size or x.shape[3] % self.patch_size:
             raise ValueError(
                 f"patches of {self.patch_size} x {self.patch_size} pixels do not divide views of "
@@ -137,7 +144,7 @@ class ViT(VisionTransformer):
         return self.conv_proj(x).flatten(2).transpose(1, 2)
 
     def _positions(self, x: Tensor) -> Tensor:
-        """(1, patches, width); between those that were learned, for views of another size (multi-crop)."""
+        """Return the position embeddings (1, patches, width), interpolated for views of another size."""
         positions = self.encoder.pos_embedding[:, 1:]
         grid = (x.shape[2] // self.patch_size, x.shape[3] // self.patch_size)
         if grid == self.grid:
@@ -146,19 +153,19 @@ class ViT(VisionTransformer):
         return F.interpolate(as_map, grid, mode="bicubic").flatten(2).transpose(1, 2)
 
     def _encoded(self, h: Tensor) -> Tensor:
-        """(n, k, width) -> (n, 1 + k, width): through all layers, behind the class token."""
+        """Prepend the class token and apply all layers: (n, k, width) -> (n, 1 + k, width)."""
         first = (self.class_token + self.encoder.pos_embedding[:, :1]).to(h.dtype).expand(h.shape[0], -1, -1)
         h = torch.cat([first, h], dim=1)
         for block in self.encoder.layers:
-            h = h + attended(block.self_attention, block.ln_1(h))
+            h = h + self_attention(block.self_attention, block.ln_1(h))
             h = h + block.mlp(block.ln_2(h))
         return self.encoder.ln(h)
 
 
-def attended(layer: nn.MultiheadAttention, x: Tensor) -> Tensor:
-    """What the layer makes of tokens (n, k, width) that look at one another.
+def self_attention(layer: nn.MultiheadAttention, x: Tensor) -> Tensor:
+    """Apply a layer's self-attention to tokens (n, k, width).
 
-    Torch's own forward hides the attention itself from `FasterOperations`.
+    Equals the layer's own forward, which may run a fused kernel that `FasterOperations` cannot intercept.
     """
     qkv = F.linear(x, layer.in_proj_weight, layer.in_proj_bias)
     q, k, v = qkv.unflatten(2, (3, layer.num_heads, -1)).permute(
@@ -177,12 +184,33 @@ def make_vit(
     heads: int | str = "auto",
     pooling: str = "mean",
 ) -> ViT:
-    """A `ViT` whose sizes are checked, and "auto" resolved.
+    """Create a `ViT`, with its sizes checked and "auto" resolved.
+
+    Parameters
+    ----------
+    in_channels : int
+        Number of channels of an image.
+    image_size : tuple of two ints
+        (height, width) of an image, in pixels.
+    patch : int or "auto", default="auto"
+        Side of a patch in pixels, which divides height and width. "auto": see `auto_patch`.
+    width : int, default=192
+        Width of a token, a multiple of 4.
+    depth : int, default=6
+        Number of layers.
+    heads : int or "auto", default="auto"
+        Number of attention heads, which divides `width`. "auto": one for each 64 of `width`.
+    pooling : {"mean", "class"}, default="mean"
+        Reduction of the tokens to features.
+
+    Returns
+    -------
+    ViT
 
     Raises
     ------
     ValueError
-        A size is no whole number or does not divide what it has to.
+        If a size is not a whole number or does not satisfy its divisibility condition.
     """
     width = check_number("backbone__width", width, whole=True, at_least=1)
     depth = check_number("backbone__depth", depth, whole=True, at_least=1)
@@ -195,24 +223,25 @@ def make_vit(
 
 
 def auto_patch(image_size: tuple[int, int]) -> int | None:
-    """Side of a patch for images of this (height, width) in pixels; None if none divides them well.
+    """Return the side of a patch for images of this (height, width) in pixels; None if no usual side fits.
 
-    About 4 below 64 pixels (short side), 8 below 128, else 16, but at most a quarter of it.
+    About 4 for a short side below 64 pixels, 8 below 128, else 16, but at most a quarter of the short side.
     """
     short = min(image_size)
     usual = next(patch for below, patch in AUTO_PATCHES if short < below)
     wanted = max(1, min(usual, short // 4))
+    # Any divisor within a factor of two will do; the nearest is that of the smallest ratio.
     near = [patch for patch in _divisors(image_size) if wanted / 2 <= patch <= wanted * 2]
     return min(near, key=lambda patch: abs(math.log(patch / wanted)), default=None)
 
 
 def sincos_positions(grid: tuple[int, int], width: int) -> Tensor:
-    """Sines and cosines of each patch's row and column, at frequencies from 1 to 1/10,000.
+    """Return sine-cosine position embeddings of each patch, at frequencies from 1 to 1/10,000.
 
     Returns
     -------
     Tensor of shape (patches, width)
-        A half for the row, a half for the column (MAE, arXiv:2111.06377, appendix A.1).
+        One half encodes the row, the other half the column (MAE, arXiv:2111.06377, appendix A.1).
     """
     frequencies = 10_000 ** -(torch.arange(width // 4) / (width // 4))
     places = torch.cartesian_prod(*(torch.arange(float(n)) for n in grid)).view(-1, 2)  # (patches, 2)
@@ -221,7 +250,7 @@ def sincos_positions(grid: tuple[int, int], width: int) -> Tensor:
 
 
 def _divisors(image_size: tuple[int, int]) -> list[int]:
-    """Sides of patches that divide height and width."""
+    """Return the sides of patches that divide height and width."""
     common = math.gcd(*image_size)
     return [side for side in range(1, common + 1) if common % side == 0]
 
@@ -247,7 +276,7 @@ def _checked_patch(patch: int | str, image_size: tuple[int, int]) -> int:
 
 
 def _checked_heads(heads: int | str, width: int) -> int:
-    """ "auto": one for 64 of the width, as in the paper."""
+    """Return the number of heads; for "auto" one for each 64 of the width, as in the paper."""
     if isinstance(heads, str) and heads == "auto":
         return next(n for n in range(max(1, width // 64), 0, -1) if width % n == 0)
     heads = check_number("backbone__heads", heads, whole=True, at_least=1, instead=("auto",))

@@ -11,14 +11,16 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import WeightsEnum, get_model, get_model_weights
 
-PREFIXES = ("module.", "backbone.", "encoder_.")
+# Prefixes that wrappers and training scripts add to all names of a state dict.
+WRAPPER_PREFIXES = ("module.", "backbone.", "encoder_.")
 
 
 def widen_filters(weight: Tensor, in_channels: int) -> Tensor:
-    """Filters (out, 3, k, k) for RGB, made into filters (out, in_channels, k, k).
+    """Adapt filters (out, 3, k, k) for RGB to another number of channels, (out, in_channels, k, k).
 
-    One channel: the sum over RGB, so that a grey image gives what its RGB copy gave. Otherwise R, G, B
-    are repeated cyclically and scaled by 3 / in_channels, so that a constant image gives about the same.
+    One channel: the sum over RGB, so that the output for a grayscale image equals that for its RGB copy.
+    Otherwise the filters of R, G and B are repeated cyclically and scaled by 3 / in_channels, so that the
+    output for a constant image stays about the same.
     """
     if in_channels == 1:
         return weight.sum(1, keepdim=True)  # (out, 1, k, k)
@@ -28,24 +30,24 @@ def widen_filters(weight: Tensor, in_channels: int) -> Tensor:
 def read_weights(
     name: str, weights: Mapping[str, Tensor] | str | os.PathLike | WeightsEnum | None
 ) -> dict[str, Tensor] | None:
-    """State dict in whatever was given as weights, without a prefix "module.", "backbone." or "encoder_.".
+    """Return the state dict of given weights, without a prefix "module.", "backbone." or "encoder_.".
 
     Parameters
     ----------
     name : str
-        Torchvision's name of the model.
+        Name of the model in torchvision.
     weights : state dict, path, torchvision weights or their name, or None
-        A file is read with ``torch.load(weights_only=True)``: it cannot run code.
+        Given weights. A file is read with ``torch.load(weights_only=True)``: it cannot run code.
 
     Returns
     -------
     dict or None
-        None if no weights are given.
+        State dict; None if no weights are given.
 
     Raises
     ------
     ValueError
-        For what is neither, and for a file without a state dict.
+        If `weights` is none of these, or a file contains no state dict.
     """
     if weights is None:
         return None
@@ -53,7 +55,7 @@ def read_weights(
     if isinstance(weights, str):
         weights = published.__members__.get(weights.removeprefix(f"{published.__name__}."), weights)
     if isinstance(weights, published):
-        # torchvision's files have old key names (densenet), which only its own loading understands
+        # Files of torchvision may have old key names (densenet), which only its own loader converts.
         return get_model(name, weights=weights).state_dict()
     if isinstance(weights, (str, os.PathLike)) and Path(weights).is_file():
         weights = _read_file(weights)
@@ -82,16 +84,23 @@ def _read_file(path: str | os.PathLike) -> Any:
 
 
 def _without_prefix(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """At most one prefix is removed, and only if all names have it."""
-    for prefix in PREFIXES:
+    """Remove at most one prefix, and only one that all names have."""
+    for prefix in WRAPPER_PREFIXES:
         if all(key.startswith(prefix) for key in state):
             return {key.removeprefix(prefix): value for key, value in state.items()}
     return dict(state)
 
 
 def load_weights(model: nn.Module, name: str, state: dict[str, Tensor]) -> None:
+    """Load a state dict into a model, with an error that lists what does not match.
+
+    Raises
+    ------
+    ValueError
+        If entries are missing, unexpected, or of another shape.
+    """
     own = model.state_dict()  # shares memory with the model
-    # files from before torch 0.4.1 lack num_batches_tracked, torchvision's own among them
+    # Files from before torch 0.4.1, torchvision's own among them, lack num_batches_tracked.
     missing = [key for key in own if key not in state and not key.endswith("num_batches_tracked")]
     unexpected = [key for key in state if key not in own]
     misshapen = [
@@ -112,5 +121,6 @@ def load_weights(model: nn.Module, name: str, state: dict[str, Tensor]) -> None:
 
 
 def first_five(keys: Any) -> str:
+    """Join the first five keys by commas, followed by an ellipsis if there are more."""
     keys = list(map(str, keys))
     return ", ".join(keys[:5]) + (", ..." if len(keys) > 5 else "")

@@ -125,31 +125,28 @@ class Checkpoint(Callback):
             self._write_or_stop(net)
 
     def on_train_end(self, net: SSLNet, **kwargs: Any) -> None:
-        if net.failure is None and not net.in_step and (net.finished or net.interrupted):
-            self._try_to_write(net)
-        remove_abandoned(self.path.parent)
+        try:
+            if net.end in ("schedule", "callback", "interrupted") and not net.in_step:
+                self._write_or_stop(net)
+        finally:
+            remove_abandoned(self.path.parent)
 
     def _is_due(self, interval: float) -> bool:
         return time.monotonic() - self.written > max(interval, self.seconds / SHARE)
 
     def _write_or_stop(self, net: SSLNet) -> None:
-        """A failure ends the training, whose result is kept."""
-        self._try_to_write(net)
-        if net.failure:
-            raise StopTraining
-
-    def _try_to_write(self, net: SSLNet) -> None:
+        """Write the file; end the training if that fails, so that its result is kept."""
         try:
             self._write(net)
         except OSError as error:
-            net.failure = error
+            raise StopTraining("failed", error) from error
 
     def _write(self, net: SSLNet) -> None:
         began = time.monotonic()
         # What callbacks note, and a file cannot hold, stays out.
         rows = [plain_items({**row, "batches": []}) for row in net.history if "train_loss" in row]
         content = {"training": net.training_state(), "history": rows, "finished": net.finished}
-        content |= {"bad": {**net.bad_before, **self.source.bad}, "fingerprint": self.fingerprint}
+        content |= {"bad": net.skipped(self.source), "fingerprint": self.fingerprint}
         try:
             write_archive(self.path, KIND, content, lambda: self._is_further(content))
         except OSError as error:

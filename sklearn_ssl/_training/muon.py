@@ -1,4 +1,4 @@
-"""What our own optimizers share: a step is one of each parameter group."""
+"""Muon: momentum with orthogonalized updates."""
 
 from __future__ import annotations
 
@@ -13,34 +13,13 @@ from torch.optim import Optimizer
 from sklearn_ssl._checks import check_number, shortened
 from sklearn_ssl._hardware.devices import is_fast_in_bf16
 
-
-class ByGroup(Optimizer):
-    """An optimizer that says what a group's step is, for the weights that have a gradient."""
-
-    @torch.no_grad()
-    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
-        """A step of all groups; with a closure, after it, and what it returned."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            weights = [p for p in group["params"] if p.grad is not None]
-            if weights:
-                self._step_group(weights, group)
-        return loss
-
-    def _step_group(self, weights: list[Tensor], group: dict) -> None:
-        raise NotImplementedError
+# Coefficients a, b and c of Muon's Newton-Schulz iteration.
+QUINTIC = (3.4445, -4.7750, 2.0315)
+# Root mean square of a step at rate 1: about that of AdamW.
+ROOT_MEAN_SQUARE = 0.2
 
 
-QUINTIC = (3.4445, -4.7750, 2.0315)  # a, b and c of Muon's iteration
-
-
-ROOT_MEAN_SQUARE = 0.2  # of a step at rate 1: about that of AdamW's
-
-
-class Muon(ByGroup):
+class Muon(Optimizer):
     r"""Momentum orthogonalized by Newton-Schulz for matrices and kernels, AdamW for everything else.
 
     The momentum of a layer's weights, as a matrix M of at most as many rows as columns, is replaced by the
@@ -70,10 +49,10 @@ class Muon(ByGroup):
         Matrices of more rows are cut into parts of at most as many, and each part is orthogonalized alone:
         the time that it takes grows with the rows, not with their square.
     iterations : int, default=3
-        Of Newton-Schulz; the author's 5 suit rows by the thousand.
+        Number of Newton-Schulz iterations. The author's 5 are needed for matrices with thousands of rows.
     betas : tuple of two floats, default=(0.9, 0.999)
     eps : float, default=1e-8
-        These two of AdamW.
+        Decay rates and denominator offset of AdamW.
     weight_decay : float, default=0.0
         :math:`\beta`, usually given by parameter group.
 
@@ -117,6 +96,19 @@ class Muon(ByGroup):
             weight_decay=weight_decay,
         )
         super().__init__(params, settings)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
+        """Take a step in each parameter group; with a closure, evaluate it first and return its value."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            weights = [p for p in group["params"] if p.grad is not None]
+            if weights:
+                self._step_group(weights, group)
+        return loss
 
     def _step_group(self, weights: list[Tensor], group: dict) -> None:
         matrices = [p for p in weights if p.ndim in (2, 4)]

@@ -6,16 +6,18 @@ import math
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from skorch import NeuralNet
 from skorch.utils import TeeGenerator
-from torch import Tensor, nn
+from torch import Tensor
 
 from sklearn_ssl._hardware.ambient import lent_generators
 from sklearn_ssl._hardware.devices import fast_float32, is_out_of_memory, memory_advice
 from sklearn_ssl._images.pixel_scale import PixelScale
+from sklearn_ssl._images.sources import Source
 from sklearn_ssl._networks.student import Student, Teacher, load_plain_state
 from sklearn_ssl._training.batches import EpochBatches, TrainingSet
 from sklearn_ssl._training.gradient_cache import GradientCache, InParts
@@ -29,14 +31,60 @@ from sklearn_ssl.losses._base import Batch, SSLLoss
 
 
 class StopTraining(Exception):
-    """Ends the training early, as planned: the time is up, or a callback says so."""
+    """End the training between two steps.
+
+    Parameters
+    ----------
+    end : {"schedule", "interrupted", "failed"}
+        As in `Outcome`.
+    error : Exception, optional
+        Error that is no fault of the model's, such as a full disk.
+    """
+
+    def __init__(self, end: str, error: Exception | None = None):
+        super().__init__(end)
+        self.end = end
+        self.error = error
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Result of a training.
+
+    Parameters
+    ----------
+    end : {"schedule", "callback", "interrupted", "failed"}
+        What ended it: the schedule (epochs or time), a callback, the user's Ctrl-C, or an error outside
+        of the model. The first two finish a training; after the others it can go on.
+    error : Exception or None
+        Error that is still to be raised, once the model is kept.
+    student : Student
+        The trained network.
+    history : list of dict
+        A row for each epoch.
+    steps, epochs : int
+        Steps done, and epochs begun.
+    passes : float
+        Passes over the images.
+    skipped : dict of int to str
+        Positions of images that could not be read, in this fit and those that it continues, and why.
+    state : dict
+        State to go on from, as `SSLNet.training_state` returns it.
+    """
+
+    end: str
+    error: Exception | None
+    student: Student
+    history: list[dict[str, Any]]
+    steps: int
+    epochs: int
+    passes: float
+    skipped: dict[int, str]
+    state: dict[str, Any]
 
 
 class SSLNet(NeuralNet):
     """The training loop: skorch's, with a self-supervised step.
-
-    After `train`, at most one of these is so: it is `finished`, by its "schedule" or a "callback"; it was
-    `interrupted` by the user; it ended with a `failure` that is no fault of the model's.
 
     Parameters
     ----------
@@ -100,10 +148,8 @@ class SSLNet(NeuralNet):
         self.rate = 0.0
         self.meter = Meter(loss_name)
         self.in_step = False
-        self.finished: str | None = None
-        self.interrupted = False
-        self.failure: Exception | None = None
-        self.bad_before: dict[int, str] = {}
+        self.end: str | None = None  # as in Outcome; None while it trains
+        self.skipped_before: dict[int, str] = {}
 
     # ------------------------------------------------------------------ components
 
@@ -133,7 +179,7 @@ class SSLNet(NeuralNet):
 
     # ------------------------------------------------------------------ the loop
 
-    def train(self, dataset: TrainingSet, started: float, interrupt: Interrupt = NO_INTERRUPT) -> SSLNet:
+    def train(self, dataset: TrainingSet, started: float, interrupt: Interrupt = NO_INTERRUPT) -> Outcome:
         """Train until the schedule ends, a callback stops, or the user interrupts; unless it is finished.
 
         Parameters
@@ -143,29 +189,67 @@ class SSLNet(NeuralNet):
             `time.monotonic()` when the user called `fit`: `max_time` counts from there.
         interrupt : Interrupt
             Whether the user has pressed Ctrl-C.
+
+        Returns
+        -------
+        Outcome
         """
         self.started = started
         self.interrupt = interrupt
         self.epoch_size = max(1, len(dataset) // self.batch_size)
-        if self.finished:
-            return self
-        self.notify("on_train_begin", X=dataset, y=None)
+        error = None
+        if self.end is None:
+            self.notify("on_train_begin", X=dataset, y=None)
+            try:
+                self.end, error = self._train_until_stopped(dataset)
+            finally:
+                error = self._notify_train_end(dataset) or error
+        assert self.end is not None
+        return Outcome(
+            end=self.end,
+            error=error,
+            student=self.module_,
+            history=[
+                {name: value for name, value in row.items() if name != "batches"}
+                for row in self.history
+                if "train_loss" in row
+            ],
+            steps=self.steps_done,
+            epochs=self.epochs_begun(),
+            passes=self.steps_done / self.epoch_size,
+            skipped=self.skipped(dataset.source),
+            state=self.training_state(),
+        )
+
+    def _train_until_stopped(self, dataset: TrainingSet) -> tuple[str, Exception | None]:
+        """Run the loop; return what has ended it, and an error that is still to be raised."""
         try:
             with memory_advice(self.batch_size, self.micro_batches), fast_float32(self.device):
                 self.fit_loop(dataset, epochs=self._epochs_left())
-            self.finished = "schedule"
-        except StopTraining:
+            return "schedule", None
+        except StopTraining as stop:
             self._record_finished_epoch()
-            if not self.interrupted and self.failure is None:
-                self.finished = "schedule" if self.out_of_time() else "callback"
+            return stop.end, stop.error
         except KeyboardInterrupt:
-            # skorch's EarlyStopping ends a training by raising this itself.
-            self.interrupted = interrupt.is_the_users()
-            self.finished = None if self.interrupted else "callback"
             self._record_finished_epoch()
-        finally:
+            # skorch's EarlyStopping ends a training by raising this itself.
+            return "interrupted" if self.interrupt.is_the_users() else "callback", None
+
+    def _notify_train_end(self, dataset: TrainingSet) -> Exception | None:
+        try:
             self.notify("on_train_end", X=dataset, y=None)
-        return self
+        except StopTraining as stop:  # a checkpoint that cannot be written
+            return stop.error
+        return None
+
+    @property
+    def finished(self) -> str | None:
+        """What has finished the training as planned, "schedule" or "callback"; None if it can go on."""
+        return self.end if self.end in ("schedule", "callback") else None
+
+    def skipped(self, source: Source) -> dict[int, str]:
+        """Return positions of images that could not be read, those of earlier fits included, and why."""
+        return dict(sorted({**self.skipped_before, **source.bad}.items()))
 
     def _epochs_left(self) -> int:
         return self.max_epochs - self.steps_done // self.epoch_size
@@ -198,8 +282,7 @@ class SSLNet(NeuralNet):
             return
         for batch in iterator:
             if self.interrupt.asked_for:
-                self.interrupted = True
-                raise StopTraining
+                raise StopTraining("interrupted")
             self.notify("on_batch_begin", batch=batch, training=training)
             self.history.record_batch("train_batch_size", len(batch[0]))
             step_fn(batch)
@@ -208,7 +291,7 @@ class SSLNet(NeuralNet):
         if self.out_of_time():
             # The epoch is in the history; its callbacks still see its end.
             self.notify("on_epoch_end", dataset_train=iterator.dataset, dataset_valid=None)
-            raise StopTraining
+            raise StopTraining("schedule")
 
     def train_step(self, batch: tuple[Tensor, Tensor, Tensor | None], **_: Any) -> None:
         """Views, loss, gradient, optimizer, teacher: everything that one batch causes."""
@@ -365,8 +448,17 @@ class SSLNet(NeuralNet):
             "meter": self.meter.state() if self.in_mid_epoch() else None,
         }
 
-    def load_training_state(self, state: dict, history: list[dict]) -> SSLNet:
-        """Go on where `training_state` was taken."""
+    def resume(self, earlier: dict[str, Any]) -> SSLNet:
+        """Go on where an earlier training stopped.
+
+        Parameters
+        ----------
+        earlier : dict
+            "training" (`training_state`), "history" (rows), "finished" ("schedule", "callback" or None) and
+            "bad" (images that could not be read).
+        """
+        self.end, self.skipped_before = earlier["finished"], earlier["bad"]
+        state = earlier["training"]
         kinds = [
             set(optimizer["param_groups"][0])
             for optimizer in (state["optimizer"], self.optimizer_.state_dict())
@@ -384,7 +476,7 @@ class SSLNet(NeuralNet):
         self.rate = state["rate"]
         if state["meter"] is not None:
             self.meter.load_state(state["meter"])
-        self.history_.extend({**row, "batches": []} for row in history)
+        self.history_.extend({**row, "batches": []} for row in earlier["history"])
         return self
 
 
@@ -410,12 +502,3 @@ def check_loss_value(name: str, terms: dict[str, Tensor]) -> None:
         raise ValueError(f"The loss {name!r} returned the term {several[0]!r}, which is not one number.")
     if not loss.requires_grad:
         raise ValueError(f"The loss {name!r} returned a value without gradient: was it detached?")
-
-
-def output_width(module: nn.Module, in_dim: int) -> int:
-    """Width of what a projector makes of (n, in_dim)."""
-    was_training = module.training
-    with torch.no_grad():
-        out = module.eval()(torch.zeros(2, in_dim))
-    module.train(was_training)
-    return out.shape[1]

@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
 from sklearn_ssl._checks import as_nested, check_bool, check_number
 from sklearn_ssl._params import did_you_mean
-from sklearn_ssl._training.muon import ByGroup, Muon, checked_betas
+from sklearn_ssl._training.muon import Muon, checked_betas
 
 
 def sgd(params, lr: float, *, momentum: float = 0.9, nesterov: bool = False, clip_norm: float | None = None):
@@ -33,11 +33,6 @@ def adamw(params, lr: float, *, betas=(0.9, 0.999), eps: float = 1e-8, clip_norm
     return clipped(torch.optim.AdamW(params, lr, betas=betas, eps=eps, fused=fused), clip_norm)
 
 
-def lars(params, lr: float, *, momentum: float = 0.9, trust: float = 0.02, clip_norm: float | None = None):
-    """Layer-wise adaptive rate scaling, for large batches."""
-    return clipped(LARS(params, lr, momentum=momentum, trust=trust), clip_norm)
-
-
 def muon(
     params,
     lr: float,
@@ -54,7 +49,7 @@ def muon(
     return clipped(Muon(params, lr, **settings), clip_norm)
 
 
-OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {"sgd": sgd, "adamw": adamw, "lars": lars, "muon": muon}
+OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {"sgd": sgd, "adamw": adamw, "muon": muon}
 
 
 AUTO_OPTIMIZER = "muon"
@@ -65,7 +60,6 @@ BASE_SETTINGS = {
     "muon": {"lr": 8e-3, "weight_decay": 1e-2},
     "sgd": {"lr": 0.06, "weight_decay": 5e-4},
     "adamw": {"lr": 2e-3, "weight_decay": 1e-2},
-    "lars": {"lr": 0.3, "weight_decay": 1e-4},
 }
 
 
@@ -151,58 +145,3 @@ def clipped(optimizer: Optimizer, clip_norm: float | None) -> Optimizer:
 
     optimizer.register_step_pre_hook(clip)
     return optimizer
-
-
-class LARS(ByGroup):
-    r"""Layer-wise adaptive rate scaling.
-
-    Each layer's step is scaled to a fixed share of its weights' norm,
-
-    .. math::
-        v \leftarrow m v + \frac{\eta \|w\|}{\|g + \beta w\|} (g + \beta w), \qquad w \leftarrow w - \gamma v
-
-    with gradient g, momentum m, rate :math:`\gamma`, trust :math:`\eta` and weight decay :math:`\beta`;
-    biases and norms take a plain momentum step.
-
-    Parameters
-    ----------
-    params : iterable
-    lr : float
-        :math:`\gamma`.
-    momentum : float, default=0.9
-    trust : float, default=0.02
-        :math:`\eta`: 0.001 in the paper and on ImageNet, 0.02 in solo-learn's recipes for CIFAR-10.
-    weight_decay : float, default=0.0
-        :math:`\beta`, usually given by parameter group.
-
-    References
-    ----------
-    You, Gitman and Ginsburg, "Large Batch Training of Convolutional Networks", arXiv:1708.03888; weight
-    decay inside the norm as in github.com/facebookresearch/vicreg.
-    """
-
-    def __init__(
-        self, params, lr: float, *, momentum: float = 0.9, trust: float = 0.02, weight_decay: float = 0.0
-    ):
-        momentum = check_number("optimizer__momentum", momentum, at_least=0, below=1)
-        trust = check_number("optimizer__trust", trust, above=0)
-        super().__init__(params, dict(lr=lr, momentum=momentum, trust=trust, weight_decay=weight_decay))
-
-    def _step_group(self, weights: list[Tensor], group: dict) -> None:
-        update = torch._foreach_add([p.grad for p in weights], weights, alpha=group["weight_decay"])
-        layers = [(p, u) for p, u in zip(weights, update, strict=True) if p.ndim > 1]
-        for p, u in layers:
-            u.mul_(_trust_ratio(p.norm(), u.norm(), group["trust"]))
-        for p in weights:
-            if "momentum" not in self.state[p]:
-                self.state[p]["momentum"] = torch.zeros_like(p)
-        velocity = [self.state[p]["momentum"] for p in weights]
-        torch._foreach_mul_(velocity, group["momentum"])
-        torch._foreach_add_(velocity, update)
-        torch._foreach_add_(weights, velocity, alpha=-group["lr"])
-
-
-def _trust_ratio(weight_norm: Tensor, update_norm: Tensor, trust: float) -> Tensor:
-    """trust * |w| / |u|; 1 where either is zero, as a layer at zero would never leave it."""
-    ratio = trust * weight_norm / update_norm
-    return torch.where((weight_norm > 0) & (update_norm > 0), ratio, torch.ones_like(ratio))

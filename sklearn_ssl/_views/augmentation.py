@@ -1,10 +1,10 @@
-"""Augmentations by name, and those of the user: functions of a batch and torchvision transforms."""
+"""Augmentations by name or given by the user: functions of a batch, and torchvision transforms."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import fields, make_dataclass
+from dataclasses import fields, make_dataclass, replace
 from typing import Any
 
 import torch
@@ -14,19 +14,20 @@ from sklearn_ssl._hardware.ambient import lent_generators
 from sklearn_ssl._params import did_you_mean
 from sklearn_ssl.augment import PRESETS, Augment
 
-# The fields of every preset are the same; "auto" has not seen the images yet, so neither has its values.
+# All presets have the same fields. augment="auto" chooses a preset by the images, so before `fit` its values
+# are unknown: each is shown as "auto".
 AutoAugment = make_dataclass("AutoAugment", [(field.name, Any, "auto") for field in fields(Augment)])
 
 
 def resolve_augment(augment: Any) -> Any:
-    """The class or function whose keywords are the `augment__<name>` parameters.
+    """Return the class or function whose keyword arguments are the parameters `augment__<name>`.
 
     Raises
     ------
     ValueError
-        No preset has this name.
+        If no preset has this name.
     """
-    if callable(augment):
+    if callable(augment) or isinstance(augment, Augment):
         return augment
     if isinstance(augment, str) and augment == "auto":
         return AutoAugment
@@ -40,33 +41,37 @@ def resolve_augment(augment: Any) -> Any:
 
 
 def make_augment(augment: Any, params: dict) -> Augment | Callable:
-    """The preset with the user's values ("auto": the preset's own), or the user's function or transform."""
+    """Create a preset with the user's values ("auto": its own), or wrap the user's function or transform."""
     target = resolve_augment(augment)
     if is_transform(target):
         return OneByOne(target)
+    if isinstance(target, Augment):
+        return replace(target, **{name: value for name, value in params.items() if not _is_auto(value)})
     if target not in PRESETS.values():
         return functools.partial(target, **params) if params else target
     own = {field.name: field.default for field in fields(target)}
     return target(
-        **{
-            name: own.get(name, value) if isinstance(value, str) and value == "auto" else value
-            for name, value in params.items()
-        }
+        **{name: own.get(name, value) if _is_auto(value) else value for name, value in params.items()}
     )
 
 
-# On which a function is tried: a flip of the whole batch, at a chance of one half, shows in 15 of 16 cases.
-COPIES, SEEDS = 4, 5
+def _is_auto(value: Any) -> bool:
+    return isinstance(value, str) and value == "auto"
+
+
+# Number of copies of an image, and of seeds, with which `is_drawn_once` tries a function. A flip of the whole
+# batch with a probability of one half is detected in 15 of 16 cases.
+N_COPIES, N_SEEDS = 4, 5
 
 
 class OneByOne:
-    """Apply a transform to each image of a batch, so that each has random numbers of its own.
+    """Apply a transform to each image of a batch separately, so that each has its own random numbers.
 
     Parameters
     ----------
     transform : callable
-        From a float tensor of shape (channels, height, width) to another; all results have one shape. It may
-        draw from the global generators of torch, numpy and Python.
+        Maps a float tensor of shape (channels, height, width) to another; all results have the same shape.
+        It may draw from the global generators of torch, numpy and Python.
     """
 
     def __init__(self, transform: Callable[[Tensor], Tensor]):
@@ -77,33 +82,35 @@ class OneByOne:
 
 
 def is_transform(augment: Any) -> bool:
-    """Return whether it is a transform of torchvision (v1 or v2), or an `nn.Sequential` of such."""
+    """Return whether an object is a torchvision transform (v1 or v2), or an `nn.Sequential` of transforms."""
     if isinstance(augment, nn.Sequential):
         return len(augment) > 0 and all(map(is_transform, augment))
     return any(kind.__module__.startswith("torchvision.transforms") for kind in type(augment).__mro__)
 
 
 def is_drawn_once(augment: Callable[[Tensor, torch.Generator], Tensor], image: Tensor) -> bool:
-    """Return whether a function changes all images of a batch alike, by numbers drawn once for the batch.
+    """Return whether a function draws its random numbers once for the batch instead of for each image.
 
     Parameters
     ----------
     augment : callable
-        From images (n, channels, height, width) and a generator to their views; tried on copies of an image.
+        Maps images (n, channels, height, width) and a generator to views; tried on copies of one image.
     image : Tensor of shape (channels, height, width)
+        Image to copy.
 
     Returns
     -------
     bool
-        True if copies of the image come out equal, but other ones by other seeds; False where it fails.
+        True if the views of all copies are equal for one seed, but differ between seeds; False if the
+        function raises an error.
     """
-    copies = image.expand(COPIES, *image.shape)
+    copies = image.expand(N_COPIES, *image.shape)
     try:
-        views = [_drawn(augment, copies.clone(), seed) for seed in range(SEEDS)]
+        views = [_drawn(augment, copies.clone(), seed) for seed in range(N_SEEDS)]
         return all(torch.equal(view, view[:1].expand_as(view)) for view in views) and not all(
             torch.equal(view, views[0]) for view in views
         )
-    except Exception:  # a function may raise anything, and is told so when it is used
+    except Exception:  # any exception; it is reported when the function is used
         return False
 
 

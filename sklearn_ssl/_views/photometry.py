@@ -1,4 +1,7 @@
-"""Random colour, blur, solarisation, edges, noise and cutout."""
+"""Random color jitter, blur, solarization, Sobel filter, noise and cutout.
+
+All color operations are one matrix per image; the others process only the images chosen for them.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +14,9 @@ from torch import Tensor
 
 from sklearn_ssl.augment import Augment
 
-# --- Photometry: the colour operations are one matrix an image; the others meet only the images chosen ------
-
 
 def change_pixels(images: Tensor, augment: Augment, clamp: bool, generator: torch.Generator) -> Tensor:
-    """Random colour, blur, solarisation, edges, noise and cutout; shapes stay (n, C, H, W)."""
+    """Apply all random changes of pixel values to images (n, C, H, W), in the order of this function."""
     n, _, *size = images.shape
     if augment.color_jitter or augment.grayscale:
         images = apply_color(images, *draw_color(n, augment, generator))
@@ -41,7 +42,7 @@ def on_some(
     operation: Callable[..., Tensor],
     *parameters: Tensor,
 ) -> Tensor:
-    """`operation(images, *parameters)` on randomly chosen images; parameters have a row for each image."""
+    """Apply `operation(images, *parameters)` to randomly chosen images; parameters have a row per image."""
     chosen = (torch.rand(len(images), generator=generator) < probability).nonzero().squeeze(1)
     if len(chosen) == 0:
         return images
@@ -50,18 +51,21 @@ def on_some(
     return images.index_copy(0, chosen, operation(images[chosen], *parameters))
 
 
-GRAY = (0.299, 0.587, 0.114)  # ITU-R BT.601, the first row of RGB -> YIQ
+# First row of the matrix RGB -> YIQ: luma, by ITU-R BT.601.
+LUMA = (0.299, 0.587, 0.114)
 
 
-CHROMA = torch.tensor([[0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])  # its I and Q rows
+# Second and third row, I and Q: chrominance.
+CHROMA = torch.tensor([[0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
 
 
-FROM_CHROMA = torch.linalg.inv(torch.cat([torch.tensor([GRAY]), CHROMA]))[:, 1:]  # (3, 2)
+# Columns of the inverse matrix that map (I, Q) back to RGB, (3, 2).
+FROM_CHROMA = torch.linalg.inv(torch.cat([torch.tensor([LUMA]), CHROMA]))[:, 1:]
 
 
 def draw_color(n: int, augment: Augment, generator: torch.Generator) -> tuple[Tensor, ...]:
-    """Factors of brightness, contrast, saturation, and hue's turn as a share of a circle; (n,) each."""
-    jittered, grey, turn, *factors = torch.rand(6, n, generator=generator)
+    """Draw factors of brightness, contrast and saturation, and rotations of the hue in turns; (n,) each."""
+    jittered, gray, turn, *factors = torch.rand(6, n, generator=generator)
     jittered = jittered < augment.color_jitter
     strengths = (augment.brightness, augment.contrast, augment.saturation)
     lows = [max(0.0, 1 - strength) for strength in strengths]
@@ -69,20 +73,20 @@ def draw_color(n: int, augment: Augment, generator: torch.Generator) -> tuple[Te
         torch.where(jittered, low + (1 + strength - low) * factor, 1.0)
         for low, strength, factor in zip(lows, strengths, factors, strict=True)
     )
-    saturation = torch.where(grey < augment.grayscale, 0.0, saturation)  # grey is a saturation of 0
+    saturation = torch.where(gray < augment.grayscale, 0.0, saturation)  # grayscale is a saturation of 0
     return brightness, contrast, saturation, augment.hue * (2 * turn - 1) * jittered
 
 
 def color_matrix(scale: Tensor, saturation: Tensor, hue: Tensor, channels: int) -> Tensor:
-    """Matrices (n, C, C) that scale all values, and saturate and turn the hue of colour images.
+    """Return matrices (n, C, C) that scale all values and, for three channels, change saturation and hue.
 
-    Lightness stays, I and Q are turned by the hue and scaled by the saturation.
+    In YIQ space, luma is unchanged, and (I, Q) is rotated by the hue and scaled by the saturation.
     """
     matrix = torch.eye(channels).expand(len(scale), -1, -1)
     if channels == 3:
         cos, sin = ((2 * math.pi * hue).cos() * saturation, (2 * math.pi * hue).sin() * saturation)
         rows = torch.stack([cos - 1, -sin], dim=1), torch.stack([sin, cos - 1], dim=1)
-        # as a difference from the identity, so that factors of 1 change nothing, exactly
+        # A difference from the identity, so that factors of 1 leave the values exactly unchanged.
         matrix = matrix + FROM_CHROMA @ torch.stack(rows, dim=1) @ CHROMA
     return scale[:, None, None] * matrix
 
@@ -90,36 +94,37 @@ def color_matrix(scale: Tensor, saturation: Tensor, hue: Tensor, channels: int) 
 def apply_color(
     images: Tensor, brightness: Tensor, contrast: Tensor, saturation: Tensor, hue: Tensor
 ) -> Tensor:
-    """Change brightness, contrast, saturation (factors) and hue (share of a turn), (n,) each on the CPU.
+    """Change brightness, contrast and saturation (factors) and hue (in turns), each (n,) on the CPU.
 
-    Contrast is about the image's mean lightness. None of the four clips, so they commute (saturation and hue
-    keep the lightness), and unlike torchvision's their order need not be random.
+    Contrast scales the differences from the image's mean luma. None of the four operations clips, and
+    saturation and hue preserve luma, so they commute, and unlike in torchvision their order need not be
+    random.
     """
     matrix = color_matrix(brightness * contrast, saturation, hue, channels=images.shape[1])
     share = brightness * (1 - contrast)
     matrix, share = (each.to(images.device, non_blocking=True) for each in (matrix, share))
-    offset = (share * mean_lightness(images))[:, None, None]
+    offset = (share * mean_luma(images))[:, None, None]
     return torch.baddbmm(offset, matrix, images.flatten(2)).view_as(images)
 
 
-def mean_lightness(images: Tensor) -> Tensor:
-    """Mean grey value of each image, (n,): of three channels as the eye weighs them, else the plain mean."""
+def mean_luma(images: Tensor) -> Tensor:
+    """Return the mean luma of each image, (n,); other than for three channels, the mean of all values."""
     color = images.mean(dim=(2, 3))  # (n, C)
     if color.shape[1] != 3:
         return color.mean(dim=1)
-    return sum(weight * channel for weight, channel in zip(GRAY, color.unbind(1), strict=True))
+    return sum(weight * channel for weight, channel in zip(LUMA, color.unbind(1), strict=True))
 
 
 def draw_sigma(n: int, generator: torch.Generator) -> Tensor:
-    """Standard deviations of the blur in pixels, (n,)."""
+    """Draw standard deviations of the blur, (n,), in pixels."""
     return 0.1 + 1.9 * torch.rand(n, generator=generator)
 
 
 def gaussian_blur(images: Tensor, sigma: Tensor) -> Tensor:
-    """Blur each image by its own sigma, (n,) in pixels; the kernel is a tenth of the view's short side.
+    """Blur each image by its own sigma, (n,) in pixels; the kernel covers a tenth of the view's short side.
 
-    Rows and columns are blurred by one matrix product each: faster than a convolution with a kernel for
-    each image, and the borders (mirrored) are in the matrix.
+    Rows and columns are blurred by one matrix product each, which is faster than a convolution with a kernel
+    per image and contains the reflection at the borders.
     """
     height, width = images.shape[-2:]
     radius = max(1, min(height, width) // 20)
@@ -129,24 +134,25 @@ def gaussian_blur(images: Tensor, sigma: Tensor) -> Tensor:
 
 
 def blur_matrix(sigma: Tensor, length: int, radius: int) -> Tensor:
-    """Matrices (n, length, length) that blur lines of `length` pixels; sigma has shape (n,)."""
+    """Return matrices (n, length, length) that blur lines of `length` pixels; sigma has shape (n,)."""
     radius = min(radius, length - 1)
     offsets = torch.arange(-radius, radius + 1, device=sigma.device)
     weights = (-0.5 * (offsets / sigma[:, None]) ** 2).softmax(dim=1)  # (n, taps)
     places = torch.arange(length, device=sigma.device)
-    sources = length - 1 - (length - 1 - (places[:, None] + offsets).abs()).abs()  # mirrored: (length, taps)
+    sources = length - 1 - (length - 1 - (places[:, None] + offsets).abs()).abs()  # reflected: (length, taps)
     taps = (sources[:, :, None] == places).to(weights.dtype)  # (length, taps, length)
     return torch.einsum("nt,ltm->nlm", weights, taps)
 
 
 def solarize(images: Tensor) -> Tensor:
-    """Invert all values from 0.5 on."""
+    """Invert all values of at least 0.5."""
     return torch.where(images >= 0.5, 1 - images, images)
 
 
 def sobel(images: Tensor) -> Tensor:
-    """Magnitude of the Sobel gradient of each channel, divided by 4 (a step of 1 gives 1)."""
-    padded = F.pad(images, (1, 1, 1, 1), mode="replicate")  # for one pixel the same as mirrored
+    """Return the magnitude of each channel's Sobel gradient, divided by 4 (a step of 1 gives 1)."""
+    # For a border of one pixel, replication equals symmetric reflection.
+    padded = F.pad(images, (1, 1, 1, 1), mode="replicate")
     above, here, below = padded[..., :-2, :], padded[..., 1:-1, :], padded[..., 2:, :]
     smooth, slope = above + 2 * here + below, below - above  # (n, C, H, W + 2)
     gx = smooth[..., 2:] - smooth[..., :-2]
@@ -155,13 +161,13 @@ def sobel(images: Tensor) -> Tensor:
 
 
 def add_noise(images: Tensor, std: float, generator: torch.Generator) -> Tensor:
-    """Gaussian noise of standard deviation `std`, of its own in each pixel."""
+    """Add independent Gaussian noise of standard deviation `std` to each value."""
     noise = torch.randn(images.shape, generator=generator).to(images.device, non_blocking=True)
     return torch.add(images, noise, alpha=std)
 
 
 def draw_box(n: int, size: Sequence[int], generator: torch.Generator) -> Tensor:
-    """Top, left, height and width of a rectangle to cut out of each image, in pixels; (n, 4), int64."""
+    """Draw top, left, height and width of a rectangle in each image, in pixels; (n, 4), int64."""
     area, aspect, y, x = torch.rand(4, n, generator=generator)
     area = 0.02 + 0.31 * area
     aspect = torch.exp(math.log(0.3) + math.log(3.3 / 0.3) * aspect)  # height / width
@@ -172,7 +178,7 @@ def draw_box(n: int, size: Sequence[int], generator: torch.Generator) -> Tensor:
 
 
 def cutout(images: Tensor, box: Tensor) -> Tensor:
-    """Fill a rectangle (top, left, height, width), (n, 4), with the mean colour of its image."""
+    """Fill a rectangle of each image, (top, left, height, width) of shape (n, 4), with its mean color."""
     top, left, height, width = box[:, :, None].unbind(1)  # (n, 1) each
     rows, columns = (torch.arange(side, device=box.device) for side in images.shape[-2:])
     in_rows = (rows >= top) & (rows < top + height)  # (n, H)

@@ -1,7 +1,8 @@
-"""Random views of a whole batch: a few tensor operations on the device, each image with its own randomness.
+"""Random views of a batch by batched tensor operations on the device, with random parameters per image.
 
 All random numbers come from CPU generators seeded by (seed, view): the views are a pure function of the
-seed, the same on every device, and choosing which images an operation meets never waits for the device.
+seed, the same on every device, and choosing the images that an operation processes never synchronizes with
+the device.
 """
 
 from __future__ import annotations
@@ -23,22 +24,22 @@ from sklearn_ssl.losses._base import ViewSpec
 
 
 class RandomViews:
-    """Draws the views of a batch of images.
+    """Generator of random views of a batch of images.
 
     Parameters
     ----------
     augment : Augment or callable
-        How strong each operation is; or a function ``f(images, generator)`` that takes float32 images
-        of shape (n, channels, height, width) and a torch.Generator on their device, and returns one
-        view of each. Where a loss sets the share of the image that a view covers (local crops), that
-        crop comes before the function.
+        Strength of each operation; or a function ``f(images, generator)`` that takes float32 images of
+        shape (n, channels, height, width) and a torch.Generator on their device, and returns one view of
+        each image. If a loss sets the fraction of the image that a view covers (local crops), images are
+        cropped before the function is called.
     image_size : tuple of two ints
         (height, width) of a full-size view.
     mean, std : Tensor of shape (channels,)
-        Each view leaves as (view - mean) / std.
+        Normalization: each view is returned as (view - mean) / std.
     clamp : bool, default=True
-        Keep values in [0, 1] after changes of colour and noise. False for images that do not lie
-        within [0, 1], so that nothing is clipped.
+        Whether to clip values to [0, 1] after color operations and noise. False for images whose values
+        exceed [0, 1].
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class RandomViews:
         std: Tensor,
         clamp: bool = True,
     ):
+        # A preset is a dataclass without __call__, so only functions and transforms are callable.
         self.augment = augment if callable(augment) else fit_to_size(augment, image_size)
         self.image_size = tuple(image_size)
         self.mean = mean
@@ -57,27 +59,27 @@ class RandomViews:
 
     @torch.no_grad()
     def __call__(self, images: Tensor, views: ViewSpec, seed: int) -> list[Tensor]:
-        """Views of each image.
+        """Draw the views of each image.
 
         Parameters
         ----------
         images : Tensor of shape (n, channels, height, width), float32
-            On any device, of any height and width; left as they are.
+            Images on any device, of any height and width; not changed.
         views : ViewSpec
-            How many views, and which.
+            Number and kind of the views.
         seed : int
-            At least 0. The same seed gives the same views.
+            Non-negative seed. The same seed gives the same views.
 
         Returns
         -------
         list of Tensor
-            `views.n` of shape (n, channels, *image_size), then `views.local` with sides of
-            `views.local_size` times that; normalised, float32, contiguous where the images are.
+            `views.n` views of shape (n, channels, *image_size), then `views.local` local crops with sides of
+            `views.local_size` times that; normalized, float32, contiguous if the images are.
 
         Raises
         ------
         ValueError
-            When a recipe is unknown, or the user's function returns something else than views.
+            If a recipe is unknown, or the user's function does not return views.
         """
         local_size = tuple(max(1, round(views.local_size * side)) for side in self.image_size)
         wanted = [(self.image_size, views.scale)] * views.n + [(local_size, views.local_scale)] * views.local
@@ -103,14 +105,14 @@ class RandomViews:
     def _view_by_function(
         self, images: Tensor, size: Size, scale: Scale | None, generator: torch.Generator
     ) -> Tensor:
-        # a copy: a function that works in place must not change the next view's images
+        # The function receives a copy: if it works in place, it must not change the images of the next view.
         source = images if scale is None else change_geometry(images, Augment(), scale, size, generator)
         device_generator = torch.Generator(images.device).manual_seed(generator.initial_seed())
         try:
-            # The global generators are not to repeat what this one draws.
+            # Another seed than the device generator's: the global generators must not repeat its numbers.
             with lent_generators(seed_of_view(generator.initial_seed(), 0), images.device):
                 view = self.augment(source.clone(), device_generator)
-        except Exception as error:  # a function may raise anything
+        except Exception as error:  # functions of users may raise any exception
             if is_out_of_memory(error):
                 raise
             raise ValueError(
@@ -122,20 +124,20 @@ class RandomViews:
 
 
 def fit_to_size(augment: Augment, image_size: Size) -> Augment:
-    """What "auto" means for images of this size."""
+    """Resolve blur="auto" for images of this size."""
     if augment.blur != "auto":
         return augment
     return replace(augment, blur=0.5 if min(image_size) >= 64 else 0.0)
 
 
 def only_crop_and_flips(augment: Augment) -> Augment:
-    """The recipe "weak"."""
+    """Return the augmentation of the recipe "weak": crops, flips and quarter turns only."""
     kept = ("crop", "flip", "vertical_flip", "quarter_turns")
     return Augment(**{name: getattr(augment, name) for name in kept})
 
 
 def check_views(view: object, images: Tensor) -> None:
-    """Raise ValueError unless a user's function has returned one view of each image."""
+    """Raise a ValueError unless a user's function returned one view of each image."""
     n, channels = images.shape[:2]
     given = type(view).__name__
     if isinstance(view, Tensor):
@@ -149,11 +151,11 @@ def check_views(view: object, images: Tensor) -> None:
 
 
 def normalize(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """(images - mean) / std, channel by channel; a new tensor of shape (n, channels, height, width)."""
+    """Return (images - mean) / std per channel, as a new tensor of shape (n, channels, height, width)."""
     mean, std = (each.to(images.device, non_blocking=True)[:, None, None] for each in (mean, std))
     return (images - mean).div_(std)
 
 
 def seed_of_view(seed: int, view: int) -> int:
-    """A well-mixed seed for one view of one step."""
+    """Return the seed of one view of one step, decorrelated from those of all others."""
     return int(np.random.SeedSequence((int(seed), view)).generate_state(1, np.uint64)[0])

@@ -1,7 +1,7 @@
-"""The built-in losses and the contract that every loss follows."""
+"""Built-in losses, and the base class and helpers for losses of plugins."""
 
 from sklearn_ssl._checks import check_bool, check_choice, check_number, is_whole
-from sklearn_ssl.losses._base import Batch, Spec, SSLLoss, ViewSpec, mean_over_pairs, mlp
+from sklearn_ssl.losses._base import Batch, Spec, SSLLoss, Student, Teacher, ViewSpec, mean_over_pairs, mlp
 from sklearn_ssl.losses._dcl import DCL
 from sklearn_ssl.losses._local_crops import local_crops_that_fit, why_size_is_rejected
 from sklearn_ssl.losses._maps import MapsToPixels, backbone_with_tokens, map_size, patch_side
@@ -17,6 +17,8 @@ __all__ = [
     "Queue",
     "SSLLoss",
     "Spec",
+    "Student",
+    "Teacher",
     "VICReg",
     "ViewSpec",
     "backbone_with_tokens",

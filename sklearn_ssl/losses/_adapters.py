@@ -1,4 +1,4 @@
-"""Whatever `loss=` may be -> an SSLLoss of its own for one fit."""
+"""Conversion of every accepted value of the parameter `loss` to an SSLLoss that one fit owns."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ from sklearn_ssl.losses._registry import get_loss
 
 
 class PairLoss(SSLLoss):
-    """A function f(z1, z2), or a module with such a forward, as a loss: the mean over all pairs of views.
+    """Mean over all pairs of views of a loss that is defined on two views.
 
     Parameters
     ----------
     pair : callable
-        A module becomes part of this loss: its parameters are trained, its buffers kept.
+        Function f(z1, z2), or a module with such a forward. A module becomes a submodule of this loss: its
+        parameters are trained and its buffers saved.
     """
 
     def __init__(self, pair: Callable[[Tensor, Tensor], Tensor]):
@@ -29,24 +30,37 @@ class PairLoss(SSLLoss):
         self.pair = pair
 
     def forward(self, *z: Tensor) -> Tensor:
+        """Compute the mean of the pair loss over all pairs of views."""
         return mean_over_pairs(self.pair, z)
 
 
 def resolve_loss(loss: Any) -> Any:
-    """The class, function or instance behind `loss=`; a name is looked up in the registry."""
+    """Return the class, function or instance that `loss` denotes; names are looked up in the registry."""
     return get_loss(loss) if isinstance(loss, str) else loss
 
 
 def make_loss(loss: Any, params: dict) -> SSLLoss:
-    """A loss to be trained.
+    """Create the loss that a fit trains.
 
     Parameters
     ----------
     loss : str, class, instance or function
         A name; a subclass of `SSLLoss` or of `nn.Module`; an instance of either (copied, so that the
-        user's own is never trained); or a function ``f(z1, z2, *, temperature=...)``.
+        user's object is never trained); or a function ``f(z1, z2, *, temperature=...)``.
     params : dict
-        Hyperparameters; not for instances.
+        Hyperparameters; must be empty for an instance.
+
+    Returns
+    -------
+    SSLLoss
+        A new loss, which shares nothing with the argument.
+
+    Raises
+    ------
+    ValueError
+        If the hyperparameters are rejected, or are given for an instance.
+    TypeError
+        If `loss` is no loss, or is one that requires labels.
     """
     target = resolve_loss(loss)
     _check_is_for_pairs(target)
@@ -73,14 +87,14 @@ def _instance(target: Callable, params: dict) -> Any:
     try:
         return target(**params)
     except ValueError:
-        raise  # in the loss's own words
-    except Exception as error:  # a constructor may raise anything
+        raise  # the loss's own message already names the parameter
+    except Exception as error:  # third-party constructors may raise any exception
         given = f" with {as_nested('loss', params)}" if params else ""
         raise ValueError(f"loss={loss_name(target)} cannot be made{given}: {error}") from error
 
 
 def _check_is_for_pairs(target: Any) -> None:
-    """Refuse a loss of pytorch-metric-learning that compares by labels, with the wrapper that needs none."""
+    """Raise a TypeError for a label-based loss of pytorch-metric-learning, and suggest its wrapper."""
     kind = target if inspect.isclass(target) else type(target)
     if kind.__module__.startswith("pytorch_metric_learning.") and kind.__name__ != "SelfSupervisedLoss":
         raise TypeError(
@@ -90,34 +104,34 @@ def _check_is_for_pairs(target: Any) -> None:
 
 
 def build_loss(loss: SSLLoss, spec: Spec, name: str, params: dict) -> None:
-    """Let a loss make its own parameters and buffers.
+    """Call a loss's `build`, and report what it raises as a ValueError that names the loss.
 
     Raises
     ------
     ValueError
-        It cannot, with these hyperparameters or in this network.
+        If the loss cannot be built with these hyperparameters or for this network.
     """
     try:
         loss.build(spec)
     except ValueError:
-        raise  # in the loss's own words
-    except Exception as error:  # a plugin may raise anything
+        raise  # the loss's own message already names the parameter
+    except Exception as error:  # plugins may raise any exception
         given = f" with {as_nested('loss', params)}" if params else ""
         raise ValueError(f"The loss {name!r} cannot be built{given}: {error}") from error
 
 
 def defaults_of(loss: Any) -> dict[str, Any]:
-    """What `loss=` wants where the user left "auto", before it is made; nothing where it cannot be found."""
+    """Return the defaults that a loss declares, without creating it; {} if it cannot be resolved."""
     try:
         target = _without_partial(resolve_loss(loss))
-    except Exception:  # an unknown name or a broken plugin is told when the loss is used
+    except Exception:  # an unknown name or a broken plugin is reported when the loss is used
         return {}
     is_ours = isinstance(target, SSLLoss) or (inspect.isclass(target) and issubclass(target, SSLLoss))
     return target.defaults if is_ours else {}
 
 
 def loss_name(loss: Any) -> str:
-    """What to call it in messages and in the progress bar."""
+    """Return the name of a loss for messages and the progress bar."""
     if isinstance(loss, str):
         return loss
     loss = _without_partial(loss)

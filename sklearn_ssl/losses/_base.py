@@ -1,4 +1,4 @@
-"""The plugin contract: what a loss is given, and what it may declare."""
+"""The plugin contract: the arguments that a loss receives, and the attributes that it may declare."""
 
 from __future__ import annotations
 
@@ -13,26 +13,36 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class ViewSpec:
-    """What one image is turned into, for each step of training.
+    """Number, size and augmentation of the views drawn of each image in a training step.
 
     Parameters
     ----------
     n : int, default=2
-        Views at the full `image_size`.
+        Number of views at the full `image_size`.
     local : int, default=0
-        Additional small crops (multi-crop, SwAV, arXiv:2006.09882). They come after the
-        full-size ones in `Batch.views`.
+        Number of additional local crops (multi-crop, [1]_). They follow the full-size views in
+        `Batch.views`.
     local_size : float, default=0.5
-        Side of a local crop, as a share of `image_size`.
-    scale : tuple of two floats, optional
-        Share of the image's area that a full-size view covers, drawn uniformly from this range.
-        None: what the user's augmentation says.
+        Side of a local crop, as a fraction of `image_size`.
+    scale : tuple of two floats, default=None
+        Range of the fraction of the image's area that a full-size view covers; the fraction is drawn
+        uniformly from it. None: the range of the user's augmentation.
     local_scale : tuple of two floats, default=(0.05, 0.4)
-        The same for local crops.
+        Range of the fraction of the image's area that a local crop covers.
     recipes : tuple of {"strong", "weak", "none"}, default=("strong",)
-        How each view is drawn, in the order of the views; a shorter tuple is cycled.
-        "strong" uses all of the augmentation, "weak" crops and flips only, "none" resizes and
-        centres.
+        Augmentation of each view, in the order of the views; a shorter tuple is cycled.
+        "strong" applies the whole augmentation, "weak" crops and flips only, "none" resizes and
+        center-crops.
+
+    See Also
+    --------
+    SSLLoss : Declares its views in the attribute `view_spec`.
+    Batch : Holds the views of one step.
+
+    References
+    ----------
+    .. [1] Caron et al., "Unsupervised Learning of Visual Features by Contrasting Cluster Assignments"
+       (SwAV), NeurIPS 2020, arXiv:2006.09882.
     """
 
     n: int = 2
@@ -45,22 +55,27 @@ class ViewSpec:
 
 @dataclass
 class Batch:
-    """One step's material, on the training device.
+    """Inputs of one training step, on the training device.
 
-    Attributes
+    Parameters
     ----------
     views : list of Tensor of shape (n, channels, height, width)
-        `ViewSpec.n` full-size views, then `ViewSpec.local` small ones; augmented and normalised.
+        `ViewSpec.n` full-size views, then `ViewSpec.local` local crops; augmented and normalized.
     index : Tensor of shape (n,), int64
-        The samples' row numbers in the training set.
+        Row numbers of the samples in the training set.
     y : Tensor of shape (n,), int64, or None
-        Class numbers, -1 where unlabeled; only for a loss that says `uses_labels`.
+        Encoded class labels, -1 for unlabeled samples. None unless the loss sets `uses_labels`.
     epoch : int
-        Counted from 0.
+        Number of the epoch, counted from 0.
     progress : float
-        Share of the whole training that is done, from 0 to 1.
+        Fraction of the whole training that is completed, from 0 to 1.
     generator : torch.Generator
-        On the training device, seeded from (seed, step): the only source of randomness for a loss.
+        Generator on the training device, seeded from (seed, step): the only source of randomness of a loss.
+
+    See Also
+    --------
+    SSLLoss.step : Receives the batch.
+    ViewSpec : Number and kind of the views.
     """
 
     views: list[Tensor]
@@ -73,25 +88,31 @@ class Batch:
 
 @dataclass
 class Spec:
-    """Sizes that are known when `fit` begins.
+    """Sizes and modules that are known when `fit` begins; the argument of `SSLLoss.build`.
 
-    Attributes
+    Parameters
     ----------
     feature_dim : int
         Width of the backbone's features h.
     dim : int
         Width of the projections z.
-    n_samples, batch_size : int
-        Training images, and images in a step.
+    n_samples : int
+        Number of training images.
+    batch_size : int
+        Number of images in a step.
     in_channels : int
-        Channels of an image.
+        Number of channels of an image.
     image_size : tuple of two ints
-        (height, width) of a full-size view.
+        (height, width) of a full-size view, in pixels.
     backbone : nn.Module
         The backbone itself, on the CPU.
     generator : torch.Generator
-        On the CPU: the only source of randomness for `build`. (Layers that are made there are
-        initialised reproducibly by the caller.)
+        Generator on the CPU: the only source of randomness of `build`. Layers that are created in `build`
+        are initialized reproducibly by the caller.
+
+    See Also
+    --------
+    SSLLoss.build : Receives the specification.
     """
 
     feature_dim: int
@@ -105,55 +126,191 @@ class Spec:
 
 
 class Student(Protocol):
-    """The network in training, backbone and projector, as a loss sees it; every result is float32.
+    """Interface of the network in training, backbone and projector; all results are float32.
+
+    A protocol for type annotations: it is not instantiated. Its object is the `student` argument of
+    `SSLLoss.step`.
+
+    Parameters
+    ----------
+    *args, **kwargs : object
+        Not accepted: a protocol has no instances of its own.
 
     Attributes
     ----------
-    backbone, projector : nn.Module
+    backbone : nn.Module
+        Maps images (n, channels, height, width) to features (n, feature_dim).
+    projector : nn.Module
+        Maps features (n, feature_dim) to projections (n, dim).
+
+    See Also
+    --------
+    Teacher : Interface of the student's exponential moving average.
     """
 
     backbone: nn.Module
     projector: nn.Module
 
     def __call__(self, views: Sequence[Tensor]) -> list[Tensor]:
-        """Return projections, one tensor of shape (n, dim) for each view (n, channels, height, width)."""
+        """Return the projections of several views.
+
+        Parameters
+        ----------
+        views : sequence of Tensor of shape (n, channels, height, width)
+            Views, which may differ in size.
+
+        Returns
+        -------
+        list of Tensor of shape (n, dim)
+            Projections, one tensor for each view.
+        """
         ...
 
     def features(self, x: Tensor) -> Tensor:
-        """Return features of shape (n, feature_dim)."""
+        """Return the features of images.
+
+        Parameters
+        ----------
+        x : Tensor of shape (n, channels, height, width)
+            Images.
+
+        Returns
+        -------
+        Tensor of shape (n, feature_dim)
+            Features of the backbone.
+        """
         ...
 
     def maps(self, x: Tensor) -> Tensor:
-        """Return feature maps of shape (n, feature_dim, rows, columns), for backbones that have them."""
+        """Return the feature maps of images, for backbones that expose them.
+
+        Parameters
+        ----------
+        x : Tensor of shape (n, channels, height, width)
+            Images.
+
+        Returns
+        -------
+        Tensor of shape (n, feature_dim, rows, columns)
+            Feature maps, before the average over space.
+        """
         ...
 
     def encode(self, x: Tensor, keep: Tensor) -> Tensor:
-        """Return tokens (n, k, feature_dim) of the patches `keep` (n, k) alone; with backbone "vit"."""
+        """Return the tokens of the visible patches only; requires the backbone "vit".
+
+        Parameters
+        ----------
+        x : Tensor of shape (n, channels, height, width)
+            Images.
+        keep : Tensor of shape (n, k), int64
+            Indices of the visible patches, row by row from 0.
+
+        Returns
+        -------
+        Tensor of shape (n, k, feature_dim)
+            Tokens, which attend to one another and to no hidden patch.
+        """
         ...
 
     def tokens(self, x: Tensor, mask: Tensor | None = None, token: Tensor | None = None) -> Tensor:
-        """Return tokens (n, patches, feature_dim), with `token` at masked patches; with backbone "vit"."""
+        """Return the tokens of all patches, some of them masked; requires the backbone "vit".
+
+        Parameters
+        ----------
+        x : Tensor of shape (n, channels, height, width)
+            Images.
+        mask : Tensor of shape (n, patches), bool, default=None
+            True for each masked patch; None masks no patch.
+        token : Tensor of shape (feature_dim,), default=None
+            Mask token, which replaces the embedding of a masked patch.
+
+        Returns
+        -------
+        Tensor of shape (n, patches, feature_dim)
+            Tokens of all patches.
+        """
         ...
 
 
 class Teacher(Protocol):
-    """The moving average of the student, as a loss sees it; without gradients."""
+    """Interface of the student's exponential moving average; without gradients.
+
+    A protocol for type annotations: it is not instantiated. Its object is the `teacher` argument of
+    `SSLLoss.step`, for a loss that sets `teacher_momentum`.
+
+    Parameters
+    ----------
+    *args, **kwargs : object
+        Not accepted: a protocol has no instances of its own.
+
+    See Also
+    --------
+    Student : Interface of the network in training.
+    """
 
     def __call__(self, views: Sequence[Tensor]) -> list[Tensor]:
-        """Return projections, one tensor of shape (n, dim) for each view (n, channels, height, width)."""
+        """Return the projections of several views.
+
+        Parameters
+        ----------
+        views : sequence of Tensor of shape (n, channels, height, width)
+            Views, which may differ in size.
+
+        Returns
+        -------
+        list of Tensor of shape (n, dim)
+            Projections, one tensor for each view.
+        """
         ...
 
     def features(self, x: Tensor) -> Tensor:
-        """Return features of shape (n, feature_dim)."""
+        """Return the features of images.
+
+        Parameters
+        ----------
+        x : Tensor of shape (n, channels, height, width)
+            Images.
+
+        Returns
+        -------
+        Tensor of shape (n, feature_dim)
+            Features of the backbone.
+        """
         ...
 
 
 def mlp(*widths: int, norm_output: bool = False) -> nn.Sequential:
-    """Linear - BatchNorm - ReLU between the widths given; the last is linear alone. Of one width: nothing.
+    """Build a multilayer perceptron with batch normalization.
 
-    `norm_output` standardises what comes out over the batch: BatchNorm without weights of its own, as in
-    SimSiam (arXiv:2011.10566). Before it is trained, an MLP sends all images in one direction; centred, they
-    differ from the first step on, which methods without negatives need in a short training.
+    Each hidden layer is Linear - BatchNorm - ReLU; the output layer is linear. No linear layer has a bias.
+
+    Parameters
+    ----------
+    *widths : int
+        Widths of the input, the hidden layers and the output. A single width gives an identity.
+    norm_output : bool, default=False
+        Whether to standardize the output over the batch, by a BatchNorm without an affine
+        transformation as in SimSiam [1]_. An untrained MLP maps all images to about the same direction;
+        centered outputs differ from the first step on, which methods without negatives need in a short
+        training.
+
+    Returns
+    -------
+    nn.Sequential
+        Module that maps (n, widths[0]) to (n, widths[-1]).
+
+    References
+    ----------
+    .. [1] Chen and He, "Exploring Simple Siamese Representation Learning", CVPR 2021, arXiv:2011.10566.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sklearn_ssl.losses import mlp
+    >>> projector = mlp(512, 256, 64)
+    >>> projector(torch.zeros(8, 512)).shape
+    torch.Size([8, 64])
     """
     if len(widths) == 1:
         return nn.Sequential()
@@ -167,17 +324,35 @@ def mlp(*widths: int, norm_output: bool = False) -> nn.Sequential:
 
 
 def mean_over_pairs(loss_of_pair: Callable[[Tensor, Tensor], Tensor], z: Sequence[Tensor]) -> Tensor:
-    """A loss that is defined on two views, for any number of them: the mean over all pairs."""
+    """Average a loss that is defined on two views over all pairs of views.
+
+    Parameters
+    ----------
+    loss_of_pair : callable
+        Function of the projections of two views, each of shape (n, dim), that returns a scalar tensor.
+    z : sequence of Tensor of shape (n, dim)
+        Projections, one tensor for each view.
+
+    Returns
+    -------
+    Tensor of shape ()
+        Mean over the unordered pairs of views.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than two views.
+    """
     if len(z) < 2:
         raise ValueError(f"a loss on pairs needs at least two views, got {len(z)}.")
     return torch.stack([loss_of_pair(a, b) for a, b in combinations(z, 2)]).mean()
 
 
 class SSLLoss(nn.Module):
-    """A self-supervised learning method, as a plugin.
+    """Base class of self-supervised learning methods.
 
-    The keywords of the constructor are its hyperparameters, each with a default: they become
-    `loss__<name>` of `SSLImageEmbedder`. A simple loss writes `forward` only::
+    The keyword arguments of the constructor are the method's hyperparameters, each with a default: they
+    become the parameters `loss__<name>` of `SSLImageEmbedder`. A simple loss implements `forward` only::
 
         class Alignment(SSLLoss):
             def __init__(self, power=2.0):
@@ -187,76 +362,143 @@ class SSLLoss(nn.Module):
             def forward(self, z1, z2):
                 return (z1 - z2).abs().pow(self.power).mean()
 
-    What a method trains beside backbone and projector (a predictor, prototypes) are parameters
-    made in `build`; what must survive (a queue, a centre) are persistent buffers made there.
-    All randomness comes from `batch.generator` and `spec.generator`. `sklearn_ssl.losses` has what checks
-    hyperparameters: `check_number`, `check_bool` and `check_choice` raise errors that name them.
+    A loss that needs more than projections overrides `step`. Modules that are trained together with backbone
+    and projector (a predictor, prototypes) are created in `build`, and so are the persistent buffers of a
+    state that has to survive saving and copying (a queue, a center). All randomness comes from
+    `batch.generator` and `spec.generator`. Hyperparameters are validated by `check_number`, `check_bool` and
+    `check_choice` of `sklearn_ssl.losses`, whose errors name the parameter.
 
-    A method that fills in images may also have ``reconstruct(views, student, generator)``, which returns what
-    the backbone saw of them, NaN where it saw nothing, and what was made of it, both like ``views[0]``: then
-    `sklearn_ssl.plot_reconstructions` draws it.
+    A method that reconstructs images may define the optional method
+    ``reconstruct(views, student, generator)``, which `sklearn_ssl.plot_reconstructions` calls. Its arguments
+    are the views of a batch (a list of tensors as in `Batch.views`), the `Student` and a `torch.Generator`.
+    It returns two tensors of the shape of ``views[0]``: the visible part of the images, NaN where they were
+    hidden from the backbone, and the reconstruction.
+
+    Parameters
+    ----------
+    *args, **kwargs : object
+        Not accepted by this class itself. A subclass declares its hyperparameters instead.
 
     Attributes
     ----------
     view_spec : ViewSpec
-        How many views of an image, and which. `build` may set it, where it depends on sizes.
+        Number and kind of the views of an image, by default two full-size views. `build` may set it on the
+        instance if it depends on sizes.
     uses_labels : bool
-        Whether `Batch.y` is wanted.
+        Whether the loss uses class labels, in `Batch.y` and as ``y`` of `forward`. Default: False.
     teacher_momentum : float, callable or None
-        Momentum of an exponential moving average of backbone and projector, or a picklable
-        schedule of progress in [0, 1]; None: no teacher.
+        Momentum of the teacher, an exponential moving average of backbone and projector; or a picklable
+        function that returns the momentum at a progress in [0, 1]. Default: None, for no teacher.
     defaults : dict
-        What this method wants where the user left "auto". Keys: backbone, projector (widths, or a
-        function that makes them from the width of the features; () for none), augment, optimizer, lr (for 256
-        images in a step), weight_decay, warmup, max_epochs.
+        Values of the embedder's parameters that this method uses where the user left "auto". Keys: backbone,
+        projector (widths, or a function of the feature width that returns them; () for no projector),
+        augment, optimizer, lr (for 256 images in a step), weight_decay, warmup, max_epochs. Default: {}.
+    family : str or None
+        Group under which `sklearn_ssl.available_losses` lists the loss. Default: None, for the name of its
+        distribution.
+
+    See Also
+    --------
+    ViewSpec : Number and kind of the views.
+    sklearn_ssl.register_loss : Give a loss a name.
+    sklearn_ssl.testing.check_loss : Test a loss against this contract.
     """
 
     view_spec: ClassVar[ViewSpec] | ViewSpec = ViewSpec()
     uses_labels: bool = False
     teacher_momentum: float | Callable[[float], float] | None = None
     defaults: ClassVar[dict] = {}
+    family: ClassVar[str | None] = None
 
     def forward(self, *z: Tensor, y: Tensor | None = None) -> Tensor | dict[str, Tensor]:
-        """Loss of the projections.
+        """Compute the loss of the projections.
 
         Parameters
         ----------
         *z : Tensor of shape (n, dim), float32
             Projections, one tensor for each view.
-        y : Tensor of shape (n,), only when `uses_labels`
+        y : Tensor of shape (n,), int64, default=None
+            Encoded class labels, -1 for unlabeled samples; passed only if `uses_labels` is True.
 
         Returns
         -------
         Tensor of shape () or dict
-            The loss; or ``{"loss": loss, term: value, ...}``, whose terms go to the history.
+            The loss; or ``{"loss": loss, term: value, ...}``, whose terms are recorded in the history.
+
+        Raises
+        ------
+        NotImplementedError
+            If a subclass overrides neither `forward` nor `step`.
         """
         raise NotImplementedError(f"{type(self).__name__} must write `forward` or `step`.")
 
     def build(self, spec: Spec) -> None:
-        """Make own parameters and buffers; called once, before the optimizer exists."""
+        """Create the parameters and buffers of the loss; called once, before the optimizer is created.
+
+        Parameters
+        ----------
+        spec : Spec
+            Sizes of data and network, the backbone, and a generator.
+        """
 
     def make_projector(self, in_dim: int, widths: tuple[int, ...]) -> nn.Module:
-        """Projector from features (n, in_dim) to projections; default: an MLP with BatchNorm."""
+        """Build the projector; by default an MLP with batch normalization.
+
+        Parameters
+        ----------
+        in_dim : int
+            Width of the features.
+        widths : tuple of int
+            Widths of the projector's layers, the last of which is that of the projections.
+
+        Returns
+        -------
+        nn.Module
+            Module that maps features (n, in_dim) to projections.
+        """
         return mlp(in_dim, *widths)
 
     def step(self, batch: Batch, student: Student, teacher: Teacher | None) -> Tensor | dict[str, Tensor]:
-        """Loss of one batch; richer methods override this.
+        """Compute the loss of one batch; by default `forward` of the views' projections.
 
         Parameters
         ----------
         batch : Batch
+            Views, indices, labels and generator of the step.
         student : Student
-            In float32: ``student(views) -> [z, ...]``, ``student.features(x) -> h``,
-            ``student.maps(x)``, and with backbone "vit" ``student.encode(x, keep)`` and
-            ``student.tokens(x, mask, token)``. Also ``student.backbone``.
+            Network in training, with float32 results: ``student(views) -> [z, ...]``,
+            ``student.features(x) -> h``, ``student.maps(x)``, and with backbone "vit"
+            ``student.encode(x, keep)`` and ``student.tokens(x, mask, token)``. Also ``student.backbone``.
         teacher : Teacher or None
-            ``teacher(views) -> [z, ...]``, without gradient.
+            Moving average of the student, without gradients: ``teacher(views) -> [z, ...]``. None if
+            `teacher_momentum` is None.
+
+        Returns
+        -------
+        Tensor of shape () or dict
+            As for `forward`.
         """
         labels = {"y": batch.y} if self.uses_labels else {}
         return self(*student(batch.views), **labels)
 
     def after_step(self, student: Student, teacher: Teacher | None) -> None:
-        """Called after the optimizer's step and the teacher's update."""
+        """Update state after the optimizer's step and the teacher's update; by default do nothing.
+
+        Parameters
+        ----------
+        student : Student
+            Network in training.
+        teacher : Teacher or None
+            Moving average of the student; None if `teacher_momentum` is None.
+        """
 
     def on_epoch_start(self, epoch: int, generator: torch.Generator) -> None:
-        """Called once at the start of each epoch."""
+        """Update state at the start of each epoch; by default do nothing.
+
+        Parameters
+        ----------
+        epoch : int
+            Number of the epoch, counted from 0.
+        generator : torch.Generator
+            Source of randomness.
+        """

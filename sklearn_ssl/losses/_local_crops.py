@@ -1,51 +1,62 @@
-"""Multi-crop: whether images are large enough for small crops of them."""
+"""Number of local crops (multi-crop) that the image size and the backbone allow."""
 
 from __future__ import annotations
 
 import copy
-import warnings
 
 import torch
 
 from sklearn_ssl._checks import check_number
+from sklearn_ssl._warnings import warn
 from sklearn_ssl.losses._base import Spec
 
-# Where the user leaves it to us. Four at half the side cost as much as one full-size view.
-LOCAL_CROPS = 4
+# Number of local crops for "auto". Four at half the side cost as much as one full-size view.
+AUTO_LOCAL_CROPS = 4
 
 
-# Pixels on the short side. At 16 px the ResNets' last feature map is a single pixel, with every default stem
-# for images of twice that size.
-SMALLEST_SIDE = 16
+# Minimum short side of a local crop for "auto", in pixels. At 16 px the last feature map of a ResNet is a
+# single pixel, with every default stem for images of twice that size.
+MIN_CROP_SIDE = 16
 
 
 def local_crops_that_fit(given: int | str, local_size: float, spec: Spec) -> int:
-    """How many local crops a method's `ViewSpec` shall have.
+    """Return the number of local crops for a method's `ViewSpec`.
 
     Parameters
     ----------
     given : int or "auto"
-        The method's hyperparameter `local_crops`. "auto": 4, or none where they would have less than 16
-        pixels on the short side, or the backbone cannot take them.
+        Value of the method's hyperparameter `local_crops`. "auto": 4, or 0 if the crops would have less than
+        16 pixels on the short side or the backbone rejects them.
     local_size : float
-        The method's hyperparameter `local_size`: the side of a crop, as a share of the full size.
+        Value of the method's hyperparameter `local_size`: side of a local crop, as a fraction of the full
+        size.
     spec : Spec
+        Sizes and backbone of the fit.
+
+    Returns
+    -------
+    int
+        Number of local crops.
 
     Raises
     ------
     ValueError
-        `given` is no number of crops, or the backbone cannot take them.
+        If `given` is no number of crops, or the backbone rejects crops of that size.
 
     Warns
     -----
     UserWarning
-        The crops that were asked for have less than 16 pixels on the short side.
+        If `given` is a number and the crops have less than 16 pixels on the short side.
+
+    See Also
+    --------
+    why_size_is_rejected : Test whether the backbone accepts an image size.
     """
     local_size = check_number("loss__local_size", local_size, above=0, at_most=1)
     size = tuple(max(1, round(local_size * side)) for side in spec.image_size)
     if isinstance(given, str) and given == "auto":
-        fit = min(size) >= SMALLEST_SIDE and why_size_is_rejected(spec, size) is None
-        return LOCAL_CROPS if fit else 0
+        fit = min(size) >= MIN_CROP_SIDE and why_size_is_rejected(spec, size) is None
+        return AUTO_LOCAL_CROPS if fit else 0
     given = check_number("loss__local_crops", given, whole=True, at_least=0, at_most=100, instead=("auto",))
     if given > 0:
         _check(given, spec, size)
@@ -58,20 +69,37 @@ def _check(n: int, spec: Spec, size: tuple[int, int]) -> None:
     reason = why_size_is_rejected(spec, size)
     if reason is not None:
         raise ValueError(f"loss__local_crops: the backbone cannot take {crops}: {reason}. Set {ways}.")
-    if min(size) < SMALLEST_SIDE:
-        warnings.warn(
+    if min(size) < MIN_CROP_SIDE:
+        warn(
             f"loss__local_crops: {crops} show little, and may cost more than they give: below "
-            f"{SMALLEST_SIDE} pixels 'auto' makes none. Set {ways}.",
-            stacklevel=2,
+            f"{MIN_CROP_SIDE} pixels 'auto' makes none. Set {ways}."
         )
 
 
 def why_size_is_rejected(spec: Spec, size: tuple[int, int]) -> str | None:
-    """Why the backbone cannot take images (crops, tiles) of this (height, width); None if it can."""
+    """Return the reason why the backbone rejects images of a size, or None if it accepts them.
+
+    Parameters
+    ----------
+    spec : Spec
+        Sizes and backbone of the fit. The backbone is not changed.
+    size : tuple of two ints
+        (height, width) of the images, crops or tiles, in pixels.
+
+    Returns
+    -------
+    str or None
+        Message of the error that the backbone raises, or a description of its output of another width.
+
+    See Also
+    --------
+    local_crops_that_fit : Number of local crops that the backbone accepts.
+    """
+    # A copy in eval mode, so that the dry run changes neither BatchNorm's statistics nor the training mode.
     backbone = copy.deepcopy(spec.backbone).eval()
     try:
         with torch.no_grad():
             width = backbone(torch.zeros(2, spec.in_channels, *size)).shape[1]
-    except Exception as error:  # a module may raise anything
+    except Exception as error:  # modules may raise any exception
         return str(error)
     return None if width == spec.feature_dim else f"it makes {width} features of them, not {spec.feature_dim}"

@@ -1,4 +1,4 @@
-"""For losses that look inside a backbone: its tokens, its feature maps, and a way from these to pixels."""
+"""Access to the tokens and feature maps of a backbone, and a decoder from feature maps to pixels."""
 
 from __future__ import annotations
 
@@ -15,12 +15,23 @@ from sklearn_ssl.losses._base import Spec
 
 
 def backbone_with_tokens(spec: Spec) -> ViT:
-    """The backbone, whose patches a loss can hide (`student.encode`, `student.tokens`).
+    """Return the backbone if a loss can mask its patches, by `student.encode` and `student.tokens`.
+
+    Parameters
+    ----------
+    spec : Spec
+        Sizes and backbone of the fit.
+
+    Returns
+    -------
+    ViT
+        The vision transformer ``spec.backbone``.
 
     Raises
     ------
     ValueError
-        It has none. A loss names "vit" in its `defaults`, so that only a user's own choice can fail.
+        If the backbone is not a vision transformer. A loss that masks patches sets the backbone "vit" in its
+        `defaults`, so that only a backbone chosen by the user can fail.
     """
     if not isinstance(spec.backbone, ViT):
         raise ValueError(
@@ -31,17 +42,38 @@ def backbone_with_tokens(spec: Spec) -> ViT:
 
 
 def patch_side(spec: Spec) -> int:
-    """In pixels, of the backbone's patches; 1 for a backbone that has none, or hides them."""
+    """Return the side of the backbone's patches.
+
+    Parameters
+    ----------
+    spec : Spec
+        Sizes and backbone of the fit.
+
+    Returns
+    -------
+    int
+        Side in pixels; 1 for a backbone that has no patches or does not expose them.
+    """
     return spec.backbone.patch_size if isinstance(spec.backbone, ViT) else 1
 
 
 def map_size(spec: Spec) -> tuple[int, int]:
-    """(rows, columns) of the feature maps (`student.maps`) of a full-size view.
+    """Return the size of the feature maps (`student.maps`) of a full-size view.
+
+    Parameters
+    ----------
+    spec : Spec
+        Sizes and backbone of the fit. The backbone is not changed.
+
+    Returns
+    -------
+    tuple of two ints
+        (rows, columns) of the feature maps.
 
     Raises
     ------
     ValueError
-        The backbone shows its features only, or its features are not the mean of its maps.
+        If the backbone does not expose feature maps, or its features are not the mean of its maps.
     """
     backbone = copy.deepcopy(spec.backbone).eval()
     with torch.no_grad():
@@ -55,19 +87,27 @@ def map_size(spec: Spec) -> tuple[int, int]:
 
 
 class MapsToPixels(nn.Module):
-    """From each place of a feature map the pixels that it stands for, by a single layer (arXiv:2111.09886).
+    """Decoder that predicts from each position of a feature map the pixels it covers.
+
+    The prediction is a single linear layer, as in SimMIM [1]_.
 
     Parameters
     ----------
     feature_dim : int
+        Number of channels of the feature maps.
     channels : int
-        Of what comes out.
+        Number of channels of the output.
     maps : tuple of two ints
         (rows, columns) of the feature maps.
     size : tuple of two ints
-        (height, width) of what comes out.
-    width : int, optional
-        Channels of two more layers before it, the second of which sees the places around. None: no more.
+        (height, width) of the output, in pixels.
+    width : int, default=None
+        Number of channels of two additional layers before the prediction, a 1x1 and a 3x3 convolution. None:
+        no additional layers.
+
+    References
+    ----------
+    .. [1] Xie et al., "SimMIM: A Simple Framework for Masked Image Modeling", CVPR 2022, arXiv:2111.09886.
     """
 
     def __init__(
@@ -79,21 +119,33 @@ class MapsToPixels(nn.Module):
         width: int | None = None,
     ):
         super().__init__()
-        self.before = nn.Identity() if width is None else around(feature_dim, width)
+        self.before = nn.Identity() if width is None else neighborhood_layers(feature_dim, width)
         self.size = size
+        # The smallest whole upscaling that reaches the output's size; `forward` shrinks any surplus.
         self.factor = max(math.ceil(out / rows) for out, rows in zip(size, maps, strict=True))
         self.linear = nn.Conv2d(width or feature_dim, channels * self.factor**2, 1)
 
     def forward(self, maps: Tensor) -> Tensor:
-        """(n, feature_dim, rows, columns) to (n, channels, height, width)."""
+        """Decode feature maps to pixels.
+
+        Parameters
+        ----------
+        maps : Tensor of shape (n, feature_dim, rows, columns)
+            Feature maps.
+
+        Returns
+        -------
+        Tensor of shape (n, channels, height, width)
+            Pixels.
+        """
         pixels = F.pixel_shuffle(self.linear(self.before(maps)), self.factor)
         if pixels.shape[2:] == self.size:
             return pixels
         return F.interpolate(pixels, self.size, mode="bilinear", antialias=True)
 
 
-def around(feature_dim: int, width: int) -> nn.Sequential:
-    """Maps of `width` channels, of which each place has seen those around it."""
+def neighborhood_layers(feature_dim: int, width: int) -> nn.Sequential:
+    """Build layers to maps of `width` channels, each position of which depends on its 3x3 neighborhood."""
     return nn.Sequential(
         nn.Conv2d(feature_dim, width, 1),
         nn.GELU(),

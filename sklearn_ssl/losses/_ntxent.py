@@ -1,4 +1,4 @@
-"""NT-Xent: the loss of SimCLR."""
+"""NT-Xent: the contrastive loss of SimCLR."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from sklearn_ssl.losses._blockwise import mean_logsumexp
 
 
 class NTXent(SSLLoss):
-    r"""Normalised temperature-scaled cross entropy (SimCLR): pick your other view out of the batch.
+    r"""Normalized temperature-scaled cross-entropy (NT-Xent) loss of SimCLR.
 
-    Each of the 2n projections asks "which of the other 2n - 1 is the other view of my image?" and
-    pays the cross entropy of the answer:
+    Each of the 2n projections is an anchor that has to identify the other view of its image among the
+    other 2n - 1 projections; the loss is the cross-entropy of this classification [1]_:
 
     .. math::
         \ell_i = -\log \frac{\exp(s_{i,p(i)} / \tau)}{\sum_{k \neq i} \exp(s_{i,k} / \tau)},
@@ -26,18 +26,22 @@ class NTXent(SSLLoss):
     Parameters
     ----------
     temperature : float, default=0.5
-        :math:`\tau`. Lower values look at the hardest negatives only, which in small data are often of
-        the same kind as the image. 0.5 is SimCLR's for CIFAR-10; on ImageNet it uses 0.1.
+        Temperature :math:`\tau`. Lower values weight the hardest negatives more, which on small data sets
+        are often of the same class as the image. SimCLR uses 0.5 for CIFAR-10 and 0.1 for ImageNet.
+
+    See Also
+    --------
+    DCL : The same loss without the positive in the denominator.
 
     Notes
     -----
-    The (2n, 2n) matrix of similarities is worked through in blocks of rows: memory grows as n d, not as
-    n², and value and gradient are exact.
+    The (2n, 2n) similarity matrix is processed in blocks of rows: memory grows as n d, not as n², and value
+    and gradient are exact.
 
     References
     ----------
-    Chen et al., "A Simple Framework for Contrastive Learning of Visual Representations", ICML 2020,
-    arXiv:2002.05709, equation 1.
+    .. [1] Chen et al., "A Simple Framework for Contrastive Learning of Visual Representations", ICML 2020,
+       arXiv:2002.05709, equation 1.
     """
 
     family = "contrastive"
@@ -47,11 +51,28 @@ class NTXent(SSLLoss):
         self.temperature = check_number("loss__temperature", temperature, above=0)
 
     def forward(self, *z: Tensor) -> Tensor:
+        """Compute the loss of the projections.
+
+        Parameters
+        ----------
+        *z : Tensor of shape (n, dim), float32
+            Projections, one tensor for each view; at least two.
+
+        Returns
+        -------
+        Tensor of shape ()
+            Mean over all pairs of views.
+
+        Raises
+        ------
+        ValueError
+            If there are fewer than two views.
+        """
         return mean_over_pairs(self._pair, z)
 
     def _pair(self, z1: Tensor, z2: Tensor) -> Tensor:
         z1, z2 = F.normalize(z1, dim=1), F.normalize(z2, dim=1)
         positive = (z1 * z2).sum(dim=1)  # (n,): s is symmetric, so one number for both views
-        # A sample is not among its own candidates.
+        # Offset 0: an anchor is not among its own candidates.
         log_of_sum = mean_logsumexp(torch.cat([z1, z2]), self.temperature, left_out=(0,))
         return log_of_sum - positive.mean() / self.temperature

@@ -1,4 +1,4 @@
-"""Names of losses: entry points in the group `sklearn_ssl.losses`, and what `register_loss` adds."""
+"""Registry of losses: entry points of the group `sklearn_ssl.losses`, and names of `register_loss`."""
 
 from __future__ import annotations
 
@@ -17,13 +17,15 @@ from torch import nn
 
 from sklearn_ssl._params import did_you_mean
 
-GROUP = "sklearn_ssl.losses"
+# Group of the entry points by which a distribution declares its losses.
+ENTRY_POINT_GROUP = "sklearn_ssl.losses"
 
 
-OURS = "sklearn-ssl"
+# Canonical name of the distribution whose losses keep their names, whatever else is installed.
+OWN_DISTRIBUTION = "sklearn-ssl"
 
 
-# Methods of this project that are packages of their own, in its folder `plugins`.
+# Losses of this project's own plugin packages (folder `plugins`), by package.
 MASKED = ("beit", "inpainting", "mae", "simmim")
 
 
@@ -33,6 +35,7 @@ METRIC_LEARNING = ("dclw", "infonce", "margin", "meanshift", "moco", "nnclr", "s
 PRETEXT = ("colorization", "cpc", "jigsaw", "relative_location", "rotation")
 
 
+# Loss name -> plugin package of this project that provides it.
 KNOWN_PLUGINS = {
     "barlow_twins": "sklearn-ssl-barlow-twins",
     **dict.fromkeys(("deepcluster", "swav", "wmse"), "sklearn-ssl-cca"),
@@ -43,7 +46,7 @@ KNOWN_PLUGINS = {
 }
 
 
-# Names in papers and libraries, in the spelling of `_plain`, where they are others than the loss's own.
+# Names in papers and libraries that differ from the name here, normalized by `_plain` -> name here.
 OTHER_NAMES = {
     "barlow": "barlow_twins",
     "contextencoder": "inpainting",
@@ -63,27 +66,35 @@ OTHER_NAMES = {
 }
 
 
+# Losses named by `register_loss`, in this process only.
 _registered: dict[str, Any] = {}
 
 
 @dataclass(frozen=True)
 class LossInfo:
-    """What is known of a loss.
+    """Description of an available loss, as `available_losses` returns it.
 
-    Attributes
+    Parameters
     ----------
     name : str
-        What `loss=` takes: the entry point's name, or "distribution:name" where several have it.
-    distribution, version : str
-        The installed package that brings it; both empty for a name given by `register_loss`.
+        Value for the parameter `loss`: the name of the entry point, or "distribution:name" if several
+        distributions share the name.
+    distribution : str
+        Name of the distribution that provides the loss; empty for a name given by `register_loss`.
+    version : str
+        Version of the distribution; empty for a name given by `register_loss`.
     target : str
-        Where it is, as "module:attribute".
-    family : str or None
-        With ``details=True``: the loss's attribute `family`, or else its distribution.
-    summary : str or None
-        With ``details=True``: the first line of the loss's docstring.
-    error : str or None
-        With ``details=True``: why it cannot be used.
+        Location of the loss, as "module:attribute".
+    family : str or None, default=None
+        Attribute `family` of the loss, or else its distribution; only with ``details=True``.
+    summary : str or None, default=None
+        First line of the loss's docstring; only with ``details=True``.
+    error : str or None, default=None
+        Message of the error if the loss cannot be imported; only with ``details=True``.
+
+    See Also
+    --------
+    available_losses : List the available losses.
     """
 
     name: str
@@ -96,19 +107,30 @@ class LossInfo:
 
 
 def available_losses(*, details: bool = False) -> Mapping[str, LossInfo]:
-    """Every loss that is installed or registered.
+    """List the losses that are installed or registered.
 
     Parameters
     ----------
     details : bool, default=False
-        Import each loss, for its family and summary, or the error that it raises. By default
-        nothing is imported: names, distributions and targets are in the packages' metadata.
+        Whether to import each loss, for its family and summary, or the error that it raises. By default
+        nothing is imported: names, distributions and targets are read from the packages' metadata.
 
     Returns
     -------
     read-only mapping of str to LossInfo
-        Sorted by name. A name that several distributions have appears as "distribution:name" of
-        each; one of a built-in loss stays the built-in's.
+        Available losses, sorted by name. A name shared by several distributions appears once for each, as
+        "distribution:name"; the name of a built-in loss always denotes the built-in.
+
+    See Also
+    --------
+    get_loss : Return the loss of a name.
+    register_loss : Give a loss a name.
+
+    Examples
+    --------
+    >>> from sklearn_ssl import available_losses
+    >>> available_losses()["vicreg"].target
+    'sklearn_ssl.losses:VICReg'
     """
     infos = [replace(info, name=_shortest_name(info)) for info in _installed()]
     infos += [LossInfo(name, "", "", _target(loss)) for name, loss in _registered.items()]
@@ -118,12 +140,12 @@ def available_losses(*, details: bool = False) -> Mapping[str, LossInfo]:
 
 
 def get_loss(name: str) -> type[nn.Module] | Callable:
-    """The loss of a name.
+    """Return the loss of a name.
 
     Parameters
     ----------
     name : str
-        "ntxent", or "distribution:ntxent" where several distributions have it.
+        Name such as "ntxent", or "distribution:ntxent" if several distributions share it.
 
     Returns
     -------
@@ -133,9 +155,20 @@ def get_loss(name: str) -> type[nn.Module] | Callable:
     Raises
     ------
     ValueError
-        If no loss has the name, or several have it.
+        If no loss has the name, or several losses have it.
     ImportError
-        If it cannot be imported, or is no loss.
+        If the loss cannot be imported, or is no loss.
+
+    See Also
+    --------
+    available_losses : List the available losses.
+    register_loss : Give a loss a name.
+
+    Examples
+    --------
+    >>> from sklearn_ssl import get_loss
+    >>> get_loss("ntxent")
+    <class 'sklearn_ssl.losses._ntxent.NTXent'>
     """
     if name in _registered:
         return _registered[name]
@@ -148,29 +181,34 @@ def get_loss(name: str) -> type[nn.Module] | Callable:
 
 
 def register_loss(name: str, loss: Any = None) -> Any:
-    """Give a loss a name, in this process only; also a decorator, ``@register_loss("mine")``.
+    """Register a loss under a name in this process; also a decorator, ``@register_loss("mine")``.
 
-    The name can be given again (a notebook's cell that is run twice): the last one counts. Worker
-    processes (`n_jobs`) do not know it: there, pass the class itself, ``loss=MyLoss``.
+    A name can be registered again, as by a notebook cell that is run twice: the last registration counts.
+    Worker processes (`n_jobs`) do not see it: there, pass the class itself, ``loss=MyLoss``.
 
     Parameters
     ----------
     name : str
-        What `loss=` takes from now on.
-    loss : type or callable, optional
-        A subclass of `SSLLoss` or `nn.Module`, or a function of the projections.
+        Value for the parameter `loss` that denotes the loss.
+    loss : type or callable, default=None
+        A subclass of `SSLLoss` or `nn.Module`, or a function of the projections. None returns a decorator.
 
     Returns
     -------
     type or callable
-        The loss itself; without a loss, the decorator.
+        The loss itself; the decorator if `loss` is None.
 
     Raises
     ------
     ValueError
-        If an installed package, such as this one, has the name.
+        If a loss of an installed distribution, this one included, has the name.
     TypeError
-        If it is no loss.
+        If `loss` is no loss.
+
+    See Also
+    --------
+    available_losses : List the available losses.
+    get_loss : Return the loss of a name.
     """
     if loss is None:
         return functools.partial(register_loss, name)
@@ -185,15 +223,16 @@ def register_loss(name: str, loss: Any = None) -> Any:
 
 
 def _installed() -> tuple[LossInfo, ...]:
-    # A scan takes 9-30 ms, so it is kept; the times let a `pip install` in a running session be seen.
+    # A scan takes 9-30 ms, so its result is cached. The folders' modification times are part of the key, so
+    # that a `pip install` during a running session is noticed.
     return _scan(tuple((folder, _changed_at(folder)) for folder in sys.path))
 
 
 @functools.lru_cache(maxsize=1)
 def _scan(folders: tuple[tuple[str, int], ...]) -> tuple[LossInfo, ...]:
-    # A distribution that is on the path twice (an editable install) counts once: entry_points() sees to it.
-    found = [(entry, entry.dist.metadata) for entry in metadata.entry_points(group=GROUP)]
-    # The rest of an installation that was broken off or removed by hand may have no name: pip ignores it too.
+    # entry_points() counts a distribution once that is on the path twice (an editable install).
+    found = [(entry, entry.dist.metadata) for entry in metadata.entry_points(group=ENTRY_POINT_GROUP)]
+    # The remains of an interrupted or manually removed installation may have no name: pip ignores them too.
     return tuple(
         LossInfo(entry.name, about["Name"], about["Version"], entry.value)
         for entry, about in found
@@ -209,12 +248,12 @@ def _changed_at(folder: str) -> int:
 
 
 def _installed_as(name: str) -> list[LossInfo]:
-    """Those that "name" or "distribution:name" can mean; a built-in keeps its name for itself."""
+    """Return the losses that "name" or "distribution:name" may denote; a built-in's name denotes it alone."""
     distribution, bare = name.split(":", 1) if ":" in name else ("", name)
     found = [info for info in _installed() if info.name == bare]
     if distribution:
         return [info for info in found if _canonical(info.distribution) == _canonical(distribution)]
-    return [info for info in found if _canonical(info.distribution) == OURS] or found
+    return [info for info in found if _canonical(info.distribution) == OWN_DISTRIBUTION] or found
 
 
 def _shortest_name(info: LossInfo) -> str:
@@ -234,19 +273,19 @@ def _with_details(info: LossInfo) -> LossInfo:
         loss = get_loss(info.name)
     except ImportError as error:
         return replace(info, error=str(error))
-    # Not inspect.getdoc: a loss without a docstring would show SSLLoss's.
+    # Not inspect.getdoc: a loss without a docstring would inherit that of SSLLoss.
     summary = (loss.__doc__ or "").strip().partition("\n")[0]
     family = getattr(loss, "family", None) or info.distribution
     return replace(info, family=family or None, summary=summary or None)
 
 
 def _load(info: LossInfo) -> Any:
-    """Import a loss; whatever goes wrong in a plugin surfaces here, once, with its name."""
+    """Import a loss, and report any failure of its package as an ImportError that names the package."""
     try:
-        return _checked(metadata.EntryPoint(info.name, info.target, GROUP).load())
+        return _checked(metadata.EntryPoint(info.name, info.target, ENTRY_POINT_GROUP).load())
     except KeyboardInterrupt:
         raise
-    except BaseException as error:  # sys.exit() at import, too
+    except BaseException as error:  # also SystemExit, of a module that calls sys.exit() at import
         raise ImportError(
             f"The loss {info.name!r} of {info.distribution} {info.version} ({info.target}) cannot be used:"
             f" {type(error).__name__}: {error}. Update or uninstall that package; other losses go on working."
@@ -272,15 +311,15 @@ def _unknown_message(name: str) -> str:
     names = list(available_losses())
     return (
         f"Unknown loss {name!r}.{_hint(name, names)}"
-        f" Available: {', '.join(names) or f'none, is {OURS} itself installed?'}."
-        f" A package adds one by an entry point in the group {GROUP!r}."
+        f" Available: {', '.join(names) or f'none, is {OWN_DISTRIBUTION} itself installed?'}."
+        f" A package adds one by an entry point in the group {ENTRY_POINT_GROUP!r}."
         " A name given by register_loss() exists only in the process that registered it:"
         " in worker processes pass the class itself, loss=MyLoss."
     )
 
 
 def _hint(name: str, names: list[str]) -> str:
-    """A sentence, with a space before it, on the loss that an unknown name may mean; or nothing."""
+    """Return a sentence, preceded by a space, on the loss that an unknown name may denote; or ""."""
     known = [*names, *KNOWN_PLUGINS]
     meant = _other_spelling(name, known)
     if meant is None:
@@ -293,14 +332,14 @@ def _hint(name: str, names: list[str]) -> str:
 
 
 def _other_spelling(name: str, known: list[str]) -> str | None:
-    """The known loss that has this name in other letters or signs, or in a paper; None if there is none."""
+    """Return the known loss that is spelled differently or has this name in a paper; None if none is."""
     plain = _plain(name)
     by_spelling = {_plain(loss): loss for loss in known}
     return by_spelling.get(_plain(OTHER_NAMES.get(plain, plain)))
 
 
 def _plain(name: str) -> str:
-    """Letters and digits only, in lower case, without "loss": "NT-Xent loss" becomes "ntxent"."""
+    """Reduce a name to lower-case letters and digits, without "loss": "NT-Xent loss" becomes "ntxent"."""
     return re.sub(r"[^a-z0-9]", "", name.lower()).removesuffix("loss")
 
 

@@ -1,4 +1,4 @@
-"""VICReg: variance, invariance, covariance."""
+"""VICReg: variance-invariance-covariance regularization."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from sklearn_ssl.losses._base import SSLLoss, mean_over_pairs
 
 
 def three_times_the_features(feature_dim: int) -> tuple[int, ...]:
-    """Widths of the projector."""
+    """Return the widths of the projector's layers, all equal to the width of the features."""
     return feature_dim, feature_dim, feature_dim
 
 
 class VICReg(SSLLoss):
-    r"""Variance-invariance-covariance regularisation: agree, but spread out and do not repeat.
+    r"""Variance-invariance-covariance regularization (VICReg) loss.
 
-    The two views' projections shall be equal (invariance), while each dimension keeps a standard
-    deviation of at least one over the batch (variance) and no two dimensions say the same
-    (covariance). There are no negatives, so small batches work:
+    The projections of two views are pulled together (invariance), while each dimension keeps a standard
+    deviation of at least one over the batch (variance) and the dimensions are decorrelated (covariance).
+    There are no negatives, so small batches work [1]_:
 
     .. math::
         \ell = \lambda \, \mathrm{MSE}(z, z') + \mu \tfrac12 [v(z) + v(z')] + \nu [c(z) + c(z')]
@@ -38,26 +38,26 @@ class VICReg(SSLLoss):
     Parameters
     ----------
     sim_coeff : float, default=25.0
-        :math:`\lambda`, the weight of invariance.
+        Weight :math:`\lambda` of the invariance term.
     std_coeff : float, default=25.0
-        :math:`\mu`, the weight of variance: too small, and the embedding collapses.
+        Weight :math:`\mu` of the variance term. If it is too small, the embedding collapses.
     cov_coeff : float, default=1.0
-        :math:`\nu`, the weight of covariance: larger, and the dimensions share less.
+        Weight :math:`\nu` of the covariance term. Larger values make the dimensions less redundant.
 
     Notes
     -----
-    The sum over :math:`C_{ij}^2` is also that over the (n, n) matrix of inner products between the centred
-    rows, so the covariance takes :math:`\min(n, d)^2` numbers of memory.
+    The sum over :math:`C_{ij}^2` equals that over the (n, n) matrix of inner products between the centered
+    rows, so the covariance term takes memory for :math:`\min(n, d)^2` numbers.
 
     References
     ----------
-    Bardes, Ponce and LeCun, "VICReg: Variance-Invariance-Covariance Regularization for
-    Self-Supervised Learning", ICLR 2022, arXiv:2105.04906, equations 1 to 6; constants from
-    github.com/facebookresearch/vicreg.
+    .. [1] Bardes, Ponce and LeCun, "VICReg: Variance-Invariance-Covariance Regularization for
+       Self-Supervised Learning", ICLR 2022, arXiv:2105.04906, equations 1 to 6; constants from
+       github.com/facebookresearch/vicreg.
     """
 
     family = "cca"
-    # Wider than for a contrastive loss: what is decorrelated is the embedding's dimensions.
+    # Wider than for a contrastive loss: the covariance term decorrelates the dimensions of the projections.
     defaults: ClassVar[dict] = {"projector": three_times_the_features}
 
     def __init__(self, sim_coeff: float = 25.0, std_coeff: float = 25.0, cov_coeff: float = 1.0):
@@ -67,8 +67,26 @@ class VICReg(SSLLoss):
         self.cov_coeff = check_number("loss__cov_coeff", cov_coeff, at_least=0)
 
     def forward(self, *z: Tensor) -> dict[str, Tensor]:
+        """Compute the loss of the projections.
+
+        Parameters
+        ----------
+        *z : Tensor of shape (n, dim), float32
+            Projections, one tensor for each view; at least two.
+
+        Returns
+        -------
+        dict of str to Tensor of shape ()
+            The loss, and its terms invariance, variance and covariance, unweighted.
+
+        Raises
+        ------
+        ValueError
+            If there are fewer than two views.
+        """
         invariance = mean_over_pairs(F.mse_loss, z)
-        # The mean over pairs of a sum over the pair's views is a mean over views.
+        # Each view occurs in equally many pairs, so the mean over pairs of a term summed over the pair's two
+        # views is twice the term's mean over views. The variance term's factor of one half cancels the two.
         variance = torch.stack([_variance(view) for view in z]).mean()
         covariance = 2 * torch.stack([_covariance(view) for view in z]).mean()
         loss = self.sim_coeff * invariance + self.std_coeff * variance + self.cov_coeff * covariance
@@ -76,6 +94,7 @@ class VICReg(SSLLoss):
 
 
 def _variance(z: Tensor) -> Tensor:
+    # A root of the variance alone has an infinite gradient at zero, hence epsilon.
     return F.relu(1 - (z.var(dim=0) + 1e-4).sqrt()).mean()
 
 
@@ -83,7 +102,8 @@ def _covariance(z: Tensor) -> Tensor:
     n, d = z.shape
     z = (z - z.mean(dim=0)) / math.sqrt(n - 1)  # C = Z^T Z
     if n < d:
-        gram, variances = z @ z.T, z.square().sum(dim=0)  # (n, n), whose sum of squares is that of C; (d,)
+        # (n, n), whose sum of squares is that of C; (d,)
+        gram, variances = z @ z.T, z.square().sum(dim=0)
     else:
         gram = z.T @ z  # (d, d)
         variances = gram.diagonal()

@@ -414,7 +414,7 @@ def test_an_unknown_setting_of_the_reader_is_named_after_the_fit_too(embedder, i
     fitted = embedder().fit(images)
     fitted.reader_params = {"on_eror": "skip"}
     assert message_of(ValueError, lambda: fitted.transform(images)).startswith(
-        "Invalid parameter 'reader__on_eror' for SSLImageEmbedder(reader='files'). Did you mean "
+        "Invalid parameter 'reader__on_eror' for SSLImageEmbedder(reader=None). Did you mean "
         "'reader__on_error'?"
     )
 
@@ -650,7 +650,7 @@ def test_an_unknown_nested_parameter_is_told_the_nearest_by_every_way_in(
 ):
     ways = (
         lambda: embedder(**{f"{slot}_params": {wrong: 1}}).fit(images),
-        lambda: embedder(**{f"{slot}__{wrong}": 1}),
+        lambda: embedder(**{f"{slot}__{wrong}": 1}).fit(images),
         lambda: embedder().set_params(**{f"{slot}__{wrong}": 1}),
     )
     for way in ways:

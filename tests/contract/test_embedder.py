@@ -308,7 +308,8 @@ def one_thread():
 
 @pytest.mark.usefixtures("one_thread")
 def test_worker_processes_give_the_same_and_search_in_parallel(embedder, convolution, images, labels):
-    estimator = embedder(backbone=convolution)
+    # Explicit: worker processes do not know what --bf16 says of the processor.
+    estimator = embedder(backbone=convolution, precision="float32")
     expected = estimator.fit_transform(images)
     pipe = Pipeline([("ssl", estimator), ("clf", LogisticRegression(max_iter=1000))])
     search = GridSearchCV(pipe, {"ssl__loss": ["ntxent", "vicreg"]}, cv=2, error_score="raise")

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from sklearn_ssl._hardware.allocator import OWN_SETTINGS, _glibc
+from sklearn_ssl._hardware.allocator import USER_VARIABLES, _glibc
 
 needs_glibc = pytest.mark.skipif(_glibc() is None, reason="needs glibc with its own thresholds")
 
@@ -53,7 +53,7 @@ def test_afterwards_a_temporary_array_takes_no_more_page_faults_than_before():
 
 
 @needs_glibc
-@pytest.mark.parametrize("name", OWN_SETTINGS)
+@pytest.mark.parametrize("name", USER_VARIABLES)
 def test_thresholds_that_the_environment_sets_are_left_alone(name, monkeypatch):
     monkeypatch.setenv(name, "65536")
     assert _glibc() is None

@@ -15,7 +15,7 @@ def example(h, w, kernel, n=3, c=64, d=80, dtype=torch.float64):
     return x, weight
 
 
-# n = 3: as a product of neighbourhoods, except on one pixel; n = 500: in the dense form up to 6 pixels.
+# n = 3: as a product of neighborhoods, except on one pixel; n = 500: in the dense form up to 6 pixels.
 @pytest.mark.parametrize("n", [3, 500])
 @pytest.mark.parametrize("size", [(1, 1), (2, 2), (3, 2), (4, 4), (1, 9), (16, 1)])
 @pytest.mark.parametrize(("kernel", "stride"), [(3, 1), (3, 2), (1, 1), (1, 2)])

@@ -13,7 +13,6 @@ import torch
 from PIL import Image
 
 from sklearn_ssl._images.decode import header_of, pixels_of_file
-from sklearn_ssl._images.inputs import training_source
 
 PHOTO = np.random.default_rng(0).integers(0, 256, (12, 16, 3), dtype=np.uint8)
 LARGE = 10**6
@@ -501,7 +500,7 @@ def test_an_array_that_promises_more_than_it_holds(tmp_path):
 
 @pytest.mark.filterwarnings("ignore")  # Pillow's, on bytes that make little sense
 @pytest.mark.parametrize("kind", ["png", "jpg", "gif", "bmp", "tif", "webp", "jp2", "ppm", "npy"])
-def test_mutated_files_are_read_or_refused_in_our_words(embedder, save, tmp_path, kind):
+def test_mutated_files_are_read_or_refused_in_our_words(opened, save, tmp_path, kind):
     path = tmp_path / f"a.{kind}"
     if kind == "npy":
         np.save(path, PHOTO)
@@ -514,7 +513,7 @@ def test_mutated_files_are_read_or_refused_in_our_words(embedder, save, tmp_path
         path.write_bytes(mutated(whole, rng))
         words = f"{re.escape(str(path))} .position 1|give those of one kind"
         with contextlib.suppress(Refused), _as_refused(words):
-            source = training_source(embedder(), [good, path])
+            source, _ = opened([good, path])
             assert source.batch(torch.arange(2)).shape[0] == 2
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from sklearn_ssl._images.inputs import inference_source, training_size
+from sklearn_ssl._images.inputs import training_size
 from sklearn_ssl._images.pixel_scale import PixelScale, Standardize, evenly_spaced
 
 N = 12
@@ -223,9 +223,9 @@ def pixels_of(source):
 
 def test_a_16_bit_file_keeps_its_levels(opened, save_images):
     levels = np.arange(64, dtype=np.uint16).reshape(8, 8) + 40_000  # 40000 / 257 = 155.6: one level of 8 bits
-    source, estimator = opened(save_images([levels, levels]))
+    source, format_ = opened(save_images([levels, levels]))
     assert source.dtype == torch.float32
-    assert estimator.image_shape_ == (8, 8, 1)
+    assert format_.shape == (8, 8, 1)
     np.testing.assert_array_equal(pixels_of(source), levels)
 
 
@@ -240,8 +240,8 @@ def test_transparent_pixels_are_shown_on_white(opened, save_images):
     red[..., 0] = 200
     red[:4, :, 3] = 255  # the upper half is opaque
     for X in (save_images([red, red]), [Image.fromarray(red)] * 2):
-        source, estimator = opened(X)
-        assert estimator.image_shape_ == (8, 8, 3)
+        source, format_ = opened(X)
+        assert format_.shape == (8, 8, 3)
         assert pixels_of(source)[0, 0].tolist() == [200, 0, 0]
         assert pixels_of(source)[7, 7].tolist() == [255, 255, 255]
 
@@ -302,14 +302,14 @@ def test_three_files_are_enough_to_fit(embedder, save_images, images):
 def test_files_of_other_sizes_are_shrunk_and_centred(opened, save_images):
     wide = np.zeros((16, 48, 3), np.uint8)
     wide[:, 16:32] = 200  # the square in the middle
-    source, estimator = opened(save_images([wide, wide]), image_size=8)
-    assert estimator.image_size_ == source.size == (8, 8)
+    source, format_ = opened(save_images([wide, wide]), image_size=8)
+    assert format_.size == source.size == (8, 8)
     assert (pixels_of(source)[:, 1:-1] == 200).all()  # antialiasing mixes in the black at its borders
 
 
 def test_files_without_a_wish_are_trained_at_their_median_short_side(opened, save_images):
     paths = save_images([np.zeros(shape, np.uint8) for shape in ((8, 20), (10, 10), (30, 12))])
-    assert opened(paths)[1].image_size_ == (10, 10)
+    assert opened(paths)[1].size == (10, 10)
 
 
 def test_a_fit_on_files_forgets_how_many_numbers_an_earlier_array_had(embedder, images, save_images):
@@ -349,9 +349,9 @@ def test_a_resolution_is_one_or_two_numbers_of_pixels(image_size):
 
 def test_large_arrays_are_shrunk_once_before_training(opened, draw_images):
     large = draw_images(4, (16, 16, 3))
-    source, estimator = opened(large, image_size=8)
+    source, format_ = opened(large, image_size=8)
     assert source.size == (8, 8)
-    assert estimator.image_shape_ == (16, 16, 3)
+    assert format_.shape == (16, 16, 3)
     means = large.reshape(4, 2, 8, 16, 3).mean(axis=(2, 3))  # upper and lower half
     shrunk = (
         source.batch(torch.arange(4)).movedim(1, -1).to(torch.float32).reshape(4, 2, 4, 8, 3).mean(dim=(2, 3))
@@ -431,4 +431,4 @@ def test_files_do_not_have_thirteen_channels(embedder, draw_images, images, save
 
 def test_inference_reads_files_at_the_fitted_size(embedder, images, save_images, draw_images):
     fitted = embedder().fit(images)
-    assert inference_source(fitted, save_images(draw_images(2, (16, 20, 3)))).size == (8, 8)
+    assert fitted._open_for_inference(save_images(draw_images(2, (16, 20, 3)))).size == (8, 8)

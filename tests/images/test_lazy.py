@@ -9,7 +9,6 @@ import pytest
 import torch
 from PIL import Image
 
-from sklearn_ssl._images.inputs import inference_source
 from sklearn_ssl._images.sources import ArraySource
 
 N = 12
@@ -35,7 +34,7 @@ def test_images_that_do_not_fit_in_memory_are_decoded_again(opened, images, save
 
 def test_what_is_embedded_once_is_not_kept(embedder, images, save_images):
     fitted = embedder().fit(images)
-    assert inference_source(fitted, save_images(images))._kept is None
+    assert fitted._open_for_inference(save_images(images))._kept is None
 
 
 @pytest.mark.parametrize("deep", [False, True])

@@ -3,6 +3,9 @@
 import numpy as np
 import pytest
 
+from sklearn_ssl import Reader
+from sklearn_ssl._images.reader import make_reader
+
 
 def test_a_reader_of_ones_own(embedder, images, tmp_path):
     paths = []
@@ -38,6 +41,14 @@ def test_a_setting_that_cannot_be_is_told_what_can(embedder, images, params, wor
         embedder(reader_params=params).fit(images)
 
 
-def test_there_is_one_name_of_a_reader(embedder, images):
-    with pytest.raises(ValueError, match=r"reader='dicom': leave it at 'files'.* reader__read=function"):
+def test_a_reader_has_no_name(embedder, images):
+    words = r"reader='dicom': give a sklearn_ssl.Reader, or None.* reader__read=function"
+    with pytest.raises(ValueError, match=words):
         embedder(reader="dicom").fit(images)
+
+
+def test_an_instance_has_its_values_except_for_nested_ones(embedder):
+    made = embedder(reader=Reader(on_error="skip", workers=2), reader__workers=1)
+    assert make_reader(made.reader, made.reader_params) == Reader(on_error="skip", workers=1)
+    listed = made.get_params()
+    assert (listed["reader__on_error"], listed["reader__workers"]) == ("skip", 1)

@@ -171,13 +171,13 @@ def test_contrastive_losses_do_not_see_the_length_of_a_projection(loss):
 @pytest.fixture
 def small_blocks(monkeypatch):
     """Blocks of 35 numbers: of the 10 similarities of 5 images' views, 3 rows, and one that is left over."""
-    monkeypatch.setattr(blocks, "ENTRIES", 35)
+    monkeypatch.setattr(blocks, "BLOCK_ENTRIES", 35)
 
 
 @pytest.mark.parametrize("rows", [1, 3, 4, 9])  # of 10, so the last block is smaller, but for 1
 @pytest.mark.parametrize("loss", [NTXent(0.2), DCL(0.2)])
 def test_blocks_of_rows_have_the_papers_value_and_gradient(monkeypatch, loss, rows):
-    monkeypatch.setattr(blocks, "ENTRIES", 10 * rows)
+    monkeypatch.setattr(blocks, "BLOCK_ENTRIES", 10 * rows)
     z = [view.requires_grad_() for view in projections(5, 4)]
     expected = slow_contrastive(*z, 0.2, positive_in_denominator=isinstance(loss, NTXent))
     torch.testing.assert_close(loss(*z), expected, rtol=1e-10, atol=0)

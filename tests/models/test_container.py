@@ -55,9 +55,9 @@ def test_a_tensor_that_is_there_twice_is_read_twice(path):
 def test_it_is_a_safetensors_file_whose_head_is_json(path):
     write_archive(path, "thing", {"weight": torch.ones(2), "lr": 0.1})
     with safe_open(path, "np") as file:
-        np.testing.assert_array_equal(file.get_tensor("/weight"), [1, 1])
+        np.testing.assert_array_equal(file.get_tensor("weight"), [1, 1])
         head = json.loads(file.metadata()["sklearn_ssl"])
-    assert head == {"format": 1, "kind": "thing", "content": {"weight": {"$tensor": "/weight"}, "lr": 0.1}}
+    assert head == {"format": 1, "kind": "thing", "content": {"weight": {"$tensor": "weight"}, "lr": 0.1}}
 
 
 @pytest.mark.parametrize("value", [object(), np.arange(3), {1}, 1j, torch.nn.Linear(1, 1)])

@@ -212,7 +212,7 @@ def test_auto_takes_the_parameters_of_the_backbone_that_the_loss_wants():
     assert wanting.transform(pixel_images()).shape == (24, 16)
     assert "backbone__stem" in SSLImageEmbedder("ntxent").get_params()
     with pytest.raises(ValueError, match=r"Invalid parameter 'backbone__stem'.*depth, heads, patch"):
-        SSLImageEmbedder(WantsViT, backbone__stem="3x3")
+        SSLImageEmbedder(WantsViT).set_params(backbone__stem="3x3")
     both = SSLImageEmbedder("ntxent", backbone__stem="3x3").set_params(loss=WantsViT, backbone__patch=8)
     assert both.backbone_params == {"patch": 8}
     assert both.set_params(loss="vicreg").backbone_params is None
@@ -232,7 +232,7 @@ def test_a_grid_gives_each_loss_the_parameters_of_its_backbone():
 def test_a_loss_that_is_not_there_leaves_the_usual_backbone_settable():
     assert SSLImageEmbedder("no_such_loss", backbone__stem="3x3").backbone_params == {"stem": "3x3"}
     with pytest.raises(ValueError, match="Unknown loss 'no_such_loss'"):
-        SSLImageEmbedder("no_such_loss", backbone__depth=2)
+        SSLImageEmbedder("no_such_loss").set_params(backbone__depth=2)
 
 
 # ------------------------------------------------------------------ feature maps

@@ -125,7 +125,7 @@ def test_a_fit_that_died_goes_on_bit_for_bit(often, make, images, step):
     same_training(again, whole)
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "lars"])
+@pytest.mark.parametrize("optimizer", ["sgd", "muon"])
 def test_with_every_optimizer(often, make, images, optimizer):
     whole = make(checkpoint=None, optimizer=optimizer).fit(images)
     with pytest.raises(RuntimeError, match="switched off"):

@@ -22,9 +22,10 @@ from sklearn_ssl import SSLImageEmbedder
 from sklearn_ssl._images.pixel_scale import PixelScale
 from sklearn_ssl._images.sources import ArraySource
 from sklearn_ssl._networks.student import Student
+from sklearn_ssl._training.assemble import output_width
 from sklearn_ssl._training.batches import TrainingSet
 from sklearn_ssl._training.meter import READ_EVERY, Meter
-from sklearn_ssl._training.net import SSLNet, StopTraining, check_loss_value, output_width
+from sklearn_ssl._training.net import SSLNet, StopTraining, check_loss_value
 from sklearn_ssl._training.optimizers import resolve_optimizer
 from sklearn_ssl._training.schedule import Schedule
 from sklearn_ssl._training.seeds import SHUFFLE, VIEWS, derive_seed, seeded_modules
@@ -356,7 +357,7 @@ class StopAfter(Callback):
 
 
 def stop_quietly():
-    raise StopTraining
+    raise StopTraining("callback")
 
 
 def make_net(optimizer="adamw", callbacks=()):
@@ -387,7 +388,8 @@ def make_net(optimizer="adamw", callbacks=()):
 
 
 def train(net, dataset):
-    return net.train(dataset, time.monotonic())
+    net.train(dataset, time.monotonic())
+    return net
 
 
 def through_a_file(state):
@@ -395,6 +397,10 @@ def through_a_file(state):
     torch.save(state, file)
     file.seek(0)
     return torch.load(file, weights_only=True)
+
+
+def earlier(state, rows):
+    return {"training": state, "history": rows, "finished": None, "bad": {}}
 
 
 def without_seconds(state):
@@ -405,7 +411,7 @@ def without_times(row):
     return {name: value for name, value in row.items() if name not in ("dur", "images_per_second", "batches")}
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "sgd", "lars", "muon"])
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd", "muon"])
 @pytest.mark.parametrize("steps", [1, 8, 10, 19])  # of 20, four in an epoch
 def test_a_training_goes_on_from_a_file_bit_for_bit(steps, optimizer):
     straight = train(*make_net(optimizer))
@@ -415,7 +421,7 @@ def test_a_training_goes_on_from_a_file_bit_for_bit(steps, optimizer):
     state = through_a_file(stopped.training_state())
 
     again, dataset = make_net(optimizer)
-    train(again.load_training_state(state, rows), dataset)
+    train(again.resume(earlier(state, rows)), dataset)
     assert again.steps_done == straight.steps_done == 20
     assert same(without_seconds(again.training_state()), without_seconds(straight.training_state()))
     assert [row["epoch"] for row in again.history] == [1, 2, 3, 4, 5]
@@ -426,7 +432,7 @@ def test_a_training_goes_on_from_a_file_bit_for_bit(steps, optimizer):
 def test_an_epoch_is_not_announced_again_when_it_is_gone_on_with():
     stopped = train(*make_net(callbacks=[StopAfter(6, stop_quietly)]))
     again, dataset = make_net()
-    train(again.load_training_state(stopped.training_state(), []), dataset)
+    train(again.resume(earlier(stopped.training_state(), [])), dataset)
     assert stopped.criterion_.epochs == [0, 1]
     assert again.criterion_.epochs == [2, 3, 4]
 
@@ -435,12 +441,12 @@ def test_the_time_of_earlier_fits_counts():
     stopped = train(*make_net(callbacks=[StopAfter(6, stop_quietly)]))
     state = stopped.training_state() | {"seconds": 1000.0}
     again, dataset = make_net()
-    train(again.load_training_state(state, []), dataset)
+    train(again.resume(earlier(state, [])), dataset)
     assert 1000 < again.seconds() < 1100
 
 
 def test_a_stopped_training_was_not_interrupted():
-    assert not train(*make_net(callbacks=[StopAfter(6, stop_quietly)])).interrupted
+    assert train(*make_net(callbacks=[StopAfter(6, stop_quietly)])).end == "callback"
 
 
 def press_ctrl_c():

@@ -1,4 +1,4 @@
-"""Optimizers by name, LARS and Muon by their papers, and what weight decay touches."""
+"""Optimizers by name, Muon by its paper, and what weight decay touches."""
 
 import math
 
@@ -10,7 +10,7 @@ from torch import nn
 
 from sklearn_ssl import SSLImageEmbedder
 from sklearn_ssl._training.muon import Muon, newton_schulz, orthogonalized
-from sklearn_ssl._training.optimizers import LARS, OPTIMIZERS, base_settings, decay_groups, resolve_optimizer
+from sklearn_ssl._training.optimizers import OPTIMIZERS, base_settings, decay_groups, resolve_optimizer
 
 
 def layers():
@@ -33,72 +33,9 @@ def train(parameters, optimizer, steps=4):
     return [p.detach().numpy() for p in parameters]
 
 
-# ------------------------------------------------------------------ LARS
-
-
-def slow_lars(weights, lr, momentum, trust, decay, steps=4):
-    """arXiv:1708.03888, algorithm 1, layer after layer; weight decay inside the norm, as in VICReg's code."""
-    velocities = [np.zeros_like(w) for w in weights]
-    for step in range(steps):
-        for i, g in enumerate(gradients(step)):
-            w, g = weights[i], g.numpy()
-            if w.ndim > 1:
-                g = g + decay * w
-                g = g * trust * np.sqrt((w**2).sum()) / np.sqrt((g**2).sum())
-            velocities[i] = momentum * velocities[i] + g
-            weights[i] = w - lr * velocities[i]
-    return weights
-
-
-@pytest.mark.parametrize(
-    ("momentum", "trust", "decay"), [(0.9, 0.02, 0.1), (0.0, 1.0, 0.0), (0.5, 0.001, 1e-4)]
-)
-def test_lars_is_the_papers_algorithm(momentum, trust, decay):
-    parameters = layers()
-    optimizer = LARS(decay_groups(parameters, decay), 0.3, momentum=momentum, trust=trust)
-    expected = slow_lars([p.detach().numpy().copy() for p in parameters], 0.3, momentum, trust, decay)
-    for got, wanted in zip(train(parameters, optimizer), expected, strict=True):
-        np.testing.assert_allclose(got, wanted, rtol=1e-12)
-
-
-def test_a_step_of_lars_is_a_fixed_share_of_the_weights_norm():
-    # |w| = 5 and any gradient: a step of lr * trust * |w| = 0.1 * 0.02 * 5 = 0.01, here along (0, 1).
-    weight = nn.Parameter(torch.tensor([[3.0, 4.0]], dtype=torch.float64))
-    weight.grad = torch.tensor([[0.0, 1000.0]], dtype=torch.float64)
-    LARS([weight], 0.1, trust=0.02).step()
-    assert weight.tolist() == [[3.0, pytest.approx(3.99, rel=1e-12)]]
-
-
-def test_a_bias_takes_a_plain_momentum_step():
-    # v1 = 2, v2 = 0.5 * 2 + 2 = 3; the bias goes 1 -> 1 - 0.1 * 2 -> 0.8 - 0.1 * 3 = 0.5
-    bias = nn.Parameter(torch.ones(1, dtype=torch.float64))
-    bias.grad = torch.full((1,), 2.0, dtype=torch.float64)
-    optimizer = LARS([bias], 0.1, momentum=0.5)
-    optimizer.step()
-    assert bias.item() == pytest.approx(0.8)
-    optimizer.step()
-    assert bias.item() == pytest.approx(0.5)
-
-
-def test_a_layer_at_zero_leaves_it():
-    # No norm to take a share of: a plain step, 0 - 0.1 * 1.
-    weight = nn.Parameter(torch.zeros(1, 2))
-    weight.grad = torch.ones(1, 2)
-    LARS([weight], 0.1).step()
-    assert weight.tolist() == [[pytest.approx(-0.1)] * 2]
-
-
-def test_a_layer_without_gradient_values_or_without_gradient_stays():
-    zero, absent = nn.Parameter(torch.ones(2, 2)), nn.Parameter(torch.ones(2, 2))
-    zero.grad = torch.zeros(2, 2)
-    LARS([zero, absent], 0.1).step()
-    assert zero.tolist() == absent.tolist() == [[1, 1], [1, 1]]
-
-
-@pytest.mark.parametrize("ours", [LARS, Muon])
-def test_our_optimizers_evaluate_a_closure_as_torchs_do(ours):
+def test_muon_evaluates_a_closure_as_torchs_optimizers_do():
     weight = nn.Parameter(torch.ones(1, 2))
-    optimizer = ours([weight], 0.1)
+    optimizer = Muon([weight], 0.1)
 
     def closure():
         optimizer.zero_grad()
@@ -110,14 +47,13 @@ def test_our_optimizers_evaluate_a_closure_as_torchs_do(ours):
     assert weight.grad.tolist() == [[1, 1]]
 
 
-@pytest.mark.parametrize("ours", [LARS, Muon])
-def test_our_optimizers_go_on_from_their_state_dicts(ours):
+def test_muon_goes_on_from_its_state_dict():
     straight, halves = layers(), layers()
     make = {"lr": 0.1, "momentum": 0.9}
-    train(straight, ours(straight, **make), steps=4)
-    first = ours(halves, **make)
+    train(straight, Muon(straight, **make), steps=4)
+    first = Muon(halves, **make)
     train(halves, first, steps=2)
-    second = ours(halves, **make)
+    second = Muon(halves, **make)
     second.load_state_dict(first.state_dict())
     for step in (2, 3):
         for parameter, gradient in zip(halves, gradients(step), strict=True):
@@ -303,15 +239,15 @@ def test_an_unknown_optimizer_is_told_what_there_is(optimizer):
         resolve_optimizer(optimizer)
     message = str(caught.value)
     assert message.startswith(f"Unknown optimizer {optimizer!r}.")
-    assert message.endswith("Give 'auto', one of sgd, adamw, lars, muon, or a class from torch.optim.")
+    assert message.endswith("Give 'auto', one of sgd, adamw, muon, or a class from torch.optim.")
     assert (" Did you mean 'adamw'?" in message) == (optimizer == "adamv")
 
 
 def test_each_named_optimizer_has_settings_of_its_own_and_a_class_needs_a_rate():
     rates = {name: base_settings(name)["lr"] for name in OPTIMIZERS}
-    assert rates == {"sgd": 0.06, "adamw": 2e-3, "lars": 0.3, "muon": 8e-3}
+    assert rates == {"sgd": 0.06, "adamw": 2e-3, "muon": 8e-3}
     decays = {name: base_settings(name)["weight_decay"] for name in OPTIMIZERS}
-    assert decays == {"sgd": 5e-4, "adamw": 1e-2, "lars": 1e-4, "muon": 1e-2}
+    assert decays == {"sgd": 5e-4, "adamw": 1e-2, "muon": 1e-2}
     assert base_settings(torch.optim.Adam, lr_is_given=True) == {"weight_decay": 0.0}
     with pytest.raises(ValueError, match=r"^Adam has no default learning rate here: say lr=\.\.\. as well"):
         base_settings(torch.optim.Adam)
@@ -387,7 +323,7 @@ def fitted(**params):
     return SSLImageEmbedder(**settings | params).fit(images())
 
 
-@pytest.mark.parametrize(("name", "lr"), [("sgd", 0.1), ("adamw", 0.01), ("lars", 1.0), ("muon", 0.05)])
+@pytest.mark.parametrize(("name", "lr"), [("sgd", 0.1), ("adamw", 0.01), ("muon", 0.05)])
 def test_every_named_optimizer_brings_the_loss_down(name, lr):
     rows = fitted(optimizer=name, lr=lr, max_epochs=20, loss__temperature=0.2).history_
     assert rows[-1]["train_loss"] < rows[0]["train_loss"] - 0.1
@@ -431,23 +367,22 @@ def test_clip_norm_bounds_the_gradient_that_the_optimizer_sees():
     assert max(clipped.norms) == pytest.approx(0.01, rel=1e-3)
 
 
-def test_a_name_that_the_optimizer_does_not_take_is_told_the_nearest():
+def test_a_name_that_the_optimizer_does_not_take_is_told_the_nearest(images):
     with pytest.raises(ValueError, match="Did you mean 'optimizer__momentum'"):
-        SSLImageEmbedder(optimizer="lars", optimizer__momentun=0.9)
+        SSLImageEmbedder(optimizer="sgd", optimizer__momentun=0.9).fit(images)
 
 
 @pytest.mark.parametrize(
     ("optimizer", "name", "value", "words"),
     [
-        *[(each, "momentum", "x", "of at least 0 and below 1") for each in ("sgd", "lars", "muon")],
-        *[(each, "momentum", 1, "of at least 0 and below 1") for each in ("sgd", "lars", "muon")],
+        *[(each, "momentum", "x", "of at least 0 and below 1") for each in ("sgd", "muon")],
+        *[(each, "momentum", 1, "of at least 0 and below 1") for each in ("sgd", "muon")],
         *[(each, "eps", bad, "of at least 0") for each in ("adamw", "muon") for bad in ("x", -1, math.nan)],
         *[
             (each, "clip_norm", bad, "above 0, or None")
             for each in OPTIMIZERS
             for bad in ("x", -1, 0, math.nan, math.inf, True)
         ],
-        ("lars", "trust", 0, "above 0"),
     ],
 )
 def test_a_setting_out_of_range_is_named(optimizer, name, value, words):

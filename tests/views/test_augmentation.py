@@ -5,9 +5,11 @@ import random
 import numpy as np
 import pytest
 import torch
+from sklearn.model_selection import ParameterGrid
 from torchvision.transforms import v2
 
-from sklearn_ssl._views.augmentation import is_drawn_once
+from sklearn_ssl._views.augmentation import is_drawn_once, make_augment
+from sklearn_ssl.augment import Photo
 
 IMAGE = torch.rand(3, 8, 8, generator=torch.Generator().manual_seed(0))
 CROP = v2.RandomResizedCrop(8, scale=(0.2, 0.5))
@@ -54,3 +56,20 @@ def test_a_fit_warns_of_a_transform_in_a_function(embedder, images):
 
 def test_a_transform_as_it_is_draws_for_each_image(embedder, images):
     assert embedder(augment=CROP).fit(images).n_iter_ == 1
+
+
+def test_an_instance_of_the_settings_is_an_augmentation(embedder, images):
+    by_name = embedder(augment="photo", augment__crop=0.5).fit_transform(images)
+    np.testing.assert_array_equal(embedder(augment=Photo(crop=0.5)).fit_transform(images), by_name)
+
+
+def test_an_instance_can_be_searched_by_nested_names(embedder):
+    estimator = embedder(augment=Photo(crop=0.5, blur=0.1))
+    assert estimator.get_params()["augment__crop"] == 0.5
+    made = []
+    for params in ParameterGrid({"augment__crop": [0.1, 0.9]}):
+        estimator.set_params(**params)
+        made.append(make_augment(estimator.augment, estimator.augment_params))
+    assert made == [Photo(crop=0.1, blur=0.1), Photo(crop=0.9, blur=0.1)]
+    with pytest.raises(ValueError, match="Did you mean 'augment__crop'"):
+        estimator.set_params(augment__crp=0.5)

@@ -1,4 +1,4 @@
-"""The canonical correlation family: no negatives; whitening or grouping keeps the images apart."""
+"""Canonical-correlation (CCA) family: methods without negatives, based on whitening or clustering."""
 
 from sklearn_ssl_cca.deepcluster import DeepCluster
 from sklearn_ssl_cca.swav import SwAV

@@ -1,4 +1,4 @@
-"""DeepCluster: group all images by k-means, then learn the groups as classes."""
+"""DeepCluster: k-means clustering of all images, with the clusters as classification targets."""
 
 from __future__ import annotations
 
@@ -6,55 +6,75 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sklearn_ssl import Batch, Spec, SSLLoss
-from sklearn_ssl.losses import check_number, mlp
+from sklearn_ssl.losses import Batch, Spec, SSLLoss, Student, Teacher, check_number, mlp
 from sklearn_ssl_cca.sizes import number_of_groups
 
-ROWS = 2**14  # that k-means compares with the centroids at a time
+# Number of rows that k-means compares with the centroids at a time, to bound memory.
+ROWS = 2**14
 
 
 class DeepCluster(SSLLoss):
-    r"""K-means grouping: what lies together shall be told from the rest, and so comes to lie closer together.
+    r"""DeepCluster-v2: k-means clusters as classification targets [1]_ [2]_.
 
-    At the start of each epoch, k-means groups the projections that the last one has left; in the epoch, each
-    view of an image is classified among the groups' centroids:
+    At the start of each epoch, k-means clusters the projections stored during the previous one. During the
+    epoch, each view of an image is classified among the centroids of the clusters:
 
     .. math::
         \ell = -\frac1V \sum_v
         \log \frac{\exp(\hat z_v^\top c_{y} / \tau)}{\sum_k \exp(\hat z_v^\top c_k / \tau)}
 
-    where :math:`\hat z` is the projection divided by its norm, y the group of the image, :math:`c_k` the unit
-    centroids (fixed during the epoch), V the number of views, and the loss is the mean over the images.
-    Several groupings of the same projections, each from another random start, are learned at once: the loss
-    is the mean over them.
+    where :math:`\hat z` is the projection scaled to unit length, y the cluster of the image, :math:`c_k` the
+    unit-length centroids (fixed during the epoch), V the number of views, and the loss is the mean over the
+    images. Several clusterings of the same projections, which differ in their random initialization, are
+    learned at the same time; the loss is the mean over them.
 
     Parameters
     ----------
     n_clusters : int or "auto", default="auto"
-        "auto": 300, at most a quarter of the images. The authors have 3000 for the 1000 classes of ImageNet.
+        Number of clusters. "auto": 300, at most a quarter of the number of images. The authors use 3000 for
+        the 1000 classes of ImageNet.
     n_groupings : int, default=3
-        How many groupings; the authors'.
+        Number of clusterings. The default is the authors'.
     temperature : float, default=0.1
-        :math:`\tau`; the authors'.
+        Temperature :math:`\tau`. The default is the authors'.
     kmeans_iterations : int, default=10
-        The authors'.
+        Number of iterations of k-means. The default is the authors'.
+
+    Attributes
+    ----------
+    bank : Tensor of shape (n_samples, dim)
+        Memory bank: the mean direction of the projections of each image's views, zeros for images not seen
+        yet.
+    centroids : Tensor of shape (n_groupings, n_clusters, dim)
+        Unit-length centroids of each clustering.
+    clusters : Tensor of shape (n_groupings, n_samples), int64
+        Cluster of each image in each clustering.
+
+    Raises
+    ------
+    ValueError
+        If a hyperparameter is out of its range; in `build`, if `n_clusters` does not suit the number of
+        images.
 
     Notes
     -----
-    The projections are standardised over the batch (BatchNorm, without weights of its own), which the authors
-    do not do: else they share one large direction at first, and k-means has little to tell them apart by.
+    The projections are standardized over the batch (BatchNorm without an affine transformation), unlike the
+    authors'. Otherwise they share one dominant direction early in training, and k-means hardly separates
+    them.
 
-    The bank that is grouped holds for each image the mean direction of its views' projections, as they were
-    when the image last came up: no extra pass over the images. Before it has anything, in the first epoch,
-    the images are dealt to random centroids in equal numbers: views of an image have to find each other, and
-    the images spread out (as in "noise as targets", arXiv:1704.05310). An image that the first epoch left
-    out, for its last batch was incomplete, keeps its random cluster for a second one.
+    The memory bank stores projections as of the last time the image was in a batch, so that clustering takes
+    no extra pass over the images. In the first epoch, when the bank is empty, the images are assigned to
+    random centroids in equal numbers: the views of an image are attracted to the same centroid, and the
+    images are spread out (as in "noise as targets", arXiv:1704.05310). An image that the first epoch leaves
+    out, because its last batch is incomplete, keeps its random cluster for a second one.
 
     References
     ----------
-    Caron et al., "Deep Clustering for Unsupervised Learning of Visual Features", ECCV 2018, arXiv:1807.05520;
-    in the form of DeepCluster-v2 (the appendix of SwAV, arXiv:2006.09882); constants from
-    github.com/facebookresearch/swav.
+    .. [1] Caron et al., "Deep Clustering for Unsupervised Learning of Visual Features", ECCV 2018,
+       arXiv:1807.05520.
+    .. [2] Caron et al., "Unsupervised Learning of Visual Features by Contrasting Cluster Assignments",
+       NeurIPS 2020, arXiv:2006.09882, appendix (DeepCluster-v2); constants from
+       github.com/facebookresearch/swav.
     """
 
     family = "cca"
@@ -76,7 +96,7 @@ class DeepCluster(SSLLoss):
         self.register_load_state_dict_pre_hook(_new_bank_for_other_images)
 
     def make_projector(self, in_dim: int, widths: tuple[int, ...]) -> nn.Module:
-        """An MLP with BatchNorm on its output too; see the notes."""
+        """Build an MLP whose output is standardized over the batch, too; see the Notes."""
         return mlp(in_dim, *widths, norm_output=True)
 
     def build(self, spec: Spec) -> None:
@@ -88,6 +108,7 @@ class DeepCluster(SSLLoss):
         self.register_buffer("clusters", torch.stack(dealt))  # (groupings, n_samples)
 
     def on_epoch_start(self, epoch: int, generator: torch.Generator) -> None:
+        # Rows of the bank that are all zeros belong to images not seen yet.
         seen = self.bank.any(dim=1).nonzero().squeeze(1)
         if len(seen) == 0:
             return
@@ -97,7 +118,7 @@ class DeepCluster(SSLLoss):
             centroids.copy_(found)
             clusters[seen] = nearest
 
-    def step(self, batch: Batch, student, teacher) -> Tensor:
+    def step(self, batch: Batch, student: Student, teacher: Teacher | None) -> Tensor | dict[str, Tensor]:
         z = [F.normalize(view, dim=1) for view in student(batch.views)]  # (n, d) each
         self.bank[batch.index] = F.normalize(sum(z).detach(), dim=1)
         y = self.clusters[:, batch.index]  # (groupings, n)
@@ -110,30 +131,32 @@ class DeepCluster(SSLLoss):
 
 
 def spherical_kmeans(x: Tensor, k: int, iterations: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Groups of unit vectors by direction.
+    """Cluster unit vectors by direction (spherical k-means).
 
     Parameters
     ----------
     x : Tensor of shape (n, d)
-        Rows of norm 1.
+        Unit-length rows.
     k : int
-        Groups. They start from k rows drawn at random (some twice where k > n).
+        Number of clusters. The initial centroids are k rows drawn at random, repeated if k > n.
     iterations : int
+        Number of iterations.
     generator : torch.Generator
+        Source of randomness of the initial centroids.
 
     Returns
     -------
     centroids : Tensor of shape (k, d)
-        Rows of norm 1. A group that is empty keeps its place.
-    nearest : int64 Tensor of shape (n,)
-        Each row's group.
+        Unit-length centroids. The centroid of an empty cluster is left unchanged.
+    nearest : Tensor of shape (n,), int64
+        Cluster of each row.
     """
     order = torch.randperm(len(x), generator=generator, device=generator.device).to(x.device)
     centroids = x[order[torch.arange(k, device=x.device) % len(x)]]
     for _ in range(iterations):
         sums = torch.zeros_like(centroids)
         for rows in x.split(ROWS):
-            # A product rather than `index_add`, whose order of summation varies on a GPU.
+            # A matrix product rather than `index_add`, whose order of summation varies on a GPU.
             sums += F.one_hot(_nearest(rows, centroids), k).to(x.dtype).T @ rows
         centroids = torch.where(sums.any(dim=1, keepdim=True), F.normalize(sums, dim=1), centroids)
     return centroids, torch.cat([_nearest(rows, centroids) for rows in x.split(ROWS)])
@@ -144,7 +167,7 @@ def _nearest(x: Tensor, centroids: Tensor) -> Tensor:
 
 
 def _new_bank_for_other_images(loss: DeepCluster, state_dict: dict, prefix: str, *_) -> None:
-    """Lets a warm start go on with more or fewer images: their numbers mean others, so it groups anew."""
+    """Discard the saved bank and clusters if a warm start has a different number of images."""
     given = state_dict.get(prefix + "bank")
     if given is not None and len(given) != len(loss.bank):
         state_dict.update({prefix + name: buffer for name, buffer in loss.named_buffers()})

@@ -1,4 +1,4 @@
-"""How many groups so many images can be sorted into."""
+"""Number of prototypes or clusters for a data set."""
 
 from __future__ import annotations
 
@@ -6,24 +6,29 @@ from sklearn_ssl.losses import is_whole
 
 
 def number_of_groups(name: str, given: int | str, default: int, n_samples: int) -> int:
-    """Number of prototypes or clusters.
+    """Return the number of prototypes or clusters.
 
     Parameters
     ----------
     name : str
-        Of the hyperparameter, for messages.
+        Name of the hyperparameter, for error messages.
     given : int or "auto"
-        Its value.
+        Value of the hyperparameter.
     default : int
-        What "auto" means on large data. It is no more than a quarter of the images (but at least 2): a
-        group shall have several members.
+        Value for "auto" on large data sets. On small ones it is a quarter of the number of images, but at
+        least 2, so that a cluster has several members.
     n_samples : int
-        Training images.
+        Number of training images.
+
+    Returns
+    -------
+    int
+        Number of prototypes or clusters.
 
     Raises
     ------
     ValueError
-        `given` is no number from 2 to `n_samples`.
+        If `given` is not a number from 2 to `n_samples`.
     """
     if isinstance(given, str) and given == "auto":
         return min(default, max(2, n_samples // 4))

@@ -1,4 +1,4 @@
-"""W-MSE: agree after whitening."""
+"""W-MSE: agreement of whitened projections."""
 
 from __future__ import annotations
 
@@ -9,65 +9,76 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sklearn_ssl import Batch, Spec, SSLLoss, ViewSpec
-from sklearn_ssl.losses import check_number, is_whole, mean_over_pairs
+from sklearn_ssl.losses import (
+    Batch,
+    Spec,
+    SSLLoss,
+    Student,
+    Teacher,
+    ViewSpec,
+    check_number,
+    is_whole,
+    mean_over_pairs,
+)
 
-SUB_BATCH = 128  # images; the authors' for CIFAR-10
+# Number of images in a sub-batch for "auto"; the authors' value for CIFAR-10.
+SUB_BATCH = 128
 
 
 def narrow(feature_dim: int) -> tuple[int, ...]:
-    """Widths of the projector."""
+    """Return the widths of the projector's layers: a wide hidden layer and a narrow output."""
     return 2 * feature_dim, max(2, feature_dim // 32)
 
 
 class WMSE(SSLLoss):
-    r"""Whitening MSE: pull the views of an image together where all images are spread out evenly.
+    r"""Whitening mean-squared-error (W-MSE) loss [1]_.
 
-    Each view's projections are first made to have mean zero and the identity as covariance over the
-    batch. That alone keeps the images apart, for what is spread in all directions cannot collapse, so
-    all that is left to ask for is that the views agree:
+    The projections of each view are whitened over the batch: their mean becomes zero and their covariance the
+    identity. Whitened projections cannot collapse, so that it suffices to minimize the distance between the
+    views of an image:
 
     .. math::
         \ell = \frac{2}{V (V - 1)} \sum_{i < j} \bigl( 2 - 2 \cos(v_i, v_j) \bigr),
         \qquad v = W (z - \mu), \quad W = L^{-1}, \quad L L^\top = \Sigma
 
-    for V views, with mean :math:`\mu`, covariance :math:`\Sigma` (divided by n - 1) and its Cholesky
-    factor L, of each view and sub-batch by itself; the gradient passes through all of them, and no side is
-    detached.
+    for V views, where :math:`\mu` is the mean, :math:`\Sigma` the covariance (divided by n - 1) and L its
+    Cholesky factor, of each view and sub-batch separately. The gradient flows through all of them; there is
+    no stop-gradient.
 
     Parameters
     ----------
     w_size : int or "auto", default="auto"
-        Images in a sub-batch. "auto": 128, the authors' for CIFAR-10, or twice the width of the projections
-        where that is more, and at most the batch. Each step deals the batch into sub-batches at random.
-        Larger ones are steadier.
+        Number of images in a sub-batch. "auto": 128, the authors' value for CIFAR-10, or twice the width of
+        the projections if that is more, at most the batch size. Each step splits the batch into random
+        sub-batches. Larger values give more stable estimates.
     w_iter : int, default=1
-        How often a step deals the batch. More is steadier, 4 in the authors' recipes for images of 64 px and
-        more; of use where a batch has several sub-batches.
+        Number of random splits of the batch in a step. Higher values are more stable, and matter if a batch
+        has several sub-batches; the authors' recipes for images of 64 pixels and more use 4.
     w_eps : float, default=1e-4
-        Added to the diagonal of :math:`\Sigma`, as a share of its mean, so that images that are all alike
-        have a finite loss. The authors have 0.
+        Regularization added to the diagonal of :math:`\Sigma`, as a fraction of the diagonal's mean, so that
+        identical images have a finite loss. The authors use 0.
     n_views : int, default=2
-        V. 4 learns more from a step, which takes twice the time (the paper's W-MSE 4).
+        Number of views V. 4 views (the paper's W-MSE 4) learn more from a step, which takes twice the time.
 
     Raises
     ------
     ValueError
-        When `build` finds that the batch is smaller than the `w_size` given.
+        If a hyperparameter is out of its range; in `build`, if `w_size` exceeds the batch size.
 
     Notes
     -----
-    Whitening magnifies chance: with n images, W is only known well where n is much larger than the width d
-    of the projections. Here d is a 32nd of the features' width, 16 for a ResNet-18, which learned more in
-    some hundred steps with batches of 128 than the authors' 64 (for 1000 epochs with batches of 512). Where a
-    sub-batch has fewer than 2d images, which the paper excludes, the dimensions are whitened in groups of at
-    most half as many as it has images (group whitening, Huang et al., arXiv:1804.08450).
+    Whitening amplifies sampling noise: W is well estimated only if the number of images n is much larger than
+    the width d of the projections. The default d is the width of the features divided by 32, which is 16 for
+    a ResNet-18; in some hundred steps with batches of 128 it learned more than the authors' 64 (for 1000
+    epochs with batches of 512). If a sub-batch has fewer than 2d images, which the paper excludes, the
+    dimensions are whitened in groups of at most half as many dimensions as images (group whitening, Huang et
+    al., arXiv:1804.08450).
 
     References
     ----------
-    Ermolov et al., "Whitening for Self-Supervised Representation Learning", ICML 2021,
-    arXiv:2007.06346; constants from github.com/htdt/self-supervised, with a hidden layer of the projector
-    that is twice as wide as the features, as there.
+    .. [1] Ermolov et al., "Whitening for Self-Supervised Representation Learning", ICML 2021,
+       arXiv:2007.06346; constants, and a hidden layer of the projector twice as wide as the features, from
+       github.com/htdt/self-supervised.
     """
 
     family = "cca"
@@ -89,13 +100,24 @@ class WMSE(SSLLoss):
                 f"batch_size={spec.batch_size}. Give a number in between, or 'auto', or a larger batch_size."
             )
 
-    def step(self, batch: Batch, student, teacher) -> Tensor:
+    def step(self, batch: Batch, student: Student, teacher: Teacher | None) -> Tensor | dict[str, Tensor]:
         z = student(batch.views)
         deals = [deal(len(z[0]), batch.generator).to(z[0].device) for _ in range(self.w_iter)]
         return torch.stack([self(*(view[order] for view in z)) for order in deals]).mean()
 
     def forward(self, *z: Tensor) -> Tensor:
-        """Loss of the projections, (n, d) each; sub-batches are rows that follow one another."""
+        """Compute the loss of the projections.
+
+        Parameters
+        ----------
+        *z : Tensor of shape (n, dim)
+            Projections, one tensor for each view. Sub-batches are consecutive rows.
+
+        Returns
+        -------
+        Tensor of shape ()
+            The loss.
+        """
         return mean_over_pairs(mse_of_unit_vectors, [self._whitened(view) for view in z])
 
     def _whitened(self, z: Tensor) -> Tensor:
@@ -105,26 +127,29 @@ class WMSE(SSLLoss):
 
 
 def deal(n: int, generator: torch.Generator) -> Tensor:
+    """Return a random permutation of the rows of a batch, which defines its sub-batches."""
     return torch.randperm(n, generator=generator, device=generator.device)
 
 
 def mse_of_unit_vectors(z1: Tensor, z2: Tensor) -> Tensor:
+    """Return the mean squared distance between rows scaled to unit length, 2 - 2 cos."""
     return 2 - 2 * F.cosine_similarity(z1, z2).mean()
 
 
 def whiten(z: Tensor, eps: float) -> Tensor:
-    """Rows with mean 0 and covariance 1, (n, d); in groups of dimensions if n < 2d."""
+    """Whiten rows, (n, d), to mean 0 and covariance 1; in groups of dimensions if n < 2d."""
     n, d = z.shape
     groups = z.tensor_split(math.ceil(d / max(1, n // 2)), dim=1)
     return torch.cat([whiten_group(group, eps) for group in groups], dim=1)
 
 
 def whiten_group(z: Tensor, eps: float) -> Tensor:
+    """Whiten rows, (n, d), by the inverse Cholesky factor of their covariance."""
     z = z - z.mean(dim=0)
     sigma = z.T @ z / (len(z) - 1)  # (d, d)
-    # The second term is for rows that are all equal.
+    # The constant keeps the matrix positive definite if all rows are equal.
     ridge = eps * sigma.diagonal().mean() + 1e-12
     sigma = sigma + ridge * torch.eye(len(sigma), dtype=z.dtype, device=z.device)
-    # Unlike `cholesky`, it does not wait for the device to see whether there is a factor.
+    # Unlike `cholesky`, `cholesky_ex` does not synchronize with the device to check for success.
     L = torch.linalg.cholesky_ex(sigma).L
     return torch.linalg.solve_triangular(L, z.T, upper=False).T

@@ -1,4 +1,4 @@
-"""Masked image modelling: methods that learn by filling in what they are not shown."""
+"""Masked image modeling: methods that reconstruct the masked part of an image."""
 
 from sklearn_ssl_masked.beit import BEiT
 from sklearn_ssl_masked.inpainting import Inpainting

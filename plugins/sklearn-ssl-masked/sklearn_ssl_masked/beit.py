@@ -1,4 +1,4 @@
-"""BEiT: guess the words that hidden patches would have."""
+"""BEiT: prediction of the visual words of masked patches."""
 
 from __future__ import annotations
 
@@ -9,10 +9,19 @@ from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
-from sklearn_ssl import Batch, Spec, SSLLoss, ViewSpec
-from sklearn_ssl.losses import backbone_with_tokens, check_number
+from sklearn_ssl.losses import (
+    Batch,
+    Spec,
+    SSLLoss,
+    Student,
+    Teacher,
+    ViewSpec,
+    backbone_with_tokens,
+    check_number,
+)
 from sklearn_ssl_masked.patches import (
     as_pixels,
     blockwise_mask,
@@ -24,62 +33,74 @@ from sklearn_ssl_masked.patches import (
 
 
 class BEiT(SSLLoss):
-    r"""Bidirectional encoder representation from image transformers.
+    r"""Bidirectional encoder representation from image transformers (BEiT) [1]_.
 
-    A tokenizer gives each patch a word of a visual vocabulary. Blocks of patches are hidden, and the
-    backbone has to say which words they have: not their exact pixels, but what kind of thing is there,
+    A tokenizer assigns to each patch a word of a visual vocabulary. Blocks of patches are masked, and the
+    backbone has to predict their words, which describe the content rather than the exact pixels:
 
     .. math::
         \ell = - \frac{1}{|M|} \sum_{i \in M} \log p(w_i \mid x_{\setminus M})
 
-    where M are the hidden patches of the batch, :math:`w_i` the word of one, and p the softmax of a linear
-    layer on its token.
+    where M is the set of masked patches of the batch, :math:`w_i` the word of a patch, and p the softmax of a
+    linear layer on its token.
 
-    The tokenizer is a discrete variational autoencoder (dVAE), trained on the same images in a first stage
-    of the same fit: words q(w | x) for each patch, drawn by the Gumbel-softmax of a falling temperature, are
-    decoded to pixels,
+    The tokenizer is a discrete variational autoencoder (dVAE), trained on the same images in a first stage of
+    the same fit: words are drawn from the distribution q(w | x) of each patch by the Gumbel-softmax with a
+    decreasing temperature, and decoded to pixels,
 
     .. math::
         \ell_1 = \frac1P \| \hat x(w) - x \|^2 + \beta \, \mathrm{KL}(\bar q \,\|\, \text{uniform})
 
-    over all patches of P values. The second term, on the mean :math:`\bar q` of a batch, has all words used.
+    averaged over all patches of P values. The second term, on the mean :math:`\bar q` over a batch,
+    encourages the use of all words.
 
     Parameters
     ----------
-    tokenizer : callable, optional
-        Views (n, channels, height, width), as they enter the backbone, to words (n, patches) or (n, rows,
-        columns), int64, below `vocab`; a module is copied. None: the dVAE.
+    tokenizer : callable, default=None
+        Function or module that maps views (n, channels, height, width), as they enter the backbone, to words
+        (n, patches) or (n, rows, columns), int64, less than `vocab`. A module is copied. None: the dVAE.
     vocab : int, default=512
-        Words. The paper's 8,192 were learned from 250 million images.
+        Number of words. The paper's 8,192 were learned from 250 million images.
     mask_ratio : float, default=0.4
-        Share of the patches that is hidden, in blocks; the paper's.
+        Masking ratio: fraction of the patches that is masked, in blocks. The default is the paper's.
     tokenizer_share : float, default=0.2
-        Of the training, for the first stage; 0 with a tokenizer of your own.
+        Duration of the first stage, as a fraction of the training; ignored if `tokenizer` is given.
     tokenizer_width : int, default=128
-        Channels inside the dVAE.
+        Number of channels inside the dVAE.
     kl_weight : float, default=0.1
-        :math:`\beta`.
+        Weight :math:`\beta` of the Kullback-Leibler term.
+
+    Attributes
+    ----------
+    vae : DiscreteVAE
+        Tokenizer; only if `tokenizer` is None.
+    token : nn.Parameter of shape (feature_dim,)
+        Mask token.
+    has_words : Tensor of shape (), bool
+        Whether the first stage is over or a tokenizer is given. It is saved, so that a warm start keeps the
+        words.
 
     Raises
     ------
     ValueError
-        When `build` finds a backbone without patches, a size that cannot be, or that the words of your own
-        tokenizer do not fit the patches or the vocabulary.
+        If a hyperparameter is out of its range; in `build`, if the backbone is no vision transformer, the
+        image is a single patch, or the words of the given tokenizer do not fit the patches or the vocabulary.
 
     Notes
     -----
-    The paper's KL is that of each patch's q, as in a variational bound; with that, a small vocabulary is
-    soon used for nothing. Ours asks for a varied vocabulary only; with :math:`\beta = 0.01` its words are
-    easy to guess, and less is learned from them. Temperatures fall from 1 to 1/16, as DALL-E's
-    (arXiv:2102.12092, appendix A.2).
+    The paper's Kullback-Leibler term is that of each patch's q, as in a variational bound, by which a small
+    vocabulary soon becomes unused. The term used here encourages a varied vocabulary only; with
+    :math:`\beta = 0.01` its words are easy to predict, and less is learned from them. The temperature
+    decreases from 1 to 1/16, as for DALL-E (arXiv:2102.12092, appendix A.2).
 
-    `history_` has the first stage's "reconstruction" and the second's "cross_entropy"; "train_loss" is that
-    of the stage in hand, and so may rise from one to the other. A training that goes on (`warm_start`)
-    keeps its words.
+    `history_` records "reconstruction" in the first stage and "cross_entropy" in the second; "train_loss" is
+    that of the current stage, and may rise between them. A training that is continued (`warm_start`) keeps
+    its words.
 
     References
     ----------
-    Bao et al., "BEiT: BERT Pre-Training of Image Transformers", ICLR 2022, arXiv:2106.08254, section 2.
+    .. [1] Bao et al., "BEiT: BERT Pre-Training of Image Transformers", ICLR 2022, arXiv:2106.08254,
+       section 2.
     """
 
     family = "masked"
@@ -112,7 +133,7 @@ class BEiT(SSLLoss):
         self.token = nn.Parameter(0.02 * torch.randn(spec.feature_dim, generator=spec.generator))
         self.name = nn.Linear(spec.feature_dim, self.vocab)
         self.register_buffer("has_words", torch.tensor(self.tokenizer is not None))
-        number_hidden(self.grid[0] * self.grid[1], self.mask_ratio)  # a patch alone is told now
+        number_hidden(self.grid[0] * self.grid[1], self.mask_ratio)  # raises for a single patch
         if self.tokenizer is None:
             self.vae = DiscreteVAE(self.side**2 * spec.in_channels, self.vocab, self.tokenizer_width)
             return
@@ -120,8 +141,9 @@ class BEiT(SSLLoss):
             self.tokenizer.cpu().requires_grad_(False)
         self._check_words(self._words(torch.zeros(2, spec.in_channels, *spec.image_size)))
 
-    def step(self, batch: Batch, student, teacher) -> dict[str, Tensor]:
-        x, look = batch.views[0], student.tokens  # a student that cannot is told in the first stage already
+    def step(self, batch: Batch, student: Student, teacher: Teacher | None) -> Tensor | dict[str, Tensor]:
+        # Read `student.tokens` first: a student without it raises an error in the first stage already.
+        x, look = batch.views[0], student.tokens
         if batch.progress < self.tokenizer_share and not self.has_words:
             return self._tokenizer_terms(x, batch)
         self.has_words.fill_(True)
@@ -132,14 +154,14 @@ class BEiT(SSLLoss):
 
     @torch.no_grad()
     def _words(self, x: Tensor) -> Tensor:
-        """The word of each patch, (n, patches)."""
+        """Return the word of each patch, (n, patches)."""
         if self.tokenizer is None:
             return self.vae.logits(self._map(x)).argmax(dim=1).flatten(1)
         if isinstance(self.tokenizer, nn.Module):
-            self.tokenizer.eval()  # it is a part of the loss, which is set to train
+            self.tokenizer.eval()  # as a submodule, it follows the loss into training mode
         try:
             words = self.tokenizer(x)
-        except Exception as error:  # a function or module may raise anything
+        except Exception as error:  # a user's function may raise any exception
             raise ValueError(
                 f"loss__tokenizer failed on images of shape {tuple(x.shape)}: {error}"
             ) from error
@@ -157,6 +179,7 @@ class BEiT(SSLLoss):
         return words.flatten(1).long().to(x.device)
 
     def _check_words(self, words: Tensor) -> None:
+        """Raise a ValueError if words are outside the vocabulary."""
         if words.min() < 0 or words.max() >= self.vocab:
             raise ValueError(
                 f"loss__tokenizer gave words from {words.min()} to {words.max()}, but loss__vocab is "
@@ -164,45 +187,78 @@ class BEiT(SSLLoss):
             )
 
     def _tokenizer_terms(self, x: Tensor, batch: Batch) -> dict[str, Tensor]:
+        """Return the loss of the first stage, which trains the dVAE."""
         temperature = (1 / 16) ** (batch.progress / self.tokenizer_share)
         patches = self._map(x)
         logits = self.vae.logits(patches)
         u = torch.rand(logits.shape, generator=batch.generator, device=batch.generator.device).to(x.device)
+        # Gumbel noise from uniform noise; clamped, since the logarithm of 0 is infinite.
         gumbel = -(-u.clamp(min=1e-9).log()).clamp(min=1e-9).log()
         painted = self.vae.paint(((logits + gumbel) / temperature).softmax(dim=1))
         reconstruction = F.mse_loss(painted, patches)
         used = logits.softmax(dim=1).mean(dim=(0, 2, 3))
+        # KL(q || uniform) = log(vocab) - entropy(q).
         kl = math.log(self.vocab) + (used * used.clamp(min=1e-9).log()).sum()
         return {"loss": reconstruction + self.kl_weight * kl, "reconstruction": reconstruction}
 
     def _map(self, x: Tensor) -> Tensor:
-        """Patches as a map, (n, P, rows, columns)."""
-        return patchify(x, self.side).transpose(1, 2).unflatten(2, self.grid)
+        """Return the patches as a map, (n, P, rows, columns)."""
+        patches = patchify(x, self.side)
+        return rearrange(patches, "n (rows columns) p -> n p rows columns", rows=self.grid[0])
 
     @torch.no_grad()
-    def reconstruct(self, views: list[Tensor], student, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """What the backbone saw of each image, NaN where it was hidden, and the words that it found there."""
+    def reconstruct(
+        self, views: list[Tensor], student: Student, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """Return the visible part of images and their reconstruction.
+
+        Parameters
+        ----------
+        views : list of Tensor of shape (n, channels, height, width)
+            Views of a batch; the first one is used.
+        student : Student
+            Trained network.
+        generator : torch.Generator
+            Source of randomness of the mask.
+
+        Returns
+        -------
+        visible : Tensor of shape (n, channels, height, width)
+            Images, NaN where they were masked.
+        reconstruction : Tensor of shape (n, channels, height, width)
+            Images with the decoded words in place of the masked pixels.
+
+        Raises
+        ------
+        ValueError
+            If the tokenizer is the user's, which has no decoder.
+        """
         if self.tokenizer is not None:
             raise ValueError("a tokenizer of your own has words, but no way back to pixels.")
         x = views[0]
         hidden = blockwise_mask(len(x), self.grid, self.mask_ratio, generator).to(x.device)
         words = self.name(student.tokens(x, hidden, self.token)).argmax(dim=2)
         words = torch.where(hidden, words, self._words(x))
-        one_hot = F.one_hot(words, self.vocab).to(x.dtype).transpose(1, 2).unflatten(2, self.grid)
-        painted = unpatchify(self.vae.paint(one_hot).flatten(2).transpose(1, 2), self.side, self.grid)
+        one_hot = F.one_hot(words, self.vocab).to(x.dtype)
+        one_hot = rearrange(one_hot, "n (rows columns) word -> n word rows columns", rows=self.grid[0])
+        patches = rearrange(self.vae.paint(one_hot), "n p rows columns -> n (rows columns) p")
+        painted = unpatchify(patches, self.side, self.grid)
         return shown_and_made(x, as_pixels(hidden, self.side, self.grid), painted)
 
 
 class DiscreteVAE(nn.Module):
-    """Patches to words and back, each with a look at the patches around it.
+    """Discrete variational autoencoder that maps patches to logits of words, and words to patches.
+
+    Encoder and decoder each depend on the 3x3 neighbourhood of a patch.
 
     Parameters
     ----------
     values : int
-        P, of a patch.
+        Number of values P of a patch.
     vocab : int
+        Number of words.
     width : int
-        Channels inside.
+        Number of channels of the hidden layers.
     """
 
     def __init__(self, values: int, vocab: int, width: int):
@@ -212,7 +268,7 @@ class DiscreteVAE(nn.Module):
 
 
 def around(in_channels: int, width: int, out_channels: int) -> nn.Sequential:
-    """(n, in_channels, rows, columns) -> (n, out_channels, rows, columns), over places of 3 x 3."""
+    """Build layers from `in_channels` to `out_channels` maps that depend on 3x3 positions."""
     return nn.Sequential(
         nn.Conv2d(in_channels, width, 1),
         nn.ReLU(),

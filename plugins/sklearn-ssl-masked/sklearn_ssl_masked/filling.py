@@ -1,32 +1,53 @@
-"""What losses that fill in hidden pixels have in common."""
+"""Base class of losses that predict masked pixels."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from sklearn_ssl import Batch, SSLLoss, ViewSpec
+from sklearn_ssl.losses import Batch, SSLLoss, Student, Teacher, ViewSpec
 from sklearn_ssl_masked.patches import shown_and_made
 
 
 class PixelFilling(SSLLoss):
-    """Hide pixels of an image, paint them, and compare: the mean error of all hidden values of the batch.
+    """Base class of methods that mask pixels, predict them, and average the error over all masked values.
 
-    A subclass writes `_hidden` (which pixels), `_painted` (what is made of the others) and `_error`.
+    A subclass defines `_hidden` (mask of the pixels), `_painted` (prediction from the visible pixels) and
+    `_error` (elementwise error).
     """
 
     family = "masked"
     view_spec = ViewSpec(1, recipes=("weak",))
 
-    def step(self, batch: Batch, student, teacher) -> Tensor:
+    def step(self, batch: Batch, student: Student, teacher: Teacher | None) -> Tensor | dict[str, Tensor]:
         x = batch.views[0]
         hidden = self._hidden(x, batch.generator)
         error = self._error(self._painted(student, x, hidden) - x) * hidden
+        # The mask has one channel, the error as many as the image.
         return error.sum() / (hidden.sum() * x.shape[1])
 
     @torch.no_grad()
-    def reconstruct(self, views: list[Tensor], student, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """What the backbone saw of each image, NaN where it was hidden, and what was made of it."""
+    def reconstruct(
+        self, views: list[Tensor], student: Student, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """Return the visible part of images and their reconstruction.
+
+        Parameters
+        ----------
+        views : list of Tensor of shape (n, channels, height, width)
+            Views of a batch; the first one is used.
+        student : Student
+            Trained network.
+        generator : torch.Generator
+            Source of randomness of the mask.
+
+        Returns
+        -------
+        visible : Tensor of shape (n, channels, height, width)
+            Images, NaN where they were masked.
+        reconstruction : Tensor of shape (n, channels, height, width)
+            Images with the predicted pixels in place of the masked pixels.
+        """
         x = views[0]
         hidden = self._hidden(x, generator)
         return shown_and_made(x, hidden, self._painted(student, x, hidden))

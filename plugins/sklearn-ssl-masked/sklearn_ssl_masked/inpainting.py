@@ -1,4 +1,4 @@
-"""Inpainting: fill the holes that were cut out of an image."""
+"""Inpainting: prediction of regions that are cut out of an image."""
 
 from __future__ import annotations
 
@@ -8,46 +8,52 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from sklearn_ssl import Spec
-from sklearn_ssl.losses import MapsToPixels, check_number, map_size
+from sklearn_ssl.losses import MapsToPixels, Spec, Student, check_number, map_size
 from sklearn_ssl_masked.filling import PixelFilling
 
 
 class Inpainting(PixelFilling):
-    r"""Context encoder: from what is around a hole, guess what was in it.
+    r"""Context encoder: prediction of missing regions from their surroundings [1]_.
 
-    Squares are cut out of the image and filled with the mean colour of all images; the backbone's last maps,
-    through a small decoder, predict the pixels that were there:
+    Square holes are cut out of the image and filled with the mean colour of all images. A small decoder
+    predicts the missing pixels from the backbone's last feature maps:
 
     .. math::
         \ell = \frac{1}{|M|} \, \| \hat x_M - x_M \|_2^2
 
-    where M are the hidden values of the batch.
+    where M is the set of masked values of the batch.
 
     Parameters
     ----------
     mask_ratio : float, default=0.25
-        Share of the image's area that is cut out at most; the paper's.
+        Masking ratio: maximum fraction of the image's area that is cut out. The default is the paper's.
     holes : int, default=4
-        Squares, of equal size and anywhere in each image, that have this area together; they may overlap. The
-        paper's "random block"; a single hole in the middle of all images did less well there.
+        Number of holes, squares of equal size at random positions in each image. Their total area is that of
+        the masking ratio; they may overlap. This is the paper's "random block"; a single hole in the centre
+        of all images performed worse there.
     decoder_width : int, default=128
-        Channels between the maps and the pixels.
+        Number of channels of the decoder between the feature maps and the pixels.
+
+    Attributes
+    ----------
+    decoder : nn.Module
+        Decoder from feature maps to pixels.
 
     Raises
     ------
     ValueError
-        When `build` finds a backbone without maps; a ratio that hides nothing or everything; no hole.
+        If a hyperparameter is out of its range; in `build`, if the backbone does not expose feature maps or
+        there are more holes than pixels.
 
     Notes
     -----
-    The paper adds an adversarial loss, which makes fillings sharper; its features were learned without one,
-    by this loss alone.
+    The paper adds an adversarial loss, which gives sharper reconstructions; its features were learned without
+    it, by this loss alone.
 
     References
     ----------
-    Pathak et al., "Context Encoders: Feature Learning by Inpainting", CVPR 2016, arXiv:1604.07379,
-    equation 1.
+    .. [1] Pathak et al., "Context Encoders: Feature Learning by Inpainting", CVPR 2016, arXiv:1604.07379,
+       equation 1.
     """
 
     _error = staticmethod(torch.square)
@@ -64,15 +70,16 @@ class Inpainting(PixelFilling):
         check_number("loss__holes", self.holes, whole=True, at_most=math.prod(size))
         self.decoder = MapsToPixels(spec.feature_dim, spec.in_channels, maps, size, width=self.decoder_width)
 
-    def _painted(self, student, x: Tensor, hidden: Tensor) -> Tensor:
+    def _painted(self, student: Student, x: Tensor, hidden: Tensor) -> Tensor:
         return self.decoder(student.maps(x.masked_fill(hidden, 0.0)))
 
     def _hidden(self, x: Tensor, generator: torch.Generator) -> Tensor:
-        """Which pixels are hidden, (n, 1, height, width)."""
+        """Draw the mask of pixels, (n, 1, height, width), True where masked."""
         n, _, *sides = x.shape
-        share = math.sqrt(self.mask_ratio / self.holes)
+        share = math.sqrt(self.mask_ratio / self.holes)  # side of a hole, as a fraction of the image's
         inside = []
         for side in sides:
+            # At least one pixel, and never the whole side.
             length = max(1, min(round(share * side), side - 1))
             start = torch.randint(
                 side - length + 1, (n, self.holes, 1), generator=generator, device=generator.device

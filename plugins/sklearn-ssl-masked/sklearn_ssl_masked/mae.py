@@ -1,4 +1,4 @@
-"""MAE: see a quarter of an image, and paint the rest."""
+"""MAE: reconstruction of an image from a quarter of its patches."""
 
 from __future__ import annotations
 
@@ -8,8 +8,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sklearn_ssl import Batch, Spec, SSLLoss, ViewSpec
-from sklearn_ssl.losses import backbone_with_tokens, check_bool, check_number
+from sklearn_ssl.losses import (
+    Batch,
+    Spec,
+    SSLLoss,
+    Student,
+    Teacher,
+    ViewSpec,
+    backbone_with_tokens,
+    check_bool,
+    check_number,
+)
 from sklearn_ssl_masked.patches import (
     as_pixels,
     number_hidden,
@@ -19,43 +28,55 @@ from sklearn_ssl_masked.patches import (
     unpatchify,
 )
 
-# Added to a patch's variance before it is divided by.
+# Added to the variance of a patch, to avoid a division by zero.
 EPSILON = 1e-6
 
 
 class MAE(SSLLoss):
-    r"""Masked autoencoder: of a few patches of an image, reconstruct the others.
+    r"""Masked autoencoder (MAE) [1]_.
 
-    Most patches are hidden. The backbone works on the visible ones alone, which makes it cheap; a small
-    decoder, which is thrown away, gets its tokens, and one and the same learned token in each hidden place,
-    and paints the pixels there. To guess an ear from a nose, one has to know what one is looking at:
+    Most patches are masked. The backbone encodes the visible patches only, which saves computation. A small
+    decoder receives their tokens, and a shared learned mask token at each masked position, and predicts the
+    pixels there; it is discarded after training:
 
     .. math::
         \ell = \frac{1}{|M|} \sum_{i \in M} \frac1P \,
         \Bigl\| \hat x_i - \frac{x_i - \mu_i}{\sigma_i} \Bigr\|^2
 
-    averaged over the images, where M are the hidden patches, :math:`x_i` the P values of one, standardised
-    by its own mean :math:`\mu_i` and deviation :math:`\sigma_i`, and :math:`\hat x_i` what the decoder says.
+    averaged over the images, where M is the set of masked patches, :math:`x_i` the P values of a patch,
+    standardized by their own mean :math:`\mu_i` and standard deviation :math:`\sigma_i`, and :math:`\hat x_i`
+    the decoder's prediction.
 
     Parameters
     ----------
     mask_ratio : float, default=0.75
-        Share of the patches that is hidden; the paper's.
+        Masking ratio: fraction of the patches that is masked. The default is the paper's.
     decoder_width : int, default=128
-        The paper's is 512, for tokens of 1,024; ours have 192.
+        Width of the decoder's tokens. The paper uses 512 for tokens of width 1,024; the default backbone's
+        tokens have 192.
     decoder_depth : int, default=2
-        Layers. The paper's 8 help a linear probe; one is as good for fine-tuning (table 1a), and cheaper.
+        Number of layers of the decoder. 8 layers, as in the paper, help a linear probe; a single one is as
+        good for fine-tuning (table 1a), and cheaper.
     normalize_targets : bool, default=True
-        False: the pixels themselves, :math:`\mu_i = 0, \sigma_i = 1`.
+        Whether to standardize the pixels of each patch. False: :math:`\mu_i = 0, \sigma_i = 1`.
+
+    Attributes
+    ----------
+    token : nn.Parameter of shape (decoder_width,)
+        Mask token.
+    decoder : nn.Module
+        Transformer layers of the decoder.
 
     Raises
     ------
     ValueError
-        When `build` finds a backbone without patches, or a ratio that hides nothing or everything.
+        If a hyperparameter is out of its range; in `build`, if the backbone is no vision transformer, the
+        image is a single patch, or a patch is a single value, which cannot be standardized.
 
     References
     ----------
-    He et al., "Masked Autoencoders Are Scalable Vision Learners", CVPR 2022, arXiv:2111.06377, section 3.
+    .. [1] He et al., "Masked Autoencoders Are Scalable Vision Learners", CVPR 2022, arXiv:2111.06377,
+       section 3.
     """
 
     family = "masked"
@@ -92,7 +113,7 @@ class MAE(SSLLoss):
         self.decoder = nn.Sequential(*(decoder_layer(width) for _ in range(self.decoder_depth)))
         self.paint = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, self.side**2 * spec.in_channels))
 
-    def step(self, batch: Batch, student, teacher) -> Tensor:
+    def step(self, batch: Batch, student: Student, teacher: Teacher | None) -> Tensor | dict[str, Tensor]:
         x = batch.views[0]
         keep, hidden = self._split(len(x), batch.generator, x.device)
         painted = self._painted(student, x, keep)
@@ -100,10 +121,29 @@ class MAE(SSLLoss):
         return F.mse_loss(rows(painted, hidden), rows(target, hidden))
 
     @torch.no_grad()
-    def reconstruct(self, views: list[Tensor], student, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """What the backbone saw of each image, NaN where it was hidden, and what was made of it.
+    def reconstruct(
+        self, views: list[Tensor], student: Student, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """Return the visible part of images and their reconstruction.
 
-        Standardised patches get back their own mean and deviation, which the decoder was not asked for.
+        Standardized predictions are mapped back by the true mean and standard deviation of each patch, which
+        the decoder does not predict.
+
+        Parameters
+        ----------
+        views : list of Tensor of shape (n, channels, height, width)
+            Views of a batch; the first one is used.
+        student : Student
+            Trained network.
+        generator : torch.Generator
+            Source of randomness of the mask.
+
+        Returns
+        -------
+        visible : Tensor of shape (n, channels, height, width)
+            Images, NaN where they were masked.
+        reconstruction : Tensor of shape (n, channels, height, width)
+            Images with the predicted patches in place of the masked pixels.
         """
         x = views[0]
         keep, hidden = self._split(len(x), generator, x.device)
@@ -117,18 +157,20 @@ class MAE(SSLLoss):
         return shown_and_made(x, pixels, unpatchify(painted, self.side, self.grid))
 
     def _split(self, n: int, generator: torch.Generator, device: torch.device) -> tuple[Tensor, Tensor]:
-        """The numbers of visible and of hidden patches, (n, k) each."""
+        """Draw the indices of the visible and of the masked patches, (n, k) each."""
         order = shuffled(n, self.patches, generator).to(device)
         return order[:, self.hidden :], order[:, : self.hidden]
 
-    def _painted(self, student, x: Tensor, keep: Tensor) -> Tensor:
-        """What the decoder says of every patch, (n, patches, P)."""
+    def _painted(self, student: Student, x: Tensor, keep: Tensor) -> Tensor:
+        """Return the decoder's prediction for every patch, (n, patches, P)."""
         h = self.embed(student.encode(x, keep))
         full = self.token.expand(len(x), self.patches, -1)
+        # The tokens of visible patches replace the mask tokens at their positions.
         full = full.scatter(1, keep[:, :, None].expand_as(h), h) + self.positions
         return self.paint(self.decoder(full))
 
     def _standardised(self, patches: Tensor) -> Tensor:
+        """Return the targets: the patches, standardized if `normalize_targets` is set."""
         if not self.normalize_targets:
             return patches
         mean, std = moments(patches)
@@ -136,7 +178,7 @@ class MAE(SSLLoss):
 
 
 def decoder_layer(width: int) -> nn.Module:
-    """Of a transformer; with a head for 32 of the width."""
+    """Build a transformer layer with about one attention head per 32 channels."""
     heads = next(heads for heads in range(max(1, width // 32), 0, -1) if width % heads == 0)
     return nn.TransformerEncoderLayer(
         width, heads, 4 * width, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
@@ -144,11 +186,11 @@ def decoder_layer(width: int) -> nn.Module:
 
 
 def moments(patches: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of each patch, (n, patches, 1) each."""
+    """Return the mean and the standard deviation of each patch, (n, patches, 1) each."""
     variance, mean = torch.var_mean(patches, dim=2, keepdim=True)
     return mean, (variance + EPSILON).sqrt()
 
 
 def rows(x: Tensor, index: Tensor) -> Tensor:
-    """The rows numbered `index` (n, k) of each x (n, patches, d): (n, k, d)."""
+    """Return the rows with indices `index` (n, k) of each x (n, patches, d), as (n, k, d)."""
     return x.gather(1, index[:, :, None].expand(-1, -1, x.shape[2]))

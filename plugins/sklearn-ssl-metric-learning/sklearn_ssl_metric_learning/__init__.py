@@ -1,1 +1,1 @@
-"""Contrastive methods and methods of deep metric learning, as plugins of sklearn_ssl: one file each."""
+"""Contrastive and deep metric learning methods, as plugins of sklearn_ssl; one module each."""

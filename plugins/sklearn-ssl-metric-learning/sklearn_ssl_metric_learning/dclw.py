@@ -9,10 +9,10 @@ from sklearn_ssl.losses import DCL, check_number, mean_over_pairs
 
 
 class DCLW(DCL):
-    r"""Weighted decoupled contrastive learning: DCL that pulls most at the pairs that are still far apart.
+    r"""Weighted decoupled contrastive loss (DCLW) [1]_.
 
-    DCL, its positive term multiplied by a weight that is the smaller, the closer the pair already is (in
-    comparison with the other pairs of the batch):
+    DCL whose positive term is multiplied by a weight. The weight is the smaller, the closer the positive pair
+    is compared with the other pairs of the batch, so that pairs that are still far apart are attracted most:
 
     .. math::
         \ell_i = -w_i \, s_{i,p(i)} / \tau + \log \sum_{k \notin \{i, p(i)\}} \exp(s_{i,k} / \tau)
@@ -20,25 +20,31 @@ class DCLW(DCL):
         w_i = 2 - \frac{\exp(s_{i,p(i)} / \sigma)}{\frac1n \sum_j \exp(s_{j,p(j)} / \sigma)}
 
     where p(i) is the other view of i, s the cosine similarity, and the loss is the mean over all 2n anchors.
-    The weights (negative von Mises-Fisher densities) have mean one and pass no gradient. Negative
-    values of the loss are right, and so are negative weights, of pairs that are far closer than the others.
+    The weights (negative von Mises-Fisher densities) have a mean of one, and the gradient does not flow
+    through them (stop-gradient). The loss may be negative, and so may be the weights of pairs that are far
+    closer than the others.
 
     Parameters
     ----------
     temperature : float, default=0.5
-        :math:`\tau`. Lower values look at the hardest negatives only, which in small data are often of
-        the same kind as the image; the paper uses 0.1 (ImageNet) and 0.07 (CIFAR-10).
+        Temperature :math:`\tau`. Lower values weight the hardest negatives more, which on small data sets are
+        often of the same class as the image; the paper uses 0.1 (ImageNet) and 0.07 (CIFAR-10).
     sigma : float, default=0.5
-        :math:`\sigma`, the paper's. Larger, and the weights are more alike: at infinity this is DCL.
+        Concentration :math:`\sigma` of the weights. The default is the paper's. Larger values make the
+        weights more equal; at infinity the loss is DCL.
+
+    See Also
+    --------
+    sklearn_ssl.losses.DCL : The unweighted loss.
 
     Notes
     -----
-    Memory grows as n d, as DCL's does.
+    Memory grows as n d, as for DCL.
 
     References
     ----------
-    Yeh et al., "Decoupled Contrastive Learning", ECCV 2022, arXiv:2110.06848, equation 6 and the weights
-    of section 3.
+    .. [1] Yeh et al., "Decoupled Contrastive Learning", ECCV 2022, arXiv:2110.06848, equation 6 and the
+       weights of section 3.
     """
 
     family = "contrastive"
@@ -51,7 +57,8 @@ class DCLW(DCL):
         return super().forward(*z) + mean_over_pairs(self._by_weights, z)
 
     def _by_weights(self, z1: Tensor, z2: Tensor) -> Tensor:
-        """What the weights change of a pair's DCL."""
+        """Return the difference between the weighted and the unweighted loss of a pair of views."""
         s = F.cosine_similarity(z1, z2, dim=1)  # (n,)
+        # n times the softmax is the ratio of exp(s / sigma) to its mean over the batch.
         w = 2 - len(s) * (s.detach() / self.sigma).softmax(dim=0)
         return ((1 - w) * s).mean() / self.temperature

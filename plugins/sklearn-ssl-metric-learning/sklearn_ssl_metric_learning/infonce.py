@@ -1,4 +1,4 @@
-"""InfoNCE: the loss of contrastive predictive coding, between two views."""
+"""InfoNCE: the loss of contrastive predictive coding, applied to two views."""
 
 from __future__ import annotations
 
@@ -6,35 +6,34 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sklearn_ssl import SSLLoss
-from sklearn_ssl.losses import check_number, mean_over_pairs
+from sklearn_ssl.losses import SSLLoss, check_number, mean_over_pairs
 
 
 class InfoNCE(SSLLoss):
-    r"""InfoNCE: a first view picks its image out of the second views of the batch.
+    r"""InfoNCE loss between two views [1]_.
 
-    A classification with as many classes as there are images in the batch, whose class vectors are the
-    images' second views:
+    Each projection of the first view has to identify its image among the second views of the batch; the loss
+    is the cross-entropy of this classification, with as many classes as images in the batch:
 
     .. math::
         \ell_i = -\log \frac{\exp(s_{ii} / \tau)}{\sum_k \exp(s_{ik} / \tau)},
         \qquad s_{ik} = \frac{z_i^\top z'_k}{\|z_i\| \|z'_k\|}
 
-    and the loss is the mean over the n images. Unlike NT-Xent it asks in one direction only, from z to z',
-    and views of the same kind never meet: n - 1 negatives each instead of 2n - 2. Of three views or more,
-    each asks all that come after it.
+    and the loss is the mean over the n images. Unlike NT-Xent it is computed in one direction only, from z to
+    z', and projections of the same view are not compared: there are n - 1 negatives instead of 2n - 2. With
+    three views or more, this applies to each pair of an earlier and a later view.
 
     Parameters
     ----------
     temperature : float, default=0.5
-        :math:`\tau`. Lower values look at the hardest negatives only, which in small data are often of
-        the same kind as the image. 0.5 is SimCLR's for CIFAR-10 (arXiv:2002.05709); MoCo's for ImageNet is
-        0.07 (arXiv:1911.05722). The paper's own score is a bilinear form without a temperature.
+        Temperature :math:`\tau`. Lower values weight the hardest negatives more, which on small data sets are
+        often of the same class as the image. SimCLR uses 0.5 for CIFAR-10 (arXiv:2002.05709); MoCo uses 0.07
+        for ImageNet (arXiv:1911.05722). The score of the paper is a bilinear form without a temperature.
 
     References
     ----------
-    van den Oord, Li and Vinyals, "Representation Learning with Contrastive Predictive Coding", 2018,
-    arXiv:1807.03748, equation 4.
+    .. [1] van den Oord, Li and Vinyals, "Representation Learning with Contrastive Predictive Coding", 2018,
+       arXiv:1807.03748, equation 4.
     """
 
     family = "contrastive"

@@ -1,44 +1,43 @@
-"""The margin loss on pairs: the oldest contrastive loss."""
+"""Margin loss on pairs of views, the original contrastive loss."""
 
 from __future__ import annotations
 
 import torch.nn.functional as F
 from torch import Tensor
 
-from sklearn_ssl import SSLLoss
-from sklearn_ssl.losses import check_number, mean_over_pairs
+from sklearn_ssl.losses import SSLLoss, check_number, mean_over_pairs
 from sklearn_ssl_metric_learning.distances import pair_distances
 
 
 class Margin(SSLLoss):
-    r"""Contrastive margin loss: views of one image together, different images a margin apart.
+    r"""Contrastive loss with a margin [1]_.
 
-    Two views of one image attract each other at any distance; views of different images repel each other
-    only while they are closer than the margin, so what is far enough apart is left alone:
+    Two views of an image attract each other at any distance. Views of different images repel each other only
+    while they are closer than the margin:
 
     .. math::
         \ell = \frac1n \sum_i d(z_i, z'_i) + \frac1{|A|} \sum_{(a, b) \in A} \bigl(m - d(a, b)\bigr),
         \qquad d(a, b) = \Bigl\| \frac{a}{\|a\|} - \frac{b}{\|b\|} \Bigr\|
 
-    where A holds the pairs of views, of both kinds, that are of different images and closer than m.
+    where A is the set of pairs of projections, from either view, of different images and closer than m.
 
     Parameters
     ----------
     margin : float, default=1.4
-        m, a distance between unit vectors, which are 0 to 2 apart. 1.4 is nearly :math:`\sqrt2`, right
-        angles: what random vectors in many dimensions have anyway. Smaller, and fewer of the other images
-        are pushed away; pytorch-metric-learning's default is 1.0, 60 degrees.
+        Margin m, a distance between unit vectors, from 0 to 2. The default is nearly :math:`\sqrt2`, a right
+        angle, which is about the distance of random vectors in many dimensions. With smaller values fewer of
+        the other images are repelled; the default of pytorch-metric-learning is 1.0, an angle of 60 degrees.
 
     Notes
     -----
-    The paper squares both terms and leaves z unnormalised. Distances as they are, unit vectors, and the mean
-    over those pairs alone that are too close are pytorch-metric-learning's ContrastiveLoss
-    (with LpDistance); a mean over all pairs would fade as most of them come to lie far enough apart.
+    The paper squares both terms and does not normalize z. Unsquared distances, unit vectors, and the mean
+    over only those pairs that are too close follow pytorch-metric-learning's ContrastiveLoss (with
+    LpDistance); a mean over all pairs would vanish as most of them become far enough apart.
 
     References
     ----------
-    Hadsell, Chopra and LeCun, "Dimensionality Reduction by Learning an Invariant Mapping", CVPR 2006,
-    equation 4.
+    .. [1] Hadsell, Chopra and LeCun, "Dimensionality Reduction by Learning an Invariant Mapping", CVPR 2006,
+       equation 4.
     """
 
     family = "contrastive"

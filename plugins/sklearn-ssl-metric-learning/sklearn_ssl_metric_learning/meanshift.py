@@ -1,4 +1,4 @@
-"""Mean shift (MSF): move towards the mean of the neighbours."""
+"""Mean shift (MSF): attraction to the mean of the nearest neighbours."""
 
 from __future__ import annotations
 
@@ -9,55 +9,80 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sklearn_ssl import Batch, Spec, SSLLoss, ViewSpec
-from sklearn_ssl.losses import Queue, is_whole, mlp, queue_size
+from sklearn_ssl.losses import (
+    Batch,
+    Queue,
+    Spec,
+    SSLLoss,
+    Student,
+    Teacher,
+    ViewSpec,
+    is_whole,
+    mlp,
+    queue_size,
+)
 from sklearn_ssl_metric_learning.momentum import checked_momentum
 
 
 def twice_then_a_quarter(feature_dim: int) -> tuple[int, ...]:
-    """Widths of the projector: the authors', but at least 128 at its end."""
+    """Return the widths of the projector's layers, the authors', but an output of at least 128."""
     return 2 * feature_dim, max(128, feature_dim // 4)
 
 
 class MeanShift(SSLLoss):
-    r"""Mean shift: move an image towards the mean of its nearest neighbours, as the clustering method does.
+    r"""Mean shift for self-supervised learning (MSF) [1]_.
 
-    BYOL, whose query is drawn not only to the teacher's projection of the image's other view, but to the k
-    projections of lately seen images that are nearest to it. So groups of images contract, and no negatives
-    are needed:
+    As in the mean-shift clustering algorithm, an image moves towards the mean of its nearest neighbours. In
+    contrast to BYOL, the prediction is attracted not only to the teacher's projection of the image's other
+    view, but to the k projections of recent images that are nearest to it. Groups of images contract, and no
+    negatives are needed:
 
     .. math::
         \ell = \frac1k \sum_{u \in S} \|p - u\|^2 = \frac1k \sum_{u \in S} (2 - 2 \, p^\top u),
         \qquad S = \mathrm{kNN}(t, Q)
 
     where p is the predictor's output for the student's projection of a strongly augmented view, t the
-    teacher's projection of a weakly augmented one, Q the queue of the teacher's latest projections,
-    t included, all scaled to length 1. The loss is the mean over the images. As t is its own first neighbour,
-    k = 1 is BYOL (in one direction).
+    teacher's projection of a weakly augmented one, and Q the queue of the teacher's most recent projections,
+    including t; all are scaled to unit length. The loss is the mean over the images. Since t is its own
+    nearest neighbour, k = 1 is BYOL (in one direction).
 
     Parameters
     ----------
     k : int, default=5
-        Neighbours; the paper's. More are bolder: only as good as the neighbours are.
+        Number of neighbours. The default is the paper's. A larger number gives more varied targets, which are
+        only as good as the neighbours.
     momentum : float or callable, default=0.99
-        Share of itself that the teacher keeps in each step, or a picklable function that makes it from the
-        progress of the training in [0, 1]; the paper's. It carries over to short trainings: with a faster
-        teacher the neighbours contract before they are good.
+        Momentum of the teacher, or a picklable function that returns it at a progress in [0, 1]. The default
+        is the paper's. It suits short trainings, too: with a faster teacher, the neighbours contract before
+        they are meaningful.
     queue_size : int or "auto", default="auto"
-        Rows of Q; at least a batch, and at least k. "auto": as many as there are images, at most
-        the paper's 128,000.
+        Number of rows of Q, at least the batch size and at least k. "auto": the number of images, at most the
+        paper's 128,000.
+
+    Attributes
+    ----------
+    queue : Queue
+        Queue of the teacher's projections.
+    predictor : nn.Module
+        Predictor of the student.
+
+    Raises
+    ------
+    ValueError
+        If `momentum` is neither a number from 0 to 1 nor a function that returns one; in `build`, if `k` or
+        `queue_size` is out of its range.
 
     Notes
     -----
-    The hidden layers of projector and predictor are twice as wide as the features, their outputs a quarter
-    as wide, as the authors', but at least 128. Unlike theirs, the projections are standardised over the batch
-    (BatchNorm without weights of its own, as in SimSiam): else they share one large direction at first, and
-    all images are each other's neighbours.
+    The hidden layers of projector and predictor are twice as wide as the features, their outputs a quarter as
+    wide, as the authors', but at least 128. Unlike the authors', the projections are standardized over the
+    batch (BatchNorm without an affine transformation, as in SimSiam). Otherwise they share one dominant
+    direction early in training, and all images are neighbours of each other.
 
     References
     ----------
-    Koohpayegani, Tejankar and Pirsiavash, "Mean Shift for Self-Supervised Learning", ICCV 2021,
-    arXiv:2105.07269, section 3; constants from github.com/UMBCvision/MSF.
+    .. [1] Koohpayegani, Tejankar and Pirsiavash, "Mean Shift for Self-Supervised Learning", ICCV 2021,
+       arXiv:2105.07269, section 3; constants from github.com/UMBCvision/MSF.
     """
 
     family = "contrastive"
@@ -76,7 +101,7 @@ class MeanShift(SSLLoss):
         self.queue_size = queue_size
 
     def make_projector(self, in_dim: int, widths: tuple[int, ...]) -> nn.Module:
-        """An MLP with BatchNorm on its output too; see the notes."""
+        """Build an MLP whose output is standardized over the batch, too; see the Notes."""
         return mlp(in_dim, *widths, norm_output=True)
 
     def build(self, spec: Spec) -> None:
@@ -89,7 +114,7 @@ class MeanShift(SSLLoss):
         self.queue = Queue(size, spec.dim)
         self.predictor = mlp(spec.dim, 2 * spec.feature_dim, spec.dim)
 
-    def step(self, batch: Batch, student, teacher) -> Tensor:
+    def step(self, batch: Batch, student: Student, teacher: Teacher | None) -> Tensor | dict[str, Tensor]:
         [z], [t] = student(batch.views[:1]), teacher(batch.views[1:])
         p, t = F.normalize(self.predictor(z), dim=1), F.normalize(t, dim=1)
         self.queue.push(t)
@@ -98,7 +123,8 @@ class MeanShift(SSLLoss):
         return ((distance * there).sum(dim=1) / there.sum(dim=1)).mean()
 
     def _nearest(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Rows of the queue, (n, k), and which of them are there: the first batch may be smaller than k."""
+        """Return the indices of the nearest rows of the queue and whether each is filled, (n, k) each."""
         similarity = (t @ self.queue.rows.T).masked_fill(~self.queue.filled, float("-inf"))
+        # In the first steps the queue may hold fewer than k rows: the surplus has a similarity of -inf.
         values, rows = similarity.topk(self.k, dim=1)
         return rows, values.isfinite()

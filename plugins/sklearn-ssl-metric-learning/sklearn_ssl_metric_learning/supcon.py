@@ -1,4 +1,4 @@
-"""SupCon: the supervised contrastive loss, for labels that may be few."""
+"""SupCon: supervised contrastive loss for partially labeled data."""
 
 from __future__ import annotations
 
@@ -6,35 +6,34 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sklearn_ssl import SSLLoss
-from sklearn_ssl.losses import check_number
+from sklearn_ssl.losses import SSLLoss, check_number
 
 
 class SupCon(SSLLoss):
-    r"""Supervised contrastive learning: all views of one class together, the rest apart.
+    r"""Supervised contrastive (SupCon) loss, for data that may be partially labeled [1]_.
 
-    NT-Xent, in which not only an image's other view but every view of its class in the batch is a right
-    answer. Labels may be given for some images only:
+    NT-Xent in which all views of the same class in the batch are positives, not only the other views of the
+    image:
 
     .. math::
         \ell_i = -\frac{1}{|P(i)|} \sum_{p \in P(i)} \log
         \frac{\exp(s_{ip} / \tau)}{\sum_{k \neq i} \exp(s_{ik} / \tau)},
         \qquad s_{ik} = \frac{z_i^\top z_k}{\|z_i\| \|z_k\|}
 
-    where i and k run over all views of all n images, P(i) holds all others of the class of i, and the loss
-    is the mean over i. An image without a label (y = -1) is a class of its own: P(i) holds its other views
-    only. A batch without any label is a batch of NT-Xent.
+    where i and k run over all views of all n images, P(i) is the set of all other views of the class of i,
+    and the loss is the mean over i. An unlabeled image (y = -1) is a class of its own: P(i) is the set of its
+    other views. For a batch without labels, the loss is NT-Xent.
 
     Parameters
     ----------
     temperature : float, default=0.5
-        :math:`\tau`. Lower values look at the hardest negatives only, which with few labels are often
-        unlabeled images of the same class. The paper, where every image has a label, uses 0.1.
+        Temperature :math:`\tau`. Lower values weight the hardest negatives more, which with few labels are
+        often unlabeled images of the same class. The paper, with a label for each image, uses 0.1.
 
     References
     ----------
-    Khosla et al., "Supervised Contrastive Learning", NeurIPS 2020, arXiv:2004.11362, equation 2. (The
-    authors' code multiplies the loss by :math:`\tau / 0.07`.)
+    .. [1] Khosla et al., "Supervised Contrastive Learning", NeurIPS 2020, arXiv:2004.11362, equation 2. (The
+       authors' code multiplies the loss by :math:`\tau / 0.07`.)
     """
 
     family = "contrastive"
@@ -45,6 +44,25 @@ class SupCon(SSLLoss):
         self.temperature = check_number("loss__temperature", temperature, above=0)
 
     def forward(self, *z: Tensor, y: Tensor) -> Tensor:
+        """Compute the loss of the projections.
+
+        Parameters
+        ----------
+        *z : Tensor of shape (n, dim)
+            Projections, one tensor for each view.
+        y : Tensor of shape (n,), int64
+            Encoded class labels, -1 for unlabeled images.
+
+        Returns
+        -------
+        Tensor of shape ()
+            The loss.
+
+        Raises
+        ------
+        ValueError
+            If there are fewer than two views.
+        """
         if len(z) < 2:
             raise ValueError(f"an image without a label needs at least two views, got {len(z)}.")
         positive = _same_class(y).repeat(len(z), len(z)).fill_diagonal_(False)  # (vn, vn), v views
@@ -56,7 +74,8 @@ class SupCon(SSLLoss):
 
 
 def _same_class(y: Tensor) -> Tensor:
-    """Which images are of one class, (n, n); an unlabeled one is a class of its own."""
+    """Return the mask of pairs of images of the same class, (n, n); an unlabeled image is its own class."""
+    # A distinct negative label for each unlabeled image.
     own = -1 - torch.arange(len(y), device=y.device)
     y = torch.where(y < 0, own, y)
     return y[:, None] == y

@@ -1,4 +1,4 @@
-"""Pretext tasks: questions about an image whose answers are known without anybody's labels."""
+"""Pretext tasks: prediction of properties of an image that are known without labels."""
 
 from sklearn_ssl_pretext.colorization import Colorization
 from sklearn_ssl_pretext.cpc import CPC

@@ -1,4 +1,4 @@
-"""What a question with so many possible answers costs."""
+"""Classification loss and accuracy of a pretext task."""
 
 from __future__ import annotations
 
@@ -7,6 +7,19 @@ from torch import Tensor
 
 
 def graded(logits: Tensor, right: Tensor) -> dict[str, Tensor]:
-    """Cross entropy of answers (n, k) where number `right` (n,) is true, and the share of right ones."""
+    """Return the cross-entropy and the accuracy of a classification.
+
+    Parameters
+    ----------
+    logits : Tensor of shape (n, k)
+        Logits of the k classes.
+    right : Tensor of shape (n,), int64
+        True classes.
+
+    Returns
+    -------
+    dict
+        "loss", the cross-entropy, and "accuracy", the fraction of correct predictions.
+    """
     accuracy = (logits.detach().argmax(dim=1) == right).float().mean()
     return {"loss": F.cross_entropy(logits, right), "accuracy": accuracy}

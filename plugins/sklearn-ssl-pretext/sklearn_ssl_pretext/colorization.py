@@ -1,4 +1,4 @@
-"""Colorization: which colours has this grey image?"""
+"""Colorization: prediction of the colours of a greyscale image."""
 
 from __future__ import annotations
 
@@ -8,54 +8,72 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sklearn_ssl import Batch, Spec, SSLLoss, ViewSpec
-from sklearn_ssl.losses import MapsToPixels, check_number, map_size
+from sklearn_ssl.losses import (
+    Batch,
+    MapsToPixels,
+    Spec,
+    SSLLoss,
+    Student,
+    Teacher,
+    ViewSpec,
+    check_number,
+    map_size,
+)
 
-# Temperature at which the colours of a picture are averaged (the paper's, equation 5).
-ANNEALED = 0.38
-# How fast the scale of the colours follows the batches.
-FOLLOWS = 0.05
-# Mean size of the colours, of standardised channels, below which there are none.
-SMALLEST_SCALE = 1e-3
+# Temperature of the annealed mean of the colours (the paper's, equation 5).
+ANNEALED_MEAN_TEMPERATURE = 0.38
+# Weight of the current batch in the moving average of the colours' scale.
+SCALE_UPDATE = 0.05
+# Mean absolute colour, of standardized channels, below which images count as grey.
+MIN_SCALE = 1e-3
 
 
 class Colorization(SSLLoss):
-    r"""Colourful image colorization: from brightness alone, say which colour each place has.
+    r"""Colourful image colorization [1]_.
 
-    Sky is blue where one knows that it is sky. The backbone sees the image without its colours; on its last
-    maps, a small decoder says for each place in which of Q bins of colours it lies:
+    The backbone sees the image without its colours. On its last feature maps, a small decoder classifies the
+    colour of each position into Q bins, for which the backbone has to recognize the content of the image (the
+    sky is blue):
 
     .. math::
         \ell = - \frac{1}{P} \sum_{p=1}^{P} \log q_p(c_p)
 
-    averaged over the images, where P are the places, :math:`c_p` the bin of the true colour, and
-    :math:`q_p` what the decoder says.
+    averaged over the images, where P is the number of positions, :math:`c_p` the bin of the true colour, and
+    :math:`q_p` the decoder's probabilities.
 
     Parameters
     ----------
     bins : int, default=8
-        Of each of two axes of colour, red to green and yellow to blue: Q is its square. (The paper: 313 bins
-        of Lab space, for a million photographs.)
+        Number of bins along each of two colour axes, red to green and yellow to blue: Q is its square. (The
+        paper: 313 bins of Lab space, for a million photographs.)
     decoder_width : int, default=128
-        Channels between the maps and the bins.
+        Number of channels of the decoder between the feature maps and the bins.
+
+    Attributes
+    ----------
+    decoder : nn.Module
+        Decoder from feature maps to logits of the bins.
+    scale : Tensor of shape (2,)
+        Moving average of the mean absolute colours; 0 before the first batch.
 
     Raises
     ------
     ValueError
-        When `build` finds images without three channels, or a backbone without maps; when the first batch is
-        grey.
+        If a hyperparameter is out of its range; in `build`, if the images do not have three channels or the
+        backbone does not expose feature maps; after the first step, if the images are grey.
 
     Notes
     -----
-    Most of a photograph is nearly grey. The paper gives rare colours more weight; here bins are narrow near
-    grey and wide far from it, so that each has about as many places: by the distribution function of
-    Laplace's law, whose scale follows the images. Brightness is the mean of the standardised channels, the
-    axes are R - G and (R + G) / 2 - B of them. Colours are predicted at a quarter of the resolution, as in
-    the paper, but in 8 x 8 places at least.
+    Most of a photograph is nearly grey. The paper gives rare colours a larger weight; here, bins are narrow
+    near grey and wide far from it, so that they have about equal frequencies: their edges are quantiles of a
+    Laplace distribution, whose scale follows the images. Brightness is the mean of the standardized channels;
+    the colour axes are R - G and (R + G) / 2 - B of them. Colours are predicted at a quarter of the
+    resolution, as in the paper, but at 8 x 8 positions at least.
 
     References
     ----------
-    Zhang, Isola and Efros, "Colorful Image Colorization", ECCV 2016, arXiv:1603.08511, equations 1 to 5.
+    .. [1] Zhang, Isola and Efros, "Colorful Image Colorization", ECCV 2016, arXiv:1603.08511, equations 1 to
+       5.
     """
 
     family = "pretext"
@@ -76,17 +94,18 @@ class Colorization(SSLLoss):
         width, size = self.decoder_width, tuple(places(side) for side in spec.image_size)
         self.size = size
         self.decoder = MapsToPixels(spec.feature_dim, self.bins**2, map_size(spec), size, width=width)
-        self.has_colours = False  # nobody has looked yet
-        self.register_buffer("scale", torch.zeros(2))  # mean size of both colours; 0: nothing seen yet
+        # Checked once, by the first `after_step`: a check reads from the device, which synchronizes with it.
+        self.has_colours = False
+        self.register_buffer("scale", torch.zeros(2))  # 0: no batch seen yet
 
-    def step(self, batch: Batch, student, teacher) -> Tensor:
+    def step(self, batch: Batch, student: Student, teacher: Teacher | None) -> Tensor | dict[str, Tensor]:
         x = batch.views[0]
         colours = F.adaptive_avg_pool2d(to_colours(x), self.size)
         self._follow(colours)
         return F.cross_entropy(self.decoder(student.maps(without_colours(x))), self._bin(colours))
 
-    def after_step(self, student, teacher) -> None:
-        if not self.has_colours and self.scale.max() < SMALLEST_SCALE:
+    def after_step(self, student: Student, teacher: Teacher | None) -> None:
+        if not self.has_colours and self.scale.max() < MIN_SCALE:
             raise ValueError(
                 "the images are grey, with three equal channels: there are no colours to be told. Take "
                 "another loss: rotation, inpainting, simmim."
@@ -94,59 +113,79 @@ class Colorization(SSLLoss):
         self.has_colours = True
 
     @torch.no_grad()
-    def reconstruct(self, views: list[Tensor], student, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """What the backbone saw of each image, and the colours that it gave to it."""
+    def reconstruct(
+        self, views: list[Tensor], student: Student, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """Return images without colours, as the backbone sees them, and with predicted colours.
+
+        Parameters
+        ----------
+        views : list of Tensor of shape (n, 3, height, width)
+            Views of a batch; the first one is used.
+        student : Student
+            Trained network.
+        generator : torch.Generator
+            Not used; the prediction is deterministic.
+
+        Returns
+        -------
+        visible : Tensor of shape (n, 3, height, width)
+            Greyscale images.
+        reconstruction : Tensor of shape (n, 3, height, width)
+            Images with the predicted colours.
+        """
         x = views[0]
         grey = without_colours(x)
-        q = (self.decoder(student.maps(grey)) / ANNEALED).softmax(dim=1)
+        q = (self.decoder(student.maps(grey)) / ANNEALED_MEAN_TEMPERATURE).softmax(dim=1)
         colours = torch.einsum("nqhw,qc->nchw", q, self._centers().to(q.dtype))
         return grey, with_colours(grey, F.interpolate(colours, x.shape[2:], mode="bilinear"))
 
     @torch.no_grad()
     def _follow(self, colours: Tensor) -> None:
+        """Update the scale of the colours, an exponential moving average over the batches."""
         size = colours.abs().mean(dim=(0, 2, 3))
-        self.scale.copy_(torch.where(self.scale > 0, self.scale.lerp(size, FOLLOWS), size))
+        self.scale.copy_(torch.where(self.scale > 0, self.scale.lerp(size, SCALE_UPDATE), size))
 
     def _bin(self, colours: Tensor) -> Tensor:
-        """(n, 2, rows, columns) -> the number of the bin, (n, rows, columns)."""
+        """Return the bin of each colour, (n, rows, columns), for colours (n, 2, rows, columns)."""
         share = laplace_cdf(colours / self.scale.clamp(min=1e-6).view(1, 2, 1, 1))
         first, second = (share * self.bins).long().clamp(max=self.bins - 1).unbind(dim=1)
         return first * self.bins + second
 
     def _centers(self) -> Tensor:
-        """The colour in the middle of each bin, (Q, 2)."""
+        """Return the colour at the centre of each bin, (Q, 2)."""
         middle = laplace_quantile((torch.arange(self.bins, device=self.scale.device) + 0.5) / self.bins)
         return torch.cartesian_prod(middle, middle) * self.scale
 
 
 def places(side: int) -> int:
-    """In a row or a column, of which the colour is asked."""
+    """Return the number of positions, in a row or a column, at which colours are predicted."""
     return min(side, max(8, side // 4))
 
 
 def to_colours(x: Tensor) -> Tensor:
-    """(n, 3, height, width) -> red against green, and yellow against blue: (n, 2, height, width)."""
+    """Return the colours, red-green and yellow-blue, (n, 2, h, w), of images (n, 3, h, w)."""
     red, green, blue = x.unbind(dim=1)
     return torch.stack([red - green, (red + green) / 2 - blue], dim=1)
 
 
 def without_colours(x: Tensor) -> Tensor:
-    """The brightness in all three channels."""
+    """Return greyscale images: the brightness in all three channels."""
     return x.mean(dim=1, keepdim=True).expand_as(x)
 
 
 def with_colours(grey: Tensor, colours: Tensor) -> Tensor:
-    """The image of this brightness and these colours; the inverse of the two functions above."""
+    """Return images of the given brightness and colours; inverts `to_colours` and `without_colours`."""
     brightness, (first, second) = grey[:, 0], colours.unbind(dim=1)
     yellow = brightness + second / 3
     return torch.stack([yellow + first / 2, yellow - first / 2, brightness - 2 * second / 3], dim=1)
 
 
 def laplace_cdf(x: Tensor) -> Tensor:
-    """Of the law with mean absolute value 1."""
+    """Return the cumulative distribution function of a Laplace distribution with mean absolute value 1."""
     return 0.5 - 0.5 * x.sign() * torch.expm1(-x.abs())
 
 
 def laplace_quantile(p: Tensor) -> Tensor:
-    """The inverse of `laplace_cdf`."""
+    """Return the quantile function of that distribution, the inverse of `laplace_cdf`."""
     return -(p - 0.5).sign() * torch.log1p(-2 * (p - 0.5).abs())

@@ -1,4 +1,4 @@
-"""CPC: from the upper rows of an image, recognise the patches below."""
+"""CPC: identification of the patches below from the upper rows of an image."""
 
 from __future__ import annotations
 
@@ -6,61 +6,84 @@ from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
-from sklearn_ssl import Batch, Spec, SSLLoss, ViewSpec
-from sklearn_ssl.losses import check_number, is_whole, patch_side
+from sklearn_ssl.losses import (
+    Batch,
+    Spec,
+    SSLLoss,
+    Student,
+    Teacher,
+    ViewSpec,
+    check_number,
+    is_whole,
+    patch_side,
+)
 from sklearn_ssl_pretext.tiles import check_is_taken
 
-# Pixels on the side of a patch, where the user leaves the grid to us and the image allows for it; and patches
-# in a row.
-AUTO_SIDE, FEWEST, MOST = 12, 3, 7
+# Minimum side of a patch for grid="auto", in pixels, if the image is large enough.
+AUTO_PATCH_SIDE = 12
+# Minimum and maximum number of patches in a row for grid="auto".
+MIN_GRID, MAX_GRID = 3, 7
 
 
 class CPC(SSLLoss):
-    r"""Contrastive predictive coding: pick the patch that comes next out of all patches of the batch.
+    r"""Contrastive predictive coding (CPC) of images [1]_.
 
-    The image is cut into overlapping patches, each of which the backbone sees alone. A recurrent network
-    reads them from top to bottom, and from what it has read so far, patches further down are predicted; not
-    their pixels, but their features, well enough to tell them from those of other places and images:
+    The image is cut into overlapping patches, which the backbone encodes separately. A recurrent network
+    reads them from top to bottom and aggregates them to contexts, from which the features of patches further
+    down are predicted. Each prediction has to identify its patch among all patches of the batch:
 
     .. math::
         \ell = - \log \frac{\exp(\hat z_{t+k}^{\top} \, \overline{W_k c_t} / \tau)}
                            {\sum_j \exp(\hat z_j^{\top} \, \overline{W_k c_t} / \tau)}
 
-    averaged over columns, rows t and steps k ahead, where :math:`c_t` is what was read down to row t, z a
-    linear map of the features of a patch, hat and bar scale to length 1, and j runs through all patches of
-    all images of the batch.
+    averaged over columns, rows t and steps k ahead, where :math:`c_t` is the context of the rows up to t, z a
+    linear map of the features of a patch, hat and bar denote scaling to unit length, and j runs over all
+    patches of all images of the batch.
 
     Parameters
     ----------
     grid : int or "auto", default="auto"
-        Patches in a row and in a column, half of one overlapping the next. "auto": the paper's 7 where they
-        have 12 pixels or more on a side, then fewer, down to 3.
+        Number of patches in a row and in a column; adjacent patches overlap by half. "auto": the paper's 7 if
+        patches then have at least 12 pixels on a side, otherwise fewer, down to 3.
     steps : int, default=5
-        Largest k; the paper's. At most one less than the rows.
+        Maximum number of steps k ahead. The default is the paper's. It is limited to the number of rows minus
+        one.
     dim : int, default=128
-        Of z and of what is predicted.
+        Width of z and of the predictions.
     temperature : float, default=0.1
-        :math:`\tau`. The paper has neither it nor the scaling to length 1; both let small batches learn.
+        Temperature :math:`\tau`. The paper has neither a temperature nor a scaling to unit length; both make
+        learning from small batches possible.
+
+    Attributes
+    ----------
+    read : nn.GRUCell
+        Recurrent network that aggregates the patches of a column.
+    target : nn.Linear
+        Linear map from features to z.
+    predict : nn.ModuleList of nn.Linear
+        The :math:`W_k`, one for each number of steps.
 
     Raises
     ------
     ValueError
-        When `build` finds that the patches would be too small.
+        If a hyperparameter is out of its range; in `build`, if the patches would be too small.
 
     Notes
     -----
-    The paper reads by a PixelCNN, whose context are all rows above; here a GRU reads each column by itself.
-    With BatchNorm in the backbone, patches of an image can recognise each other by their batch, to some
-    extent (arXiv:1905.09272); the patches of many images in one batch, as here, keep it small.
+    The paper's context is a PixelCNN over all rows above; here, a GRU reads each column separately. With
+    BatchNorm in the backbone, patches of an image can to some extent be identified by the statistics of their
+    batch (arXiv:1905.09272); encoding the patches of many images in one batch, as here, keeps the effect
+    small.
 
-    All patches of a batch are compared with each other: memory grows with the square of the batch.
+    All patches of a batch are compared with each other: memory grows with the square of the batch size.
 
     References
     ----------
-    van den Oord et al., "Representation Learning with Contrastive Predictive Coding", 2018,
-    arXiv:1807.03748, section 3.2 and equation 4.
+    .. [1] van den Oord et al., "Representation Learning with Contrastive Predictive Coding", 2018,
+       arXiv:1807.03748, section 3.2 and equation 4.
     """
 
     family = "pretext"
@@ -78,11 +101,12 @@ class CPC(SSLLoss):
         patch = patch_side(spec)
         self.rows = checked_grid(self.grid, spec.image_size)
         self.stride = tuple(side // (self.rows + 1) for side in spec.image_size)
+        # A side of two strides makes adjacent patches overlap by half.
         self.size = tuple(2 * stride // patch * patch for stride in self.stride)
         if min(self.size) < 2:
             raise ValueError(
                 f"patches of a {self.rows} x {self.rows} grid would have {self.size[0]} x {self.size[1]} "
-                f"pixels. Set a larger image_size, or loss__grid={FEWEST}"
+                f"pixels. Set a larger image_size, or loss__grid={MIN_GRID}"
                 + (", or a smaller backbone__patch." if patch > 1 else ".")
             )
         check_is_taken(spec, self.size, "patches")
@@ -93,41 +117,67 @@ class CPC(SSLLoss):
             nn.Linear(spec.feature_dim, self.dim, bias=False) for _ in range(self.ahead)
         )
 
-    def step(self, batch: Batch, student, teacher) -> Tensor:
+    def step(self, batch: Batch, student: Student, teacher: Teacher | None) -> Tensor | dict[str, Tensor]:
         patches = overlapping(batch.views[0], self.rows, self.size, self.stride)
-        h = student.features(patches.flatten(0, 2)).view(*patches.shape[:3], -1)  # (n, rows, columns, d)
-        columns = h.transpose(1, 2).flatten(0, 1)  # (n * columns, rows, d)
+        h = student.features(rearrange(patches, "n rows columns ... -> (n rows columns) ..."))
+        n, rows = patches.shape[:2]
+        columns = rearrange(h, "(n rows columns) d -> (n columns) rows d", n=n, rows=rows)
         return self.info_nce(self.target(columns), self.contexts(columns))
 
     def contexts(self, columns: Tensor) -> Tensor:
-        """What was read down to each row of (n * columns, rows, d)."""
+        """Aggregate the patches of each column from top to bottom.
+
+        Parameters
+        ----------
+        columns : Tensor of shape (n * columns, rows, feature_dim)
+            Features of the patches.
+
+        Returns
+        -------
+        Tensor of shape (n * columns, rows, feature_dim)
+            Context of each row: the state of the recurrent network after reading it.
+        """
         states: list[Tensor] = []
         for row in columns.unbind(dim=1):
             states.append(self.read(row, states[-1] if states else None))
         return torch.stack(states, dim=1)
 
     def info_nce(self, z: Tensor, context: Tensor) -> Tensor:
-        """Of targets (n * columns, rows, dim) and what was read down to each row (n * columns, rows, d)."""
+        """Compute the InfoNCE loss of the predictions.
+
+        Parameters
+        ----------
+        z : Tensor of shape (n * columns, rows, dim)
+            Targets.
+        context : Tensor of shape (n * columns, rows, feature_dim)
+            Context of each row.
+
+        Returns
+        -------
+        Tensor of shape ()
+            The mean over columns, rows and steps.
+        """
         n, rows = z.shape[:2]
-        every = F.normalize(z, dim=2).transpose(0, 1).flatten(0, 1)  # (rows * n, dim), row after row
+        every = rearrange(F.normalize(z, dim=2), "n rows dim -> (rows n) dim")
         losses = []
         for k, predict in enumerate(self.predict, 1):
-            guess = F.normalize(predict(context[:, :-k]), dim=2).transpose(0, 1).flatten(0, 1)
+            guess = rearrange(F.normalize(predict(context[:, :-k]), dim=2), "n rows dim -> (rows n) dim")
+            # Row after row in `every`: the patch k rows below is k * n places further on.
             target = torch.arange(k * n, rows * n, device=z.device)
             losses.append(F.cross_entropy(guess @ every.T / self.temperature, target, reduction="none"))
         return torch.cat(losses).mean()
 
 
 def checked_grid(given: int | str, image_size: tuple[int, int]) -> int:
-    """Patches in a row and in a column."""
+    """Return the number of patches in a row and in a column."""
     if isinstance(given, str) and given == "auto":
-        return min(MOST, max(FEWEST, 2 * min(image_size) // AUTO_SIDE - 1))
+        return min(MAX_GRID, max(MIN_GRID, 2 * min(image_size) // AUTO_PATCH_SIDE - 1))
     if not is_whole(given) or given < 2:
         raise ValueError(f"loss__grid={given!r}: give at least 2 patches in a row, or 'auto'.")
     return given
 
 
 def overlapping(x: Tensor, grid: int, size: tuple[int, int], stride: tuple[int, int]) -> Tensor:
-    """Patches (n, grid, grid, channels, *size) of images (n, channels, height, width), `stride` apart."""
+    """Cut images into overlapping patches (n, grid, grid, channels, *size), `stride` pixels apart."""
     patches = x.unfold(2, size[0], stride[0])[:, :, :grid].unfold(3, size[1], stride[1])[:, :, :, :grid]
-    return patches.permute(0, 2, 3, 1, 4, 5)
+    return rearrange(patches, "n channels rows columns a b -> n rows columns channels a b")

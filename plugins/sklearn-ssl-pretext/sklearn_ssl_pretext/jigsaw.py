@@ -1,4 +1,4 @@
-"""Jigsaw: in which order were the tiles shuffled?"""
+"""Jigsaw: prediction of the permutation of shuffled tiles."""
 
 from __future__ import annotations
 
@@ -8,10 +8,20 @@ import math
 from typing import ClassVar
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
-from sklearn_ssl import Batch, Spec, SSLLoss, ViewSpec
-from sklearn_ssl.losses import check_choice, check_number, mlp
+from sklearn_ssl.losses import (
+    Batch,
+    Spec,
+    SSLLoss,
+    Student,
+    Teacher,
+    ViewSpec,
+    check_choice,
+    check_number,
+    mlp,
+)
 from sklearn_ssl_pretext.answers import graded
 from sklearn_ssl_pretext.tiles import (
     check_grid,
@@ -26,52 +36,61 @@ TILES = ("together", "apart")
 
 
 class Jigsaw(SSLLoss):
-    r"""Solve jigsaw puzzles: tiles of an image in a wrong order; which one?
+    r"""Jigsaw puzzles: prediction of the permutation that was applied to the tiles of an image [1]_.
 
-    A small network on the features says which of a set of permutations was applied. For that, the features
-    have to tell parts of things, and what is next to what:
+    A small head on the features classifies which permutation of a fixed set was applied. To solve the task,
+    the features have to distinguish parts of objects and their arrangement:
 
     .. math::
         \ell = - \log p \bigl( k \mid h(x_{\pi_k(1)}, \dots, x_{\pi_k(g^2)}) \bigr)
 
     averaged over the images, with tiles :math:`x_i` and a permutation :math:`\pi_k` drawn for each image. The
-    backbone sees the shuffled tiles together, as one image (Carlucci et al.), or each alone, with one h for
-    the features of all (Noroozi and Favaro).
+    backbone sees the shuffled tiles together, as one image [2]_, or each tile separately, with one head h on
+    the features of all [1]_.
 
     Parameters
     ----------
     grid : {"auto", 2, 3}, default="auto"
-        g tiles in a row and in a column. "auto": the paper's 3 from 64 pixels on (short side), 2 below, whose
-        tiles are larger, with 24 permutations.
+        Number of tiles g in a row and in a column. "auto": the paper's 3 from 64 pixels on (short side), 2
+        below, which gives larger tiles and 24 permutations.
     permutations : int, default=100
-        Size of the set, chosen so that any two differ in as many places as can be; all of them if there are
-        fewer. The paper's best have 1,000, of ImageNet's images.
+        Number of permutations in the set, chosen so that any two differ in as many positions as possible; all
+        permutations if there are fewer. The paper's best result has 1,000, for ImageNet.
     tiles : {"together", "apart"}, default="together"
-        How the backbone sees them. "apart" is the original, in which it learns from parts of images and
-        never sees one that is nearly whole.
+        Input of the backbone: the shuffled tiles as one image, or each tile separately. "apart" is the
+        original method, in which the backbone learns from parts of images and never sees a nearly complete
+        one.
     head_width : int, default=512
-        Of the layers between the features and the answer. The paper's have 4,096.
+        Width of the hidden layers between the features and the logits. The paper's have 4,096.
     head_depth : int, default=2
-        How many there are. Those next to the answer keep nothing but what it takes; with enough of them the
-        features keep more of the image (Bordes et al.). 0: a linear layer alone.
+        Number of hidden layers. The layers next to the output discard all information that the task does not
+        need; with enough of them the features keep more of the image [3]_. 0: a single linear layer.
+
+    Attributes
+    ----------
+    orders : Tensor of shape (n_permutations, g * g), int64
+        The set of permutations.
+    head : nn.Module
+        Classifier of the permutation.
 
     Raises
     ------
     ValueError
-        When `build` finds that tiles would be too small, or a grid or set that cannot be.
+        If a hyperparameter is out of its range; in `build`, if the tiles would be too small or the backbone
+        rejects them.
 
     Notes
     -----
-    Against shortcuts, as in the paper: a gap between tiles, each cut at a random place of its cell, and
-    standardised in each channel where it is seen alone.
+    Against shortcuts, as in the paper, there is a gap between tiles, each tile is cut at a random position in
+    its cell, and tiles that are seen separately are standardized in each channel.
 
     References
     ----------
-    Noroozi and Favaro, "Unsupervised Learning of Visual Representations by Solving Jigsaw Puzzles", ECCV
-    2016, arXiv:1603.09246, section 3 and algorithm 1.
-    Carlucci et al., "Domain Generalization by Solving Jigsaw Puzzles", CVPR 2019, arXiv:1903.06864.
-    Bordes et al., "Guillotine Regularization: Why removing layers is needed to improve generalization in
-    Self-Supervised Learning", TMLR 2023, arXiv:2206.13378.
+    .. [1] Noroozi and Favaro, "Unsupervised Learning of Visual Representations by Solving Jigsaw Puzzles",
+       ECCV 2016, arXiv:1603.09246, section 3 and algorithm 1.
+    .. [2] Carlucci et al., "Domain Generalization by Solving Jigsaw Puzzles", CVPR 2019, arXiv:1903.06864.
+    .. [3] Bordes et al., "Guillotine Regularization: Why removing layers is needed to improve generalization
+       in Self-Supervised Learning", TMLR 2023, arXiv:2206.13378.
     """
 
     family = "pretext"
@@ -96,13 +115,14 @@ class Jigsaw(SSLLoss):
     def build(self, spec: Spec) -> None:
         self.side = tiles_in_a_row(self.grid, spec)
         self.size = tile_size(spec, self.side)
+        # Number of tiles along each side of the backbone's input, and number of inputs per image.
         in_a_row, parts = (self.side, 1) if self.tiles == "together" else (1, self.side**2)
         check_is_taken(spec, tuple(in_a_row * length for length in self.size), f"tiles {self.tiles}")
         self.register_buffer("orders", far_permutations(self.side**2, self.permutations, spec.generator))
         hidden = [self.head_width] * self.head_depth
         self.head = mlp(spec.feature_dim * parts, *hidden, len(self.orders))
 
-    def step(self, batch: Batch, student, teacher) -> dict[str, Tensor]:
+    def step(self, batch: Batch, student: Student, teacher: Teacher | None) -> Tensor | dict[str, Tensor]:
         x, generator = batch.views[0], batch.generator
         tiles = cut_tiles(x, self.side, self.size, generator)
         k = torch.randint(len(self.orders), (len(x),), generator=generator, device=generator.device)
@@ -111,30 +131,42 @@ class Jigsaw(SSLLoss):
         if self.tiles == "together":
             h = student.features(as_one_image(shuffled))
         else:
-            h = student.features(standardised(shuffled).flatten(0, 1)).reshape(len(x), -1)
+            h = student.features(rearrange(standardised(shuffled), "n tile ... -> (n tile) ..."))
+            h = rearrange(h, "(n tile) d -> n (tile d)", n=len(x))
         return graded(self.head(h), k)
 
 
 def as_one_image(tiles: Tensor) -> Tensor:
-    """Tiles (n, g * g, channels, h, w), row by row, side by side: (n, channels, g * h, g * w)."""
+    """Assemble tiles (n, g * g, channels, h, w), given row by row, to images (n, channels, g * h, g * w)."""
     side = math.isqrt(tiles.shape[1])
-    rows = tiles.unflatten(1, (side, side)).movedim(3, 1)  # (n, channels, g, g, h, w)
-    return rows.transpose(3, 4).flatten(4).flatten(2, 3)
+    return rearrange(tiles, "n (rows columns) channels h w -> n channels (rows h) (columns w)", rows=side)
 
 
 def far_permutations(n: int, wanted: int, generator: torch.Generator) -> Tensor:
-    """Orders of n things, each as far as can be from the nearest of those before it.
+    """Return permutations, each as far as possible from the nearest of the previous ones.
 
-    Distance is the number of places in which two differ, and the first one is drawn. (Algorithm 1 of the
-    paper goes by the sum of the distances, which lets two be near.)
+    The distance is the number of positions in which two permutations differ (Hamming distance), and the first
+    permutation is drawn at random. (Algorithm 1 of the paper maximizes the sum of the distances, by which two
+    permutations may be close.)
+
+    Parameters
+    ----------
+    n : int
+        Number of elements.
+    wanted : int
+        Number of permutations.
+    generator : torch.Generator
+        Source of randomness.
 
     Returns
     -------
-    Tensor of shape (wanted or n!, n), int64
+    Tensor of shape (min(wanted, n!), n), int64
+        Permutations.
     """
     every = all_permutations(n)
     count = every.shape[1]
     chosen = torch.randint(count, (1,), generator=generator)
+    # Distance of every permutation from the nearest chosen one.
     distance = torch.full((count,), n, dtype=torch.uint8)
     while True:
         differ = every != every[:, chosen[-1], None]
@@ -146,5 +178,5 @@ def far_permutations(n: int, wanted: int, generator: torch.Generator) -> Tensor:
 
 @functools.cache
 def all_permutations(n: int) -> Tensor:
-    """Every order of n things in a column, (n, n!), uint8."""
+    """Return all permutations of n elements, one in each column: (n, n!), uint8."""
     return torch.tensor(list(itertools.permutations(range(n))), dtype=torch.uint8).T.contiguous()

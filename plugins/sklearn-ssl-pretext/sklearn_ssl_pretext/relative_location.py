@@ -1,14 +1,14 @@
-"""Relative location: where is this tile, seen from that one?"""
+"""Relative location: prediction of the position of one tile relative to another."""
 
 from __future__ import annotations
 
 from typing import ClassVar
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
-from sklearn_ssl import Batch, Spec, SSLLoss, ViewSpec
-from sklearn_ssl.losses import check_bool, check_number, mlp
+from sklearn_ssl.losses import Batch, Spec, SSLLoss, Student, Teacher, ViewSpec, check_bool, check_number, mlp
 from sklearn_ssl_pretext.answers import graded
 from sklearn_ssl_pretext.tiles import (
     check_grid,
@@ -20,52 +20,59 @@ from sklearn_ssl_pretext.tiles import (
     with_colours_dropped,
 )
 
-# (down, to the right), of the second tile seen from the first.
+# Offset (rows, columns) of the second tile from the first.
 DIRECTIONS = ((-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 1), (1, -1), (1, 0), (1, 1))
 
 
 class RelativeLocation(SSLLoss):
-    r"""Context prediction: two tiles; in which of eight directions does the second lie?
+    r"""Context prediction: relative location of two tiles, one of eight directions [1]_.
 
-    One tile of a grid and one of those around it, each seen alone by the backbone. Who knows that this is an
-    eye and that an ear, knows which is above which:
+    The backbone encodes a tile of a grid and one of its neighbours separately; from both features, a head
+    classifies the direction. To solve the task, the features have to represent parts of objects:
 
     .. math::
         \ell = -\log p \bigl( k \mid h(x_0), h(x_k) \bigr)
 
     averaged over the images, with a direction :math:`k \in \{1, \dots, 8\}` drawn for each, and a tile
-    :math:`x_0` that has a neighbour :math:`x_k` there.
+    :math:`x_0` that has a neighbour :math:`x_k` in this direction.
 
     Parameters
     ----------
     grid : {"auto", 2, 3}, default="auto"
-        Tiles in a row and in a column. "auto": 3 from 64 pixels on (short side), 2 below, whose tiles are
-        larger.
+        Number of tiles in a row and in a column. "auto": 3 from 64 pixels on (short side), 2 below, which
+        gives larger tiles.
     drop_colors : bool or "auto", default="auto"
-        Of colour images two of three channels are replaced by noise, since lenses bend colours by an amount
-        that tells the place in the image (section 3.1 of the paper). "auto": from 64 pixels on (short side);
-        smaller images do not show it.
+        Whether to replace two of the three channels of colour images by noise: the chromatic aberration of
+        lenses gives away the position in the image (section 3.1 of the paper). "auto": from 64 pixels on
+        (short side); smaller images do not show it.
     head_width : int, default=512
-        Of the layers between the features of both tiles and the answer. The paper's have 4,096.
+        Width of the hidden layers between the features of both tiles and the logits. The paper's have 4,096.
     head_depth : int, default=2
-        How many there are: the features keep more of the image, the farther they are from the answer (Bordes
-        et al.). 0: a linear layer alone.
+        Number of hidden layers: the features keep more of the image, the further they are from the output
+        [2]_. 0: a single linear layer.
+
+    Attributes
+    ----------
+    head : nn.Module
+        Classifier of the direction.
 
     Raises
     ------
     ValueError
-        When `build` finds that tiles would be too small, or a grid that cannot be.
+        If a hyperparameter is out of its range; in `build`, if the tiles would be too small or the backbone
+        rejects them.
 
     Notes
     -----
-    Against another shortcut, as in the paper: a gap between tiles, each cut at a random place of its cell.
+    Against another shortcut, as in the paper, there is a gap between tiles, and each tile is cut at a random
+    position in its cell.
 
     References
     ----------
-    Doersch et al., "Unsupervised Visual Representation Learning by Context Prediction", ICCV 2015,
-    arXiv:1505.05192.
-    Bordes et al., "Guillotine Regularization: Why removing layers is needed to improve generalization in
-    Self-Supervised Learning", TMLR 2023, arXiv:2206.13378.
+    .. [1] Doersch et al., "Unsupervised Visual Representation Learning by Context Prediction", ICCV 2015,
+       arXiv:1505.05192.
+    .. [2] Bordes et al., "Guillotine Regularization: Why removing layers is needed to improve generalization
+       in Self-Supervised Learning", TMLR 2023, arXiv:2206.13378.
     """
 
     family = "pretext"
@@ -93,22 +100,24 @@ class RelativeLocation(SSLLoss):
         hidden = [self.head_width] * self.head_depth
         self.head = mlp(2 * spec.feature_dim, *hidden, len(DIRECTIONS))
 
-    def step(self, batch: Batch, student, teacher) -> dict[str, Tensor]:
+    def step(self, batch: Batch, student: Student, teacher: Teacher | None) -> Tensor | dict[str, Tensor]:
         x, generator = batch.views[0], batch.generator
         k, which = self._drawn(len(x), generator)
         tiles = cut_tiles(x, self.side, self.size, generator)
         pair = tiles[torch.arange(len(x), device=x.device)[:, None], which.to(x.device)]
         if self.drops_colors:
             pair = with_colours_dropped(pair, generator)
-        h = student.features(pair.flatten(0, 1)).reshape(len(x), -1)
+        h = student.features(rearrange(pair, "n tile ... -> (n tile) ..."))
+        h = rearrange(h, "(n tile) d -> n (tile d)", n=len(x))
         return graded(self.head(h), k.to(x.device))
 
     def _drawn(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Directions, (n,), and the numbers of two tiles that lie so, (n, 2)."""
+        """Draw directions, (n,), and the indices of two tiles that have this relative location, (n, 2)."""
         device = generator.device
         k = torch.randint(len(DIRECTIONS), (n,), generator=generator, device=device)
         step = torch.tensor(DIRECTIONS, device=device)[k]
-        places = self.side - step.abs()  # rows and columns where the first can be
+        places = self.side - step.abs()  # number of possible (rows, columns) of the first tile
+        # The first possible row or column is 1 if the neighbour is above or to the left, else 0.
         first = (torch.rand(n, 2, generator=generator, device=device) * places).long() + (step < 0)
         both = torch.stack([first, first + step], dim=1)  # (n, 2, row and column)
         return k, both[:, :, 0] * self.side + both[:, :, 1]

@@ -1,4 +1,4 @@
-"""Rotation: which way is up?"""
+"""Rotation: prediction of the rotation of an image."""
 
 from __future__ import annotations
 
@@ -7,28 +7,36 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from sklearn_ssl import Batch, Spec, SSLLoss, ViewSpec
+from sklearn_ssl.losses import Batch, Spec, SSLLoss, Student, Teacher, ViewSpec
 from sklearn_ssl_pretext.answers import graded
 
 
 class Rotation(SSLLoss):
-    r"""RotNet: by how many quarter turns was the image rotated?
+    r"""Rotation prediction (RotNet) [1]_.
 
-    Each image is shown in all four rotations, and a linear layer on the features tells them apart. To know
-    which way is up, one has to know what is in the image:
+    Each image is shown in all four rotations by multiples of 90 degrees, and a linear layer on the features
+    classifies them. To recognize the upright orientation, the features have to represent the content:
 
     .. math::
         \ell = -\frac14 \sum_{k=0}^{3} \log p(k \mid R_k x)
 
     averaged over the images, where :math:`R_k` rotates by k quarter turns.
 
-    Useless where images have no upright: cells, satellite tiles, leaves on a table; and with augmentations
-    that turn them, such as "overhead". Images that are not square are turned in a square of the shorter side.
+    Attributes
+    ----------
+    head : nn.Linear
+        Classifier of the rotation.
+
+    Notes
+    -----
+    The task is meaningless for images without an upright orientation (cells, satellite tiles, leaves on a
+    table), and with augmentations that rotate images, such as "overhead". Images that are not square are
+    cropped to a central square of the shorter side.
 
     References
     ----------
-    Gidaris et al., "Unsupervised Representation Learning by Predicting Image Rotations", ICLR 2018,
-    arXiv:1803.07728, equations 2 and 3.
+    .. [1] Gidaris et al., "Unsupervised Representation Learning by Predicting Image Rotations", ICLR 2018,
+       arXiv:1803.07728, equations 2 and 3.
     """
 
     family = "pretext"
@@ -38,14 +46,14 @@ class Rotation(SSLLoss):
     def build(self, spec: Spec) -> None:
         self.head = nn.Linear(spec.feature_dim, 4)
 
-    def step(self, batch: Batch, student, teacher) -> dict[str, Tensor]:
+    def step(self, batch: Batch, student: Student, teacher: Teacher | None) -> Tensor | dict[str, Tensor]:
         turned = all_turns(batch.views[0])
         k = torch.arange(4, device=turned.device).repeat_interleave(len(turned) // 4)
         return graded(self.head(student.features(turned)), k)
 
 
 def all_turns(x: Tensor) -> Tensor:
-    """(n, channels, height, width) -> (4 n, channels, side, side): by 0, 90, 180 and 270 degrees."""
+    """Rotate the central squares of images (n, ...) by 0, 90, 180 and 270 degrees: (4 n, ...)."""
     side = min(x.shape[2:])
     top, left = (x.shape[2] - side) // 2, (x.shape[3] - side) // 2
     square = x[:, :, top : top + side, left : left + side]

@@ -1,4 +1,4 @@
-"""Self-distillation: methods that learn by predicting what another view, or a slower self, says."""
+"""Self-distillation: methods that predict the output of a momentum teacher or of a stop-gradient branch."""
 
 from sklearn_ssl_self_distillation.byol import BYOL
 from sklearn_ssl_self_distillation.dino import DINO

@@ -1,4 +1,4 @@
-"""BYOL: predict what a slower self sees in another view."""
+"""BYOL: prediction of a momentum teacher's projection of another view."""
 
 from __future__ import annotations
 
@@ -7,51 +7,61 @@ from typing import ClassVar
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sklearn_ssl import Batch, Spec, SSLLoss
-from sklearn_ssl.losses import check_number, mlp
+from sklearn_ssl.losses import Batch, Spec, SSLLoss, Student, Teacher, check_number, mlp
 from sklearn_ssl_self_distillation.heads import make_predictor
 from sklearn_ssl_self_distillation.schedules import CosineToOne
 
 
 def twice_then_half_the_features(feature_dim: int) -> tuple[int, ...]:
-    """Widths of the projector: the paper's 4096 and 256, made for ResNet-50's 2048 features."""
+    """Return the widths of the projector's layers: the paper's 4096 and 256, scaled from 2048 features."""
     return 2 * feature_dim, max(1, feature_dim // 2)
 
 
 class BYOL(SSLLoss):
-    r"""Bootstrap your own latent: from one view, predict the teacher's projection of the other.
+    r"""Bootstrap your own latent (BYOL) [1]_.
 
-    The teacher is a moving average of the student, so it knows a little more than any one state of the
-    student, and by predicting it the student learns what the views have in common. There are no
-    negatives, so small batches work. That all projections become equal is prevented by the predictor,
-    which only the student has, and by the gradient, which does not enter the teacher:
+    From one view, the student predicts the projection that the teacher computes of the other. The teacher is
+    an exponential moving average of the student, and its averaged targets are better than the student's own
+    outputs. There are no negatives, so small batches work. Collapse is prevented by the predictor, which only
+    the student has, and by the stop-gradient on the teacher:
 
     .. math::
         \ell = \left\| \bar p_1 - \bar t_2 \right\|^2 + \left\| \bar p_2 - \bar t_1 \right\|^2
         = 4 - 2 \, \bar p_1^\top \bar t_2 - 2 \, \bar p_2^\top \bar t_1
 
-    averaged over the images, where :math:`p_v = q(z_v)` is the predictor q of the student's projection
-    of view v, :math:`t_v` the teacher's projection, and the bar scales to length 1.
+    averaged over the images, where :math:`p_v = q(z_v)` is the output of the predictor q for the student's
+    projection of view v, :math:`t_v` is the teacher's projection, and the bar denotes scaling to unit length.
 
     Parameters
     ----------
     momentum : float, default=0.99
-        :math:`\tau`, the share of itself that the teacher keeps in the first step; it rises to 1 as a
-        cosine. Higher is slower. 0.99 is solo-learn's for CIFAR-10; the paper's for ImageNet is 0.996.
-    predictor_dim : int, optional
-        Width of the predictor's hidden layer. None: twice as wide as the features (the paper: 4096 for
-        2048 features).
+        Initial momentum :math:`\tau` of the teacher, which rises to 1 on a cosine schedule. With higher
+        values the teacher changes more slowly. solo-learn uses 0.99 for CIFAR-10; the paper uses 0.996 for
+        ImageNet.
+    predictor_dim : int, default=None
+        Width of the predictor's hidden layer. None: twice the width of the features (the paper: 4096 for 2048
+        features).
+
+    Attributes
+    ----------
+    predictor : nn.Module
+        Predictor of the student.
+
+    Raises
+    ------
+    ValueError
+        If a hyperparameter is out of its range.
 
     Notes
     -----
-    Unlike the paper's, the projections are standardised over the batch (BatchNorm, without weights of its
-    own, as in SimSiam): else they share one large direction at first, and for some hundred steps the student
-    learns little but to predict it.
+    Unlike the paper's, the projections are standardized over the batch (BatchNorm without an affine
+    transformation, as in SimSiam). Otherwise they share one dominant direction early in training, and for
+    some hundred steps the student learns little but to predict it.
 
     References
     ----------
-    Grill et al., "Bootstrap Your Own Latent: A New Approach to Self-Supervised Learning", NeurIPS 2020,
-    arXiv:2006.07733, equations 2 and 3.
+    .. [1] Grill et al., "Bootstrap Your Own Latent: A New Approach to Self-Supervised Learning", NeurIPS
+       2020, arXiv:2006.07733, equations 2 and 3.
     """
 
     family = "self-distillation"
@@ -66,18 +76,18 @@ class BYOL(SSLLoss):
         self.teacher_momentum = CosineToOne(self.momentum)
 
     def make_projector(self, in_dim: int, widths: tuple[int, ...]) -> nn.Module:
-        """An MLP with BatchNorm on its output too; see the notes."""
+        """Build an MLP whose output is standardized over the batch, too; see the Notes."""
         return mlp(in_dim, *widths, norm_output=True)
 
     def build(self, spec: Spec) -> None:
         self.predictor = make_predictor(spec.dim, self.predictor_dim, default=2 * spec.feature_dim)
 
-    def step(self, batch: Batch, student, teacher) -> Tensor:
+    def step(self, batch: Batch, student: Student, teacher: Teacher | None) -> Tensor | dict[str, Tensor]:
         p1, p2 = (self.predictor(z) for z in student(batch.views))
         t1, t2 = teacher(batch.views)
         return distance(p1, t2) + distance(p2, t1)
 
 
 def distance(p: Tensor, t: Tensor) -> Tensor:
-    """Mean squared distance of the rows, scaled to length 1: 2 - 2 cos."""
+    """Return the mean squared distance between rows scaled to unit length, 2 - 2 cos."""
     return 2 - 2 * F.cosine_similarity(p, t).mean()

@@ -1,4 +1,4 @@
-"""DINO: agree with a slower self on soft clusters that nobody named."""
+"""DINO: self-distillation of a momentum teacher's soft cluster assignments."""
 
 from __future__ import annotations
 
@@ -8,22 +8,32 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sklearn_ssl import Batch, Spec, SSLLoss, ViewSpec
-from sklearn_ssl.losses import check_number, local_crops_that_fit, mlp
+from sklearn_ssl.losses import (
+    Batch,
+    Spec,
+    SSLLoss,
+    Student,
+    Teacher,
+    ViewSpec,
+    check_number,
+    local_crops_that_fit,
+    mlp,
+)
 from sklearn_ssl_self_distillation.schedules import CosineToOne, LinearWarmup
 
-# Of the training: an epoch can be half of it.
-FROZEN_AT_MOST = 0.1
+# Maximum fraction of the training with a frozen last layer: a single epoch may be half of a short training.
+MAX_FROZEN_FRACTION = 0.1
 
 
 class DINO(SSLLoss):
-    r"""Self-distillation with no labels: sort a view into soft clusters as the teacher sorts another.
+    r"""Self-distillation with no labels (DINO) [1]_.
 
-    Student and teacher (its moving average) each turn a projection into probabilities of K outputs, by
-    cosine similarity to K learned directions. The student sees all views, small local crops included, and
-    shall say what the teacher says of another, full-size view: of a part it learns to tell the whole. Two
-    forces on the teacher keep each other in balance: sharpening (a low temperature) makes it decide,
-    centring keeps it from deciding the same for all images:
+    Student and teacher (the exponential moving average of the student) each map a projection to probabilities
+    of K outputs, by the cosine similarity with K learned prototypes. The student receives all views, local
+    crops included, and has to predict the teacher's probabilities for another, full-size view: it learns to
+    infer the whole from a part. Two operations on the teacher's logits balance each other and prevent
+    collapse: sharpening (a low temperature) against uniform outputs, and centring against one dominant
+    output:
 
     .. math::
         \ell = \frac{1}{|T|} \sum_{(t, s) \in T}
@@ -31,62 +41,72 @@ class DINO(SSLLoss):
         \log \operatorname{softmax}\Bigl(\frac{W \bar z_s}{\tau_s}\Bigr),
         \qquad c \leftarrow m c + (1 - m) \, \overline{W_t \bar z'}
 
-    averaged over the images, where T are all pairs of a full-size view t and another view s, z the
-    student's projections and z' the teacher's, the bar scales them to length 1, the K rows of W have length
-    1 too (a weight-normed last layer), :math:`W_t` is the teacher's W, and the centre c follows the
-    teacher's outputs, averaged over the batch.
+    averaged over the images, where T is the set of all pairs of a full-size view t and another view s, z are
+    the student's projections and z' the teacher's, the bar denotes scaling to unit length, and the K rows of
+    W have unit length, too (a weight-normalized last layer). :math:`W_t` is the teacher's W, and the centre c
+    is a moving average of the teacher's logits, averaged over the batch.
 
     Parameters
     ----------
     out_dim : int, default=1024
-        K. The paper uses 65,536 on ImageNet, solo-learn 4,096 on CIFAR-10.
+        Number of outputs K. The paper uses 65,536 for ImageNet, solo-learn 4,096 for CIFAR-10.
     student_temp : float, default=0.1
-        :math:`\tau_s`; the paper's.
+        Temperature :math:`\tau_s` of the student. The default is the paper's.
     teacher_temp : float, default=0.04
-        :math:`\tau_t`, below the student's. The paper's for up to 100 epochs, then 0.07.
+        Temperature :math:`\tau_t` of the teacher, below the student's. The paper uses 0.04 for up to 100
+        epochs, and 0.07 for more.
     warmup_teacher_temp : float, default=0.04
-        :math:`\tau_t` in the first step: it goes to `teacher_temp` in a straight line. Lower it if the loss
-        does not fall.
+        Initial value of :math:`\tau_t`, for a linear warm-up to `teacher_temp`. Decrease it if the loss does
+        not fall.
     teacher_temp_warmup : float, default=0.3
-        How long that takes, as a share of the training; the authors' 30 of 100 epochs.
+        Duration of the linear warm-up, as a fraction of the training. The authors use 30 of 100 epochs.
     center_momentum : float, default=0.9
-        m; the paper's.
+        Momentum m of the centre. The default is the paper's.
     momentum : float, default=0.99
-        The share of itself that the teacher keeps in the first step; it rises to 1 as a cosine. The paper's
-        is 0.996, for some hundred times as many steps.
+        Initial momentum of the teacher, which rises to 1 on a cosine schedule. The paper uses 0.996, for some
+        hundred times as many steps.
     freeze_last_layer : int, default=1
-        Epochs in which W stays as it was drawn, but at most a tenth of the training; the paper's, of 100 and
-        more.
+        Number of epochs in which W is frozen, at most a tenth of the training. The default is the paper's, of
+        100 epochs and more.
     local_crops : int or "auto", default="auto"
-        Small crops of each image, beside the two full-size views. "auto": 4, or none where they would have
-        less than 16 pixels on a side or the backbone cannot take them; so images below 32 pixels have two
-        full-size views only, as solo-learn and lightly have on CIFAR-10. The paper: 8.
+        Number of local crops of each image, in addition to the two full-size views. "auto": 4, or 0 if they
+        would have less than 16 pixels on the short side or the backbone rejects them; images below 32 pixels
+        thus have two full-size views only, as solo-learn and lightly use for CIFAR-10. The paper: 8.
     local_size : float, default=0.5
-        Their side, as a share of the full size. 1.0: small parts of the image, enlarged.
+        Side of a local crop, as a fraction of the full size. 1.0: small parts of the image, enlarged.
+
+    Attributes
+    ----------
+    last_layer : nn.Parameter of shape (out_dim, dim)
+        The student's W, before normalization.
+    teacher_last_layer : Tensor of shape (out_dim, dim)
+        The teacher's W, before normalization.
+    center : Tensor of shape (out_dim,)
+        Centre c of the teacher's logits.
 
     Raises
     ------
     ValueError
-        When `build` finds that the backbone cannot take the local crops that the user asked for.
+        If a hyperparameter is out of its range; in `build`, if the backbone rejects the given local crops.
 
     Warns
     -----
     UserWarning
-        When those crops have less than 16 pixels on a side.
+        In `build`, if the given local crops have less than 16 pixels on the short side.
 
     Notes
     -----
-    For some hundred steps on small images, one thing differs from the paper. The projections are
-    standardised over the batch (BatchNorm, without weights of its own): else they share one large
-    direction at first, and after centring the teacher is undecided about all images.
+    One detail differs from the paper, for trainings of some hundred steps on small images: the projections
+    are standardized over the batch (BatchNorm without an affine transformation). Otherwise they share one
+    dominant direction early in training, and after centring the teacher's outputs are uniform for all images.
 
-    Full-size views cover what the augmentation says; the paper's, beside local crops of 0.05 to 0.4 of the
-    area, cover 0.4 to 1 (``augment__crop=0.4``).
+    The area of full-size views is that of the augmentation; the paper's views, along with local crops of a
+    fraction of 0.05 to 0.4 of the area, cover 0.4 to 1 (``augment__crop=0.4``).
 
     References
     ----------
-    Caron et al., "Emerging Properties in Self-Supervised Vision Transformers", ICCV 2021,
-    arXiv:2104.14294, equations 1 to 4; constants from github.com/facebookresearch/dino.
+    .. [1] Caron et al., "Emerging Properties in Self-Supervised Vision Transformers", ICCV 2021,
+       arXiv:2104.14294, equations 1 to 4; constants from github.com/facebookresearch/dino.
     """
 
     family = "self-distillation"
@@ -121,7 +141,7 @@ class DINO(SSLLoss):
         self.local_size = local_size
 
     def make_projector(self, in_dim: int, widths: tuple[int, ...]) -> nn.Module:
-        """An MLP with BatchNorm on its output too; see the notes."""
+        """Build an MLP whose output is standardized over the batch, too; see the Notes."""
         return mlp(in_dim, *widths, norm_output=True)
 
     def build(self, spec: Spec) -> None:
@@ -132,32 +152,45 @@ class DINO(SSLLoss):
         self.register_buffer("teacher_last_layer", w.clone())
         self.register_buffer("center", torch.zeros(self.out_dim))
 
-    def step(self, batch: Batch, student, teacher) -> Tensor:
-        frozen = batch.epoch < self.freeze_last_layer and batch.progress < FROZEN_AT_MOST
+    def step(self, batch: Batch, student: Student, teacher: Teacher | None) -> Tensor | dict[str, Tensor]:
+        frozen = batch.epoch < self.freeze_last_layer and batch.progress < MAX_FROZEN_FRACTION
         w = self.last_layer.detach() if frozen else self.last_layer
         s = [outputs(z, w) for z in student(batch.views)]  # (n, K) each
-        t = [outputs(z, self.teacher_last_layer) for z in teacher(batch.views[: self.views.n])]
-        self.momentum = self.teacher_momentum(batch.progress)
+        t = [outputs(z, self.teacher_last_layer) for z in teacher(batch.views[: self.view_spec.n])]
+        self.momentum = self.teacher_momentum(batch.progress)  # for `after_step`, which has no progress
         loss = cross_entropy(self._sharpened(t, batch.progress), [each / self.student_temp for each in s])
         self.center.lerp_(torch.cat(t).mean(dim=0), 1 - self.center_momentum)
         return loss
 
     @torch.no_grad()
-    def after_step(self, student, teacher) -> None:
+    def after_step(self, student: Student, teacher: Teacher | None) -> None:
         self.teacher_last_layer.lerp_(self.last_layer, 1 - self.momentum)
 
     def _sharpened(self, t: Sequence[Tensor], progress: float) -> list[Tensor]:
-        """The teacher's probabilities."""
+        """Return the teacher's probabilities, centred and sharpened."""
         return [((each - self.center) / self.teacher_temp(progress)).softmax(dim=1) for each in t]
 
 
 def outputs(z: Tensor, w: Tensor) -> Tensor:
-    """Cosine similarities of projections (n, d) and the rows of w (K, d): (n, K)."""
+    """Return the cosine similarities, (n, K), of projections z (n, d) with the rows of w (K, d)."""
     return F.normalize(z, dim=1) @ F.normalize(w, dim=1).T
 
 
 def cross_entropy(t: Sequence[Tensor], s: Sequence[Tensor]) -> Tensor:
-    """Mean over all pairs of different views; t are probabilities, s logits, (n, K) each."""
+    """Return the mean cross-entropy over all pairs of different views.
+
+    Parameters
+    ----------
+    t : sequence of Tensor of shape (n, K)
+        Probabilities of the teacher, one tensor for each full-size view.
+    s : sequence of Tensor of shape (n, K)
+        Logits of the student, one tensor for each view; full-size views come first.
+
+    Returns
+    -------
+    Tensor of shape ()
+        The mean.
+    """
     log_s = [each.log_softmax(dim=1) for each in s]
     pairs = [(i, j) for i in range(len(t)) for j in range(len(s)) if i != j]
     return torch.stack([-(t[i] * log_s[j]).sum(dim=1).mean() for i, j in pairs]).mean()

@@ -1,4 +1,4 @@
-"""Predictors."""
+"""Predictor heads."""
 
 from __future__ import annotations
 
@@ -8,5 +8,20 @@ from sklearn_ssl.losses import mlp
 
 
 def make_predictor(dim: int, given: int | None, default: int) -> nn.Module:
-    """From projections to predictions of projections, both `dim` wide, over one hidden layer."""
+    """Build a predictor, an MLP with one hidden layer.
+
+    Parameters
+    ----------
+    dim : int
+        Width of the projections, the input and the output.
+    given : int or None
+        Width of the hidden layer; None for `default`.
+    default : int
+        Default width of the hidden layer.
+
+    Returns
+    -------
+    nn.Module
+        Module that maps projections (n, dim) to predictions (n, dim).
+    """
     return mlp(dim, default if given is None else given, dim)

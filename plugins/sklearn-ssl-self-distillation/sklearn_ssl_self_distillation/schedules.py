@@ -1,4 +1,4 @@
-"""Schedules over the training: picklable functions of progress, from 0 to 1."""
+"""Schedules: picklable functions of the progress of the training, from 0 to 1."""
 
 from __future__ import annotations
 
@@ -8,15 +8,20 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class CosineToOne:
-    r"""A teacher's momentum: :math:`1 - (1 - \tau) (\cos(\pi k) + 1) / 2` at progress k.
+    r"""Cosine schedule of a teacher's momentum, from an initial value to 1 [1]_.
 
-    It rises from :math:`\tau`, a teacher that learns quickly, to 1, one that stands still (BYOL,
-    arXiv:2006.07733, section 3.3).
+    At progress k the momentum is :math:`1 - (1 - \tau) (\cos(\pi k) + 1) / 2`. It rises from :math:`\tau`,
+    with which the teacher follows the student quickly, to 1, with which the teacher is constant.
 
     Parameters
     ----------
     start : float
-        :math:`\tau`, from 0 to 1.
+        Initial momentum :math:`\tau`, from 0 to 1.
+
+    References
+    ----------
+    .. [1] Grill et al., "Bootstrap Your Own Latent: A New Approach to Self-Supervised Learning", NeurIPS
+       2020, arXiv:2006.07733, section 3.3.
     """
 
     start: float
@@ -27,7 +32,17 @@ class CosineToOne:
 
 @dataclass(frozen=True)
 class LinearWarmup:
-    """From `start` to `end` in a straight line over the first `share` of the training, then `end`."""
+    """Linear warm-up from one value to another, constant afterwards.
+
+    Parameters
+    ----------
+    start : float
+        Initial value.
+    end : float
+        Value at the end of the warm-up and afterwards.
+    share : float
+        Duration of the warm-up, as a fraction of the training.
+    """
 
     start: float
     end: float

@@ -1,0 +1,91 @@
+"""Assembly of a training: network, loss and optimizer from the settings of a fit."""
+
+from __future__ import annotations
+
+import copy
+from types import FunctionType
+from typing import Any
+
+import torch
+from torch import nn
+
+from sklearn_ssl._checks import shortened
+from sklearn_ssl._images.inputs import ImageFormat
+from sklearn_ssl._networks.backbones import build_backbone
+from sklearn_ssl._networks.student import Student
+from sklearn_ssl.losses._adapters import build_loss
+from sklearn_ssl.losses._base import Spec, SSLLoss
+
+
+def build_student(
+    loss: SSLLoss,
+    backbone: Any,
+    backbone_params: dict[str, Any],
+    projector: Any,
+    images: ImageFormat,
+    *,
+    precision: str,
+    n_samples: int,
+    batch_size: int,
+    generator: torch.Generator,
+    loss_name: str,
+    loss_params: dict[str, Any],
+) -> tuple[Student, Any, int]:
+    """Build the network, and the loss's own parameters for it.
+
+    Returns
+    -------
+    student : Student
+        On the CPU.
+    projector : tuple of int or nn.Module
+        Widths of the projector, where `projector` is a function of the features' width; else as given.
+    feature_dim : int
+
+    Raises
+    ------
+    ValueError
+        A part cannot be made, or does not fit the others.
+    """
+    channels = images.shape[2]
+    network, feature_dim = build_backbone(
+        backbone, backbone_params, in_channels=channels, image_size=images.size
+    )
+    if isinstance(projector, FunctionType):
+        projector = projector(feature_dim)
+    head = _make_projector(projector, loss, feature_dim)
+    spec = Spec(
+        feature_dim=feature_dim,
+        dim=output_width(head, feature_dim),
+        n_samples=n_samples,
+        batch_size=batch_size,
+        in_channels=channels,
+        image_size=images.size,
+        backbone=network,
+        generator=generator,
+    )
+    build_loss(loss, spec, loss_name, loss_params)
+    return Student(network, head, precision), projector, feature_dim
+
+
+def output_width(module: nn.Module, in_dim: int) -> int:
+    """Return the width of a module's output for inputs of shape (n, in_dim)."""
+    was_training = module.training
+    with torch.no_grad():
+        out = module.eval()(torch.zeros(2, in_dim))
+    module.train(was_training)
+    return out.shape[1]
+
+
+def _make_projector(projector: Any, loss: SSLLoss, feature_dim: int) -> nn.Module:
+    try:
+        if isinstance(projector, nn.Module):
+            made = copy.deepcopy(projector).cpu()  # the user's own is not trained
+        else:
+            made = loss.make_projector(feature_dim, tuple(projector))
+        output_width(made, feature_dim)
+    except Exception as error:  # a module may raise anything
+        raise ValueError(
+            f"projector={shortened(projector)} cannot turn {feature_dim} features, the backbone's, into "
+            f"projections of shape (n, width): {error}"
+        ) from error
+    return made

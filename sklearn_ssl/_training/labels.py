@@ -1,0 +1,87 @@
+"""Labels of the training images, for losses that use them."""
+
+from __future__ import annotations
+
+import os
+from numbers import Real
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from sklearn.preprocessing import LabelEncoder
+from sklearn.utils import column_or_1d
+from sklearn.utils.validation import _num_samples
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from sklearn_ssl._warnings import warn
+
+
+def check_is_target(y: Any, n_images: int) -> None:
+    """Refuse a y that is no target of the images in X, such as further images.
+
+    Raises
+    ------
+    ValueError
+    """
+    if y is None:
+        return
+    advice = "Images without labels are a keyword: fit(X, X_unlabeled=images)."
+    items = y[:1] if isinstance(y, list | tuple) else ()
+    if (
+        isinstance(y, str | os.PathLike | Dataset)
+        or np.ndim(items) > 2
+        or getattr(y, "ndim", 1) > 2
+        or any(isinstance(item, Image.Image | os.PathLike | Tensor) for item in items)
+    ):
+        raise ValueError(f"y holds images, rather than a label or target for each image of X. {advice}")
+    length = _num_samples(y)
+    if length != n_images:
+        raise ValueError(
+            f"There are {n_images} images in X and {length} labels in y: give one label each. {advice}"
+        )
+
+
+def class_numbers(y: Any, n_samples: int, loss_name: str) -> Tensor:
+    """Encode labels as class numbers, with -1 for unlabeled as in scikit-learn's semi-supervised module.
+
+    Parameters
+    ----------
+    y : array-like of shape (n_images,) or None
+        Classes of the first images; -1, NaN, None and pandas' NA are unlabeled.
+    n_samples : int
+        Number of all training images; those after the first n_images are unlabeled.
+    loss_name : str
+        For messages.
+
+    Returns
+    -------
+    Tensor of shape (n_samples,), int64
+
+    Raises
+    ------
+    ValueError
+        There are no labels.
+    """
+    if y is None:
+        raise ValueError(
+            f"The loss {loss_name!r} learns from labels, but y is None: fit(X, y), with -1 where unlabeled."
+        )
+    y = column_or_1d(y)
+    unlabeled = np.array([_is_unlabeled(label) for label in y.tolist()], dtype=bool)
+    if unlabeled.all():
+        warn(
+            f"The loss {loss_name!r} learns from labels, but every y is -1, unlabeled: it can only learn "
+            "from the views. Give the classes that are known, or take a loss without labels ('ntxent')."
+        )
+    numbers = np.full(n_samples, -1)
+    numbers[: len(y)][~unlabeled] = LabelEncoder().fit_transform(y[~unlabeled])
+    return torch.from_numpy(numbers)
+
+
+def _is_unlabeled(label: Any) -> bool:
+    """Return whether this stands for no label: -1, or a missing value."""
+    if label is None or type(label).__name__ in ("NAType", "NaTType"):
+        return True
+    return isinstance(label, Real) and (label == -1 or label != label)

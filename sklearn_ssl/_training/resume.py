@@ -1,0 +1,147 @@
+"""Identity of a training, and the state that a fit goes on from."""
+
+from __future__ import annotations
+
+import copy
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from sklearn_ssl._filesystem import given_path
+from sklearn_ssl._hashing import fingerprint, told_by_address
+from sklearn_ssl._images.reader import make_reader
+from sklearn_ssl._images.sources import Source
+from sklearn_ssl._training.checkpoint import Checkpoint
+from sklearn_ssl._training.net import SSLNet
+from sklearn_ssl._warnings import warn
+from sklearn_ssl.losses._adapters import loss_name, resolve_loss
+
+# Packages whose versions tell one training from another, as do those that code is taken from.
+PACKAGES = ("sklearn_ssl", "torch", "torchvision")
+# Parameters, and settings of reading, excluded from the fingerprint of a training.
+PARAMS_NOT_IN_FINGERPRINT = ("callbacks", "checkpoint", "verbose", "warm_start")
+READER_NOT_IN_FINGERPRINT = ("cache", "cache_limit", "memory_limit", "workers")
+
+
+def open_checkpoint(
+    params: Mapping[str, Any],
+    resolved: Mapping[str, Any],
+    source: Source,
+    labels: Tensor | None,
+    state: Mapping[str, Any] | None,
+) -> Checkpoint | None:
+    """Return the checkpoint of this very training: same parameters, images, labels and earlier state.
+
+    Parameters
+    ----------
+    params : mapping
+        Parameters of the estimator.
+    resolved : mapping
+        Values of names and of "auto", which may differ after an upgrade.
+    source : Source
+    labels : Tensor or None
+    state : mapping or None
+        State of a warm start.
+    """
+    if params["checkpoint"] is None:
+        return None
+    loss = resolve_loss(params["loss"])
+    compared = _without(params, PARAMS_NOT_IN_FINGERPRINT)
+    reader = make_reader(compared.pop("reader"), params["reader_params"] or {})
+    compared["reader_params"] = _without(vars(reader), READER_NOT_IN_FINGERPRINT)
+    before = _without(state or {}, ("seconds", "meter"))
+    packages = [sys.modules[name] for name in PACKAGES]
+    digits = fingerprint(compared, dict(resolved), loss, (source.identity(), labels), before, packages)
+    _warn_if_never_found_again({**compared, "loss": loss})
+    return Checkpoint(
+        given_path("checkpoint", params["checkpoint"]), loss_name(params["loss"]), digits, source
+    )
+
+
+def earlier_training(
+    checkpoint: Checkpoint | None,
+    state: dict[str, Any] | None,
+    history: list[dict[str, Any]],
+    *,
+    stopped_by_callbacks: bool,
+    drawn_anew: bool,
+) -> tuple[dict[str, Any] | None, bool]:
+    """Return the training that a fit goes on with, and whether it is from the checkpoint.
+
+    Parameters
+    ----------
+    checkpoint : Checkpoint or None
+    state, history : dict or None, list of dict
+        State of a warm start, and its epochs.
+    stopped_by_callbacks : bool
+        Whether callbacks may still end the training, as they did in the checkpoint.
+    drawn_anew : bool
+        Whether each fit has a seed of its own: then a finished training is not taken from a file.
+
+    Returns
+    -------
+    earlier : dict or None
+        As `SSLNet.resume` takes it; None at a start.
+    from_checkpoint : bool
+    """
+    earlier = checkpoint and checkpoint.read()
+    if earlier and earlier["finished"] == "callback" and not stopped_by_callbacks:
+        earlier["finished"] = None  # nobody wants it to end there any more
+    if checkpoint and earlier and not (earlier["finished"] and drawn_anew):
+        warn(_about_checkpoint(checkpoint, earlier))
+        return earlier, True
+    if state is None:
+        return None, False
+    # A copy: an optimizer goes on to change the very tensors that it loads, and this fit may fail.
+    return {"training": copy.deepcopy(state), "history": history, "finished": None, "bad": {}}, False
+
+
+def resume(net: SSLNet, earlier: dict[str, Any], checkpoint: Checkpoint | None) -> SSLNet:
+    """Let a net go on with an earlier training.
+
+    Raises
+    ------
+    ValueError
+        It was another network, loss or optimizer.
+    """
+    try:
+        return net.resume(earlier)
+    except (KeyError, RuntimeError, ValueError) as error:
+        if checkpoint and checkpoint.path.exists():
+            raise ValueError(
+                f"{checkpoint.path} is of another network, loss or optimizer than this fit: was their code "
+                f"changed? Delete it to train from the start. {error}"
+            ) from error
+        raise ValueError(
+            "warm_start=True goes on with the network of the last fit, but it does not fit the backbone, "
+            "projector, loss, optimizer or image channels of this one. Set them back, or start anew with "
+            "warm_start=False."
+        ) from error
+
+
+def _warn_if_never_found_again(params: Mapping[str, Any]) -> None:
+    """Warn of a checkpoint that no other process can find."""
+    places = told_by_address(params)
+    if places:
+        warn(
+            f"No other process will go on from the checkpoint of this fit: it could not tell whether "
+            f"{', '.join(places)} is the same, of which Python shows but an address in memory. Let it be an "
+            f"object whose attributes say what it is, or make it where it is used."
+        )
+
+
+def _about_checkpoint(checkpoint: Checkpoint, earlier: dict[str, Any]) -> str:
+    steps = earlier["training"]["steps_done"]
+    if not earlier["finished"]:
+        return f"This fit goes on from {checkpoint.path}, after {steps} steps."
+    return (
+        f"This fit is taken from {checkpoint.path}, after {steps} steps: parameters, images, versions of "
+        f"packages, and the code of functions and classes with the values it refers to are the same. What "
+        f"code reads elsewhere was not compared: if that has changed, delete the file to train anew."
+    )
+
+
+def _without(items: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+    return {name: value for name, value in items.items() if name not in names}
