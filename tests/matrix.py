@@ -3,7 +3,7 @@
 Each row is a run of pytest, and of the quickstart, with environment variables and options of its own;
 together they have each value at least once. A row that this machine cannot have says why. Ends with a table
 for CONTRIBUTING.md. Further arguments are pytest's:
-`python tests/matrix.py --rows avx2 bf16 -- tests/test_embedder.py -x`.
+`python tests/matrix.py --rows avx2 bf16 -- tests/contract/test_embedder.py -x`.
 """
 
 import argparse
