@@ -2,9 +2,9 @@
 
     python benchmarks/chunk.py
 
-One image costs a whole chunk, as chunks are padded to one size; many images are faster in larger ones. Prints
-images/s for 512 images and milliseconds for one, for each chunk size; medians of --repeats, interleaved. What
-`sklearn_ssl._networks.inference.chunk_size` takes is marked.
+A single image costs a whole chunk, as chunks are padded to one size; many images are faster in larger chunks.
+Prints images/s for 512 images and milliseconds for one, for each chunk size; medians of --repeats,
+interleaved. What `sklearn_ssl._networks.inference.chunk_size` uses is marked.
 """
 
 from __future__ import annotations

@@ -4,13 +4,13 @@
     python benchmarks/defaults.py --data cifar10_10k.npz --epochs 4
     python benchmarks/defaults.py --data cifar10_10k.npz --seconds 120 --only stem
 
-Each run appends a line to the file --out, and what is in there already is not run again: it can be
-stopped and resumed. The table is printed at the end. The .npz file has the arrays train_images,
+Each run appends a line to the file --out, and runs that are already in it are not repeated: so the benchmark
+can be stopped and resumed. The table is printed at the end. The .npz file has the arrays train_images,
 train_labels, test_images and test_labels.
 
 Accuracies in percent on test images that training never saw. digits: 1,297 training images; StandardScaler
-and LogisticRegression(C=0.1) from 1 and 10 labels a class, mean of 10 draws. CIFAR-10: training on the first
-5,000 images, which are also the labelled ones; 20 nearest neighbours by cosine, and StandardScaler and
+and LogisticRegression(C=0.1) from 1 and 10 labels per class, mean of 10 draws. CIFAR-10: training on the
+first 5,000 images, which are also the labelled ones; 20 nearest neighbours by cosine, and StandardScaler and
 LogisticRegression(C=0.01).
 """
 

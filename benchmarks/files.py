@@ -3,12 +3,12 @@
     python benchmarks/files.py
     python benchmarks/files.py --many 50000
 
-First, JPEGs of 500 x 375 pixels, resized to --size: images/s of our source, and of a plain loop that opens,
-converts and resizes them with Pillow in as many threads; in turn, medians of --repeats.
+First, JPEGs of 500 x 375 pixels, resized to --size: images/s of our source, and as baseline of a plain
+loop that opens, converts and resizes them with Pillow in as many threads; interleaved, medians of --repeats.
 
 With --many: that many JPEGs (160 x 120 pixels) in a folder, and four fits on it in processes of their own,
-with a backbone so small that reading is what counts: seconds of each of three epochs and of `transform`, and
-the largest memory the process ever took, when the images are kept in memory; when the memory limit is 1 MB
+with a backbone so small that reading dominates: seconds of each of three epochs and of `transform`, and
+the peak memory of the process, when the images are kept in memory; when the memory limit is 1 MB
 and each epoch decodes them anew; and the same with a cache on disk, empty at first, then filled.
 """
 

@@ -1,13 +1,13 @@
-"""Damaged files, wrong parameters: is each either taken, or refused in our own words?
+"""Damaged files and wrong parameters: is each accepted, or rejected with an error message of this package?
 
     python benchmarks/fuzz.py --images 10000 --models 2000
     python benchmarks/fuzz.py --parameters
 
 Image files of nine formats, model files and checkpoints are damaged at random (bits flipped in the header or
-anywhere, parts cut out or put in twice, ends lost, another format's name, headers that promise gigapixels)
-and read by a process that may take no more than --gigabytes of memory and --seconds for a file. It counts how
-many were read and how many refused, and names the files of all other outcomes, which it keeps: another
-exception than ours, a crash, a hang. A model or checkpoint that is read is compared with the whole one, bit
+anywhere, parts removed or duplicated, truncation, another format's suffix, headers that claim gigapixels)
+and read by a process limited to --gigabytes of memory and --seconds per file. It counts how
+many were read and how many rejected, and keeps and names the files of all other outcomes: any other
+exception, a crash, a hang. A model or checkpoint that is read is compared with the intact one, bit
 for bit. With --parameters, every parameter takes wrong values instead: see fuzz_parameters.py.
 """
 

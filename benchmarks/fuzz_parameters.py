@@ -1,10 +1,12 @@
-"""Wrong parameters: is each refused in our own words? The part of fuzz.py that `--parameters` runs.
+"""Wrong parameters: is each rejected with an error message of this package?
+
+This is the part of fuzz.py that `--parameters` runs.
 
 Every parameter of the constructor and of each slot takes every one of VALUES in turn, in a fit of one step on
-four small images. A fit that ends well is right where RANGES says that the value can be meant there, else
-silent. An error is refused where it is a ValueError or TypeError that names the parameter as the user writes
-it, or the failure of a loss in training or of a function in reading; any other is raw, and so is an attempt
-that takes more than SECONDS.
+four small images. A fit that succeeds counts as "right" if RANGES allows the value, else as "silent". An
+error counts as "refused" if it is a ValueError or TypeError that names the parameter as the user writes it,
+or the failure of a loss in training or of a function in reading. Any other error counts as "raw", as does an
+attempt that takes more than SECONDS.
 """
 
 from __future__ import annotations

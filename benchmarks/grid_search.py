@@ -1,4 +1,4 @@
-"""A grid search over embedders in one process, two processes and two threads; what a pipeline's memory saves.
+"""A grid search in one process, two processes and two threads; trainings saved by a pipeline's memory.
 
     python benchmarks/grid_search.py
 

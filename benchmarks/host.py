@@ -1,11 +1,11 @@
-"""The program around a fit: what its own temporary arrays cost before and after.
+"""Side effects of a fit: the cost of the program's own temporary arrays before and after it.
 
     python benchmarks/host.py
 
-In fresh processes, times sums and products of numpy and torch whose temporaries take 0.1 to 32 MiB, then
-calls `fit`, `transform`, or either with a Ctrl-C in its middle, and times them again. "nothing" is the
+In fresh processes, times sums and products of numpy and torch with temporaries of 0.1 to 32 MiB, then
+calls `fit`, `transform`, or either interrupted by Ctrl-C, and times them again. "nothing" is the
 control: the second measurement follows the first. Prints, for each size, the ratio of the time after to the
-time before (median of --repeats processes), and the page faults an operation before and after.
+time before (median of --repeats processes), and the page faults per operation before and after.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
-"""Fits that are killed at random moments, and go on from their checkpoint: do they end as they would have?
+"""Fits that are killed at random moments and resume from their checkpoint: do they end as an undisturbed fit?
 
     pip install . ./plugins/*/
     python benchmarks/kill.py --kills 100
     python benchmarks/kill.py --kills 5 --methods moco lazy
 
-Each fit is a process that writes its checkpoint as soon as the last one is as long ago as its writing took,
-so that much of its time is spent on that. It is sent SIGKILL after a random time, until it has been killed
-its share of --kills times; then one lives to its end. Its embeddings, weights and history (but for times) are
-compared with those of a fit that nobody disturbed, bit for bit, and its folder is looked through for anything
+Each fit is a process that writes a checkpoint as soon as the time since the last one equals the time of
+writing it, so that much of its time is spent writing. It is sent SIGKILL after a random time, until it has
+been killed its share of --kills times; then it runs to completion. Its embeddings, weights and history (but
+for times) are compared with those of an undisturbed fit, bit for bit, and its folder is searched for anything
 but the one checkpoint. A method is a loss at its defaults, or an entry of WAYS.
 """
 

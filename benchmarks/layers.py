@@ -1,11 +1,11 @@
-"""Which layers are faster as matrix products? Milliseconds of each on the CPU.
+"""Which layers are faster as matrix products on a CPU? Milliseconds of each.
 
     python benchmarks/layers.py
 
 For 256 views of 32 pixels in a ResNet-18 with the 3x3 stem: forward, gradient of the input and gradient of
-the weights, by oneDNN's convolution and by `conv2d_as_product`; medians of --repeats, interleaved. What
-`LARGEST_MAP` there says follows from this table. Between two measurements 160 MB are written, so that a layer
-finds the caches as it would between its neighbours in a training step.
+the weights, by oneDNN's convolution and by `conv2d_as_product`; medians of --repeats, interleaved. The
+value of `LARGEST_MAP` there follows from this table. Between two measurements 160 MB are written, so that the
+caches are in the state that a layer finds in a training step.
 
 Then the attention of a vision transformer (three heads of width 64), forward, and forward and backward, by
 torch's `scaled_dot_product_attention` and by `sklearn_ssl._hardware.cpu_kernels`.

@@ -1,6 +1,6 @@
-"""SimCLR by lightly's own scripts: what `train.py` and `time_to_accuracy.py` compare with.
+"""SimCLR by lightly's own scripts: the baseline of `train.py` and `time_to_accuracy.py`.
 
-Everything but the stem and the learning rate is that of its CIFAR-10 benchmark, which is
+Everything but the stem and the learning rate is taken from its CIFAR-10 benchmark,
 docs/source/getting_started/benchmarks/cifar10_benchmark.py of lightly-ai/lightly: PIL images, SimCLRTransform
 with cj_strength=0.5 and no blur, a DataLoader with workers (as many as cores, kept between epochs),
 SimCLRProjectionHead(512, 512, 128), NTXentLoss() and SGD (momentum 0.9, weight decay 5e-4) with a cosine, in

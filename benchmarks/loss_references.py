@@ -1,8 +1,8 @@
-"""Our losses beside lightly's, on the same projections.
+"""Values of our losses and of lightly's for the same projections.
 
     pip install -r requirements-bench.txt && python benchmarks/loss_references.py
 
-The values printed are those in tests/test_losses.py (reference_projections).
+The values printed are those in tests/losses/test_losses.py (reference_projections).
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""Time and memory of the losses: ours, those of other libraries, and the formula written down plainly.
+"""Time and memory of the losses: ours, those of other libraries, and a plain implementation of the formula.
 
     pip install -r requirements-bench.txt && python benchmarks/losses.py
 
 1. Milliseconds of forward and backward of NT-Xent and DCL, by the number of projections N = 2n of width
    128: ours, lightly's, one masked N x N matrix with autograd, and pytorch-metric-learning's, whose memory
    grows as N³, so only up to 256.
-2. The same for VICReg beside lightly's, for few wide and for many narrower projections.
-3. Memory that forward and backward need beyond what was there, each in a fresh process (Linux only).
+2. The same for VICReg and lightly's, for few wide and for many narrower projections.
+3. Memory that forward and backward allocate, each in a fresh process (Linux only).
 """
 
 from __future__ import annotations

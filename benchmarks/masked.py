@@ -1,9 +1,9 @@
-"""What hiding patches saves: the encoder's share of a step of MAE beside the same encoder on all patches.
+"""Time saved by hiding patches: MAE's encoder on visible patches against the same encoder on all patches.
 
     python benchmarks/masked.py
     python benchmarks/masked.py --side 224 --batch 16
 
-Forward and backward of the vision transformer at its default size, in turn, medians of --repeats: on the
+Forward and backward of the vision transformer at its default size, interleaved, medians of --repeats: on the
 quarter of the patches that MAE shows, on all of them, and a whole step of "mae" (views, decoder and optimizer
 included).
 """

@@ -1,28 +1,28 @@
-"""Every method that is installed: the same images, backbone, batch and time; one table.
+"""All installed methods with the same images, backbone, batch size and time, in one table.
 
     pip install . ./plugins/*/
     python benchmarks/methods.py --seconds 30 --seeds 0 1 2
     python benchmarks/methods.py --data cifar10_10k.npz --seconds 120
 
-Each loss, at its defaults, is trained for --seconds of a whole `fit` (max_time), 128 images in a step.
+Each loss, at its defaults, is trained for --seconds of a whole `fit` (max_time), 128 images per step.
 
 digits (1,297 training images of scikit-learn's, 8x8): StandardScaler and LogisticRegression(C=0.1) from 1 and
-10 labels a class, mean of 10 draws of the labels, on 500 images never seen. An .npz file (with the arrays
+10 labels per class, mean of 10 draws of the labels, on 500 images never seen. An .npz file (with the arrays
 train_images, train_labels, test_images, test_labels): 20 nearest neighbours by cosine, and StandardScaler and
 LogisticRegression(C=0.01), both with the labels of the first 5,000 training images.
 
-The floor, by the same rule: raw pixels, and the encoder untrained (one step at a rate of next to nothing),
-of each kind that the losses train. Small images are enlarged by --settings '{"image_size": 32}', which tiles
-and patches need.
+The baselines, evaluated in the same way: raw pixels, and an untrained encoder (one step at a negligible
+learning rate) of each kind that the losses train. Small images are enlarged by
+--settings '{"image_size": 32}', which tiles and patches need.
 
-A loss that learns from labels sees --labels-a-class of them, drawn by the seed from the images that the probe
-has labels of; the others are unlabeled, -1. On digits its probe has the labels of those same images only. So
-in the column of 10 labels a class it has used no more labels than the others have. In that of 1 its training
-has, which flatters it.
+A loss that uses labels gets --labels-a-class of them per class, drawn with the seed from the images whose
+labels the probe uses; the others are unlabeled, -1. On digits its probe uses the labels of these images only.
+In the column of 10 labels per class it has therefore used no more labels than the other losses. In the column
+of 1 its training has used more, which favours it.
 
-Each training is a line in the file --out, and what is in there is not run again: it can be stopped and
-resumed. All losses have their turn with one seed, then with the next. A loss that fails is named, and tried
-again next time. The table has means over the seeds, and the range in brackets.
+Each training is a line in the file --out and is not repeated, so the benchmark can be stopped and resumed.
+All losses are run with one seed, then with the next. A loss that fails is named, and tried again next time.
+The table has means over the seeds, and the range in brackets.
 """
 
 from __future__ import annotations

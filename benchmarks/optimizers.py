@@ -1,9 +1,10 @@
-"""What a step of each optimizer costs: milliseconds for the default networks, without the gradient.
+"""Time of a step of each optimizer: milliseconds for the default networks, without the gradient.
 
     python benchmarks/optimizers.py
 
-In turn, medians of --repeats. "muon, whole" orthogonalizes matrices of any size at once, in the author's five
-iterations; torch's own Muon takes no kernels of convolutions, and is there for the vision transformer.
+Interleaved, medians of --repeats. "muon, whole" orthogonalizes matrices of any size at once, in the author's
+five iterations; torch's own Muon does not accept convolution kernels, so it is measured on the vision
+transformer only.
 """
 
 from __future__ import annotations

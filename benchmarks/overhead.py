@@ -1,10 +1,10 @@
-"""What our `fit` costs beyond the same training written by hand in plain PyTorch, and how soon it begins.
+"""Overhead of `fit` over the same training by hand in plain PyTorch, and the time until its first step.
 
     python benchmarks/overhead.py
 
 Both sides have the same network, views (`RandomViews`), loss, optimizer, precision, memory layout and context
 (`network.computing`, `retain_freed_memory`), and a cosine; epochs after the first. Two networks: the default
-ResNet-18 at 32 pixels, in percent, and a small module, where a step is short, in microseconds a step.
+ResNet-18 at 32 pixels, in percent, and a small module, where a step is short, in microseconds per step.
 Then, in fresh processes: seconds to import the package, and from `fit` to the first step.
 """
 

@@ -1,4 +1,4 @@
-"""What embeddings are measured by: few labels, neighbours, a linear probe. All in percent, on test images."""
+"""Evaluation of embeddings: few labels, nearest neighbours, linear probe; test accuracy in percent."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""The quickstart's figures over several seeds and all built-in losses.
+"""The quickstart's figures for several seeds and all built-in losses.
 
     python benchmarks/quickstart_seeds.py
 
 Trains each loss for --seconds with each seed, as examples/quickstart.py does, and prints the test accuracy
-from 1, 2, 5, 10 and 50 labels a class (mean of 10 draws of the labels), beside raw pixels and an untrained
-encoder. A run's figures depend on how much the machine does in that time: epochs are printed too.
+from 1, 2, 5, 10 and 50 labels per class (mean of 10 draws of the labels), with raw pixels and an untrained
+encoder as baselines. The figures depend on the speed of the machine: epochs are printed, too.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""What a fit costs as the number of images grows, and what `micro_batches` does for its memory.
+"""Time and memory of a fit by the number of images, and the effect of `micro_batches` on memory.
 
     python benchmarks/scaling.py
 
 First, grey images of 8 pixels, a small module as backbone, one epoch: seconds of the whole fit, images/s of
-the epoch, and by how many MB the process was larger at its peak than just before the fit, when the images
-were there already (on a GPU: its own memory). Then the same for one batch of --batch-size images of 32 pixels
-and ResNet-18 with the 3x3 stem, which goes through the network in `micro_batches` parts. Each measurement is
-made in a process of its own; medians of --repeats.
+the epoch, and by how many MB the peak memory of the process exceeded that just before the fit, when the
+images were already loaded (on a GPU: its own memory). Then the same for one batch of --batch-size images of
+32 pixels and ResNet-18 with the 3x3 stem, which passes through the network in `micro_batches` parts. Each
+measurement is made in a process of its own; medians of --repeats.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the comparisons share: the machine in a line or two, cases measured in turn, a table of medians."""
+"""Shared by the comparisons: a description of the machine, interleaved cases, a table of medians."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""What two settings for CPUs do for a training step: memory kept between steps, and convolutions as products.
+"""Effect of two settings for CPUs on a training step: memory kept between steps, convolutions as products.
 
     python benchmarks/step.py
 
 Trains a ResNet-18 with each combination in turn, --repeats times, and prints images/s (an image is seen as
-two views; median) and page faults in a step.
+two views; median) and page faults per step.
 """
 
 from __future__ import annotations

@@ -1,18 +1,18 @@
-"""How good are embeddings after so many seconds: ours, and lightly's two recipes, from the same images.
+"""Accuracy by seconds of training: ours, and lightly's two recipes, on the same images.
 
     pip install -r requirements-bench.txt
     python benchmarks/time_to_accuracy.py --data cifar10_10k.npz --seconds 600 --seeds 0 1 \\
         --ours '{}' '{"backbone__stem": "3x3"}' --plot docs/time_to_accuracy.png
 
-Every training sees all training images for --seconds, of which evaluations are no part, with its learning
-rate's cosine over that time. At --times and at the end: 20 nearest neighbours by cosine, and StandardScaler
+Every training uses all training images for --seconds, not counting evaluations, with a cosine schedule of the
+learning rate over that time. At --times and at the end: 20 nearest neighbours by cosine, and StandardScaler
 and LogisticRegression(C=0.01), both from the first 5,000 training images; accuracy on the test images in
 percent. The .npz file has the arrays train_images, train_labels, test_images and test_labels.
 
-Each point is a line in the file --out, and trainings that have their last one there are not run again: it can
-be stopped and resumed (--show: nothing is trained, and what is there is shown). At the end the table of means
-over the seeds, and when ours is first as good as lightly is in the end. Trainings follow one another: all
-methods with one seed, then the next seed.
+Each point is a line in the file --out, and completed trainings are not repeated, so the benchmark can be
+stopped and resumed (--show: print what is there, without training). At the end, the table of means over the
+seeds is printed, and the time at which ours first reaches lightly's final accuracy. All methods are run with
+one seed, then with the next.
 """
 
 from __future__ import annotations

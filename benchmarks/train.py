@@ -1,11 +1,11 @@
-"""images/s of a whole `fit`, ours and lightly's recipe, and the share of the machine that each makes use of.
+"""images/s of a whole `fit`, ours and lightly's recipe, and the share of the machine's peak of each.
 
     pip install -r requirements-bench.txt && python benchmarks/train.py [--compile]
 
 ResNet-18 on 32-pixel images with SimCLR: the 3x3 stem at batch 128, and the ImageNet stem at batch 256. An
 image is one source image, seen as two views. images/s are those of the second and later epochs; the whole fit
-is printed as well, and what it takes beyond its images (validation, building, compilation, warming up), one
-figure a repeat. The peak is that of a matrix product in the precision used; a training step counts as three
+is printed as well, and its time beyond the images (validation, building, compilation, warm-up), one figure
+per repeat. The peak is that of a matrix product in the precision used; a training step counts as three
 forward passes of the backbone.
 """
 

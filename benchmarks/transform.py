@@ -1,4 +1,4 @@
-"""images/s of `transform`, beside a plain PyTorch loop, and what bf16 does to the embeddings.
+"""images/s of `transform` and of a plain PyTorch loop, and the effect of bf16 on the embeddings.
 
     python benchmarks/transform.py [--data images.npz]
 

@@ -2,11 +2,11 @@
 
     pip install -r requirements-bench.txt && python benchmarks/views.py [--sizes 32 96 224]
 
-From uint8 images in memory to normalised float32 views: crop and flip, jitter of colours with probability
+From uint8 images in memory to normalised float32 views: crop and flip, colour jitter with probability
 0.8, grey with 0.2, and from 64 pixels on blur with 0.5. Ours and kornia's work on a batch, with all threads
-(ours in memory that is kept between batches, as in `fit`) or on the GPU. lightly's works on one image after
+(ours with memory kept between batches, as in `fit`) or on the GPU. lightly's works on one image after
 another, in one thread, as in one worker of a DataLoader: its last line is that figure times the number of
-cores, the most that workers could reach.
+cores, an upper bound for several workers.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The quickstart on colour photographs of your own.
+"""The quickstart on your own colour photographs.
 
     python examples/cifar10.py --data cifar10.npz
     python examples/cifar10.py --data folder/of/images

@@ -1,9 +1,9 @@
-"""Which loss, with which parameters, is best for the classifier that follows?
+"""Search for the loss and parameters that suit the following classifier best.
 
     python examples/grid_search.py
 
 One flat grid for several losses; `param_grid` gives each loss the parameters that it has. With
-`Pipeline(memory=...)` an embedder is trained once for each setting and fold, whatever the classifier's grid.
+`Pipeline(memory=...)` an embedder is trained once per setting and fold, whatever the classifier's grid.
 """
 
 from __future__ import annotations

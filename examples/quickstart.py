@@ -1,8 +1,8 @@
-"""How far do a few labels go? Learn from 1,297 digits without labels, then from 1 to 50 labels a class.
+"""Label efficiency: learn from 1,297 digits without labels, then from 1 to 50 labels per class.
 
     python examples/quickstart.py
 
-trains for a minute, prints a table and writes quickstart.png. The images are scikit-learn's digits (real,
+trains for a minute, prints a table and saves quickstart.png. The images are scikit-learn's digits (real,
 8x8 pixels): nothing is downloaded. The 500 test images are never seen in training.
 """
 

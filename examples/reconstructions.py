@@ -1,11 +1,11 @@
-"""What masked methods fill in: each image, what the network is shown of it, and what it makes of that.
+"""Reconstructions by masked methods: each image, its visible part, and the network's reconstruction.
 
     pip install ./plugins/sklearn-ssl-masked ./plugins/sklearn-ssl-pretext
     python examples/reconstructions.py
     python examples/reconstructions.py --data cifar10_10k.npz --losses mae simmim inpainting colorization
 
 Trains each loss on scikit-learn's digits, enlarged, or on your images, in an .npz file with `train_images`
-and `test_images`, and draws reconstructions_<loss>.png of images that it has not seen.
+and `test_images`, and draws reconstructions_<loss>.png for images that were not used in training.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""A loss of your own: one class, checked, trained, compared.
+"""A custom loss: one class, checked, trained and compared.
 
     python examples/write_a_loss.py
 
-To give it a name that everybody can install, copy plugins/sklearn-ssl-barlow-twins.
+To publish it under a name of its own, copy plugins/sklearn-ssl-barlow-twins.
 """
 
 from __future__ import annotations

@@ -149,7 +149,7 @@ class SSLImageEmbedder(
         gradient is that of the whole batch, with BatchNorm's statistics taken over each part. For losses
         that use the network through `student(views)` alone, such as all built-in ones.
     optimizer : {"muon", "adamw", "sgd"} or torch Optimizer class, default="auto"
-        "auto": "muon" (`sklearn_ssl.muon.Muon`), unless the loss says otherwise.
+        "auto": "muon" (momentum with orthogonalized updates), unless the loss says otherwise.
     optimizer_params : dict, optional
         Its keywords, such as ``momentum``, ``betas``, ``clip_norm`` (largest norm of the gradient; off).
     lr : float, default="auto"
@@ -213,7 +213,7 @@ max_epochs_, device_, precision_, compile_
 
     Notes
     -----
-    The defaults were chosen by `benchmarks/defaults.py` (figures in `benchmarks/README.md`): the three
+    The defaults were chosen by `benchmarks/defaults.py` (figures in `docs/lab_notes.md`): the three
     built-in losses on scikit-learn's digits and on CIFAR-10, trained for minutes on a CPU. Long trainings on
     a GPU may want a larger projector and batch.
 
