@@ -35,7 +35,6 @@ from torch import nn
 
 from sklearn_ssl import SSLImageEmbedder, load
 from sklearn_ssl._hashing import fingerprint
-from sklearn_ssl._images.inputs import training_source
 from sklearn_ssl._models.container import ArchiveError, read_archive
 from sklearn_ssl._training.checkpoint import KIND
 
@@ -147,7 +146,7 @@ class ImageFiles:
         return path
 
     def read(self, path: Path) -> None:
-        source = training_source(SSLImageEmbedder(), [self.good, path])
+        source, _ = SSLImageEmbedder()._parser().open_for_training([self.good, path])
         source.batch(torch.arange(2))
 
 

@@ -115,7 +115,7 @@ class AtTimes(Callback):
             net.meter.started += pause
 
     def on_train_end(self, net: SSLNet, **kwargs: Any) -> None:
-        if not net.interrupted:
+        if net.end != "interrupted":
             self._evaluate(net, self.seconds)
 
     def _evaluate(self, net: SSLNet, planned: float) -> None:

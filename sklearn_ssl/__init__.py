@@ -9,7 +9,6 @@ from sklearn_ssl.losses._base import Batch, Spec, SSLLoss, ViewSpec
 from sklearn_ssl.losses._registry import LossInfo, available_losses, get_loss, register_loss
 
 __version__ = "0.1.0"
-
 __all__ = [
     "Batch",
     "LossInfo",

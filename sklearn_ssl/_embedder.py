@@ -188,8 +188,6 @@ class SSLImageEmbedder(
         None each fit draws anew, and only an interrupted one goes on from its `checkpoint`.
     verbose : int, default=0
         1: a progress bar with images/s and time left, in long transforms too.
-    **nested : keyword arguments
-        Nested names: ``loss__temperature=0.1``.
 
     Attributes
     ----------
@@ -737,6 +735,7 @@ def load(path: str | os.PathLike, *, backbone: nn.Module | Callable | None = Non
     Parameters
     ----------
     path : path-like
+        File written by `SSLImageEmbedder.save`.
     backbone : nn.Module, class or factory, optional
         What was given as `backbone` to the embedder, where that was no name.
 

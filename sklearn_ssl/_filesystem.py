@@ -24,16 +24,10 @@ except ImportError:  # Windows
 
 # Maximum time to wait for another writer of the same file, in seconds.
 LOCK_TIMEOUT = 60.0
-
-
 # Age in seconds after which a partial file is considered abandoned, on file systems without locks.
 STALE_AFTER = 3600.0
-
-
 # Names of the folders that hold partial files. Nothing with another name is ever removed.
 PARTIAL_FOLDER = re.compile(r"\.[0-9a-f]{16}(-[0-9a-f]{8})?\.partial")
-
-
 # Error numbers of file systems without locks, among them some network file systems.
 NO_LOCK_ERRNOS = (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP)
 

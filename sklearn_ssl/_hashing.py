@@ -32,12 +32,8 @@ from torch import Tensor, nn
 
 # Packages whose code is identified by names and versions alone, instead of its content.
 LIBRARIES = {"numpy", "sklearn", "skorch", "torch", "torchvision", *sys.stdlib_module_names}
-
-
 # Folders of installed packages, whose code is identified likewise.
 INSTALL_FOLDERS = ("site-packages", "dist-packages")
-
-
 # Members of a class that do not affect its behavior, or that Python derives from the others.
 IGNORED_CLASS_MEMBERS = {
     "__abstractmethods__",
@@ -54,21 +50,13 @@ IGNORED_CLASS_MEMBERS = {
     "__weakref__",
     "_abc_impl",
 }
-
-
 # Attributes that torch itself sets on a module: weights are hashed by their values, and the ids of hooks
 # differ from fit to fit.
 MODULE_INTERNALS = {name for name in vars(nn.Module()) if name.startswith("_")} | {"_compiled_call_impl"}
-
-
 # Types without state, all instances of which are equivalent.
 STATELESS_TYPES = (object, type(threading.Lock()), type(threading.RLock()))
-
-
 # Types whose `repr` determines the value.
 SCALARS = (str, bytes, bool, int, float, complex, type(None))
-
-
 # Types of global values that are hashed by content if code refers to them by name; of other objects of
 # libraries, only the class is hashed.
 HASHED_GLOBALS = (
@@ -89,8 +77,6 @@ HASHED_GLOBALS = (
     tuple,
     type,
 )
-
-
 # Memory address in the default `repr` of an object.
 ADDRESS_IN_REPR = re.compile(r" at 0x[0-9a-fA-F]+")
 

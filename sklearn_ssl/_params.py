@@ -16,15 +16,9 @@ from torch import nn
 from sklearn_ssl._checks import check_params, shortened
 
 EMPTY = inspect.Parameter.empty
-
-
 # The kinds of parameters, as `inspect.Parameter.kind` has them.
 KEYWORD_ONLY = inspect.Parameter.KEYWORD_ONLY
-
-
 POSITIONAL_OR_KEYWORD = inspect.Parameter.POSITIONAL_OR_KEYWORD
-
-
 VAR_KEYWORD = inspect.Parameter.VAR_KEYWORD
 
 

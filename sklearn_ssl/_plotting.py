@@ -32,6 +32,7 @@ def sample_views(embedder: SSLImageEmbedder, X: Any, n_views: int = 6, random_st
     n_views : int, default=6
         Views of each image.
     random_state : int, default=0
+        Seed of the views.
 
     Returns
     -------
@@ -52,8 +53,15 @@ def plot_views(embedder: SSLImageEmbedder, X: Any, n_views: int = 6, random_stat
 
     Parameters
     ----------
-    embedder, X, n_views, random_state
-        As in `sample_views`. Three channels are drawn in colour, others as the grey of the first.
+    embedder : SSLImageEmbedder
+        Fitted or not; left as it is.
+    X : images
+        At least two, as for `sample_views`. Three channels are drawn in colour, others as the grey of
+        the first.
+    n_views : int, default=6
+        Views of each image.
+    random_state : int, default=0
+        Seed of the views.
 
     Returns
     -------

@@ -9,8 +9,6 @@ from itertools import islice
 from typing import TypeVar
 
 T = TypeVar("T")
-
-
 R = TypeVar("R")
 
 

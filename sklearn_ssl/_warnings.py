@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
-import contextlib
+import os
 import sys
 import warnings
 from pathlib import Path
+from types import FrameType
 
+import joblib
 import sklearn
 import skorch
 
-# Folders of code between the user's line and ours.
-LIBRARIES = tuple(str(Path(file).parent) for file in (__file__, sklearn.__file__, skorch.__file__))
+OWN_FOLDER = str(Path(__file__).parent) + os.sep
+# Folders of code that calls ours on the user's behalf.
+LIBRARIES = tuple(str(Path(package.__file__).parent) + os.sep for package in (joblib, sklearn, skorch))
 
 
 def warn(message: str, category: type[Warning] = UserWarning) -> None:
-    """Warn at the innermost line outside of this package, scikit-learn and skorch."""
-    frame, level = sys._getframe(1), 2
-    while frame.f_back is not None and _is_between(frame.f_code.co_filename):
-        frame, level = frame.f_back, level + 1
-    warnings.warn(message, category, stacklevel=level)
+    """Warn at the line that called this package, or the library that did so for the user.
 
-
-def _is_between(file: str) -> bool:
-    return file.startswith(LIBRARIES) or file == contextlib.__file__
+    Code that this package calls itself, such as the loss of a plugin, is not blamed.
+    """
+    frames: list[FrameType] = [sys._getframe(1)]
+    while frames[-1].f_back is not None:
+        frames.append(frames[-1].f_back)
+    files = [frame.f_code.co_filename for frame in frames]
+    level = 1 + max(i for i, file in enumerate(files) if file.startswith(OWN_FOLDER))
+    while level < len(files) - 1 and files[level].startswith(LIBRARIES):
+        level += 1
+    warnings.warn(message, category, stacklevel=level + 2)

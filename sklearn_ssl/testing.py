@@ -35,11 +35,8 @@ from sklearn_ssl.losses._base import Batch, Spec, SSLLoss
 from sklearn_ssl.losses._registry import get_loss
 
 __all__ = ["check_loss", "check_name", "loss_checks", "parametrize_with_loss_checks"]
-
 # Number of channels and side of the test images, and width of the features.
 CHANNELS, SIDE, FEATURES = 3, 16, 16
-
-
 # Types of defaults that cannot be changed in place.
 IMMUTABLE_TYPES = (int, float, complex, bool, str, bytes, tuple, frozenset, type(None))
 

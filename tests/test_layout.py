@@ -2,6 +2,7 @@
 
 import ast
 import graphlib
+import importlib.util
 from pathlib import Path
 
 import pytest
@@ -77,7 +78,21 @@ def test_everything_outside_of_the_public_doors_has_an_underscore():
 
 
 @pytest.mark.parametrize("door", sorted(PUBLIC))
-def test_what_a_door_lists_is_there_and_sorted(door):
-    module = __import__("sklearn_ssl" if door == "__init__" else f"sklearn_ssl.{door}", fromlist=["_"])
+def test_what_a_door_lists_is_there(door):
+    module = importlib.import_module("sklearn_ssl" if door == "__init__" else f"sklearn_ssl.{door}")
     assert [name for name in module.__all__ if not hasattr(module, name)] == []
     assert len(set(module.__all__)) == len(module.__all__)
+
+
+PROGRAMS = [*PACKAGE.parent.glob("benchmarks/*.py"), *PACKAGE.parent.glob("examples/*.py")]
+
+
+@pytest.mark.parametrize("path", PROGRAMS, ids=lambda path: path.stem)
+def test_what_a_program_imports_of_ours_is_there(path):
+    """Also where it cannot be run, for want of another library."""
+    nodes = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)]
+    for node in nodes:
+        if node.module.partition(".")[0] == "sklearn_ssl":
+            module = importlib.import_module(node.module)
+            for alias in node.names:  # of a folder, modules too
+                assert hasattr(module, alias.name) or importlib.util.find_spec(f"{node.module}.{alias.name}")

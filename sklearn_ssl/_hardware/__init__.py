@@ -1,0 +1,1 @@
+"""Devices, the process around a fit, and fast operations for CPUs."""

@@ -11,26 +11,16 @@ from contextlib import contextmanager
 
 # Parameter numbers of glibc's mallopt (malloc.h).
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-
-
 # Both thresholds during a fit or transform, in bytes.
 RETAINED_BYTES = 2**30
-
-
 # Thresholds after a fit or transform, in bytes. glibc itself raises both as a process frees large blocks, up
 # to these values (malloc.c, DEFAULT_MMAP_THRESHOLD_MAX), but stops doing so once mallopt has set one of them:
 # a program left at the initial 128 KiB would pay page faults for each of its larger arrays.
 FINAL_THRESHOLDS = {M_MMAP_THRESHOLD: 2**25, M_TRIM_THRESHOLD: 2**26}
-
-
 # Environment variables by which users set the thresholds. mallopt cannot read such values, so that they could
 # not be restored.
 USER_VARIABLES = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_MAX_", "MALLOC_TOP_PAD_")
-
-
 _lock = threading.Lock()
-
-
 # Number of fits and transforms that are running; the last one to end restores the thresholds.
 _users = 0
 

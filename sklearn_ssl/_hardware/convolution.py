@@ -11,22 +11,14 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 Pair = tuple[int, int]  # (vertical, horizontal)
-
-
 # Maximum number of output pixels for which the product is faster (`benchmarks/layers.py`), by dtype; larger
 # maps are left to oneDNN's kernels. In bf16 at 8x8 pixels only the gradient of the weights is faster: without
 # one, the lower limit applies.
 LARGEST_MAP = {torch.bfloat16: 64, torch.float32: 16}
-
-
 # Maximum number of output pixels if no gradient of the weights is computed.
 LARGEST_MAP_FORWARD = 16
-
-
 # Minimum number of input and output channels for which the product is faster.
 MIN_CHANNELS = 64
-
-
 # Cost of building the dense matrix, in images multiplied by it.
 DENSE_BUILD_COST = 192
 

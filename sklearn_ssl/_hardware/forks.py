@@ -10,8 +10,6 @@ from sklearn_ssl._warnings import warn
 
 # Whether a fit or transform has run on several threads in this process or, before the fork, in its parent.
 _has_computed = False
-
-
 # Whether this process was forked after that.
 _is_forked = False
 

@@ -16,16 +16,10 @@ from torch import Tensor
 
 # Of the limit; as much stays when the oldest goes, so that it does not go one by one.
 REST = 0.9
-
-
 # Of the limit; after so much of its own, a process looks at what others have put there.
 LOOK_AGAIN = 0.1
-
-
 # Bytes before the pixels, by which they are known to be those that were put there.
 CHECKSUM = 16
-
-
 # Nothing with another name is ever touched.
 OURS = re.compile(r"\.?[0-9a-f]{32}(\.[0-9a-f]{32}\.partial)?")
 

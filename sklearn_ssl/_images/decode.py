@@ -16,27 +16,15 @@ from sklearn_ssl._images.tiff import bits_of, check_single, is_misread, read_tif
 
 # Pillow knows 42 formats; more doors than images need.
 FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
-
-
 SUFFIXES = (
     *(".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".npy", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff"),
     ".webp",
 )
-
-
 # Raised where the rules change: images in a cache were made by some.
 RULES = 2
-
-
 HEAD = 352  # bytes at the start of a file that tell of what kind it is
-
-
 NPY = b"\x93NUMPY"
-
-
 TIFFS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-
-
 # Where files that others read have these bytes, what they are, and what reads one.
 OTHERS = (
     (128, b"DICM", "a DICOM file", "pydicom.dcmread(path).pixel_array"),

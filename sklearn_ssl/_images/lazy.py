@@ -21,8 +21,6 @@ from sklearn_ssl._images.resize import resized
 
 # Images looked at before the others, to learn of what size and kind they are.
 LOOKED_AT_FIRST = 64
-
-
 # Errors of a machine that has too many files open.
 MACHINE = (errno.EMFILE, errno.ENFILE)
 

@@ -10,8 +10,6 @@ from torch import Tensor
 
 # Sides of the view: no image is made longer than that on the way to it.
 LONGEST = 4
-
-
 Size = tuple[int, int]  # (height, width), in pixels
 
 

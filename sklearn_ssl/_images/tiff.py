@@ -13,19 +13,11 @@ from PIL import Image
 
 # Numbers that a pixel may have, with regard to the limit of pixels.
 CHANNELS = 64
-
-
 # What tags say of colours.
 WHITE_IS_ZERO, RGB, CMYK, STRAIGHT_ALPHA = 0, 2, 5, 2
-
-
 # Tags, and what they say of numbers.
 BITS_PER_SAMPLE, PHOTOMETRIC, ORIENTATION, SAMPLES_PER_PIXEL, SAMPLE_FORMAT = 258, 262, 274, 277, 339
-
-
 UNSIGNED, SIGNED = 1, 2
-
-
 STACK = (
     "it is a stack of pages of one size, not one image: write each page as a file of its own, or choose one "
     "with reader__read, for example lambda path: tifffile.imread(path, key=0)"

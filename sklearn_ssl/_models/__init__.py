@@ -1,0 +1,1 @@
+"""Fitted encoders as files."""

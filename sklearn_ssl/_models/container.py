@@ -22,8 +22,6 @@ from sklearn_ssl._models.schema import FormError, check_form, printable
 
 # Of the file's layout. A reader takes every version up to its own.
 FORMAT = 1
-
-
 # Words that stand for what JSON has not; a dict that has one of them as a key is written as pairs.
 TENSOR, TUPLE, PAIRS = "$tensor", "$tuple", "$pairs"
 

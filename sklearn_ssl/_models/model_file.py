@@ -20,7 +20,7 @@ from sklearn_ssl._hardware.ambient import lent_generators
 from sklearn_ssl._hardware.devices import is_out_of_memory
 from sklearn_ssl._images.inputs import ImageFormat
 from sklearn_ssl._images.pixel_scale import PixelScale
-from sklearn_ssl._images.reader import Reader
+from sklearn_ssl._images.reader import Reader, make_reader
 from sklearn_ssl._models.container import ArchiveError, is_plain, plain_items, read_archive, write_archive
 from sklearn_ssl._models.schema import printable
 from sklearn_ssl._networks.backbones import averaged, make_backbone
@@ -30,22 +30,14 @@ from sklearn_ssl._networks.torchvision_models import RESNETS, choose_stem
 from sklearn_ssl._warnings import warn
 
 KIND = "model"
-
-
 # Parameters that are places on the machine: not a model's business.
 PLACES = ("checkpoint", "reader_params.cache", "reader_params.cache_limit")
-
-
 # What a stranger's file could have read, downloaded, written or called.
 NEVER_TAKEN = (*PLACES, "backbone_params.weights", "callbacks")
-
-
 # What `pack` puts in place of `encoder_`.
 WEIGHTS = "_encoder_weights"
 # Fields of a PixelScale that are numbers of each channel.
 SCALE = ("low", "span", "mean", "std")
-
-
 NUMBER = (int, float)
 
 
@@ -89,17 +81,9 @@ FITTED = {
     "warmup_": NUMBER,
     "weight_decay_": NUMBER,
 }
-
-
 PARAMS = {str: object, "backbone_params?": ({str: object}, None)}
-
-
 FORM = {"version": str, "params": PARAMS, "left_out": {str: str}, "fitted": FITTED}
-
-
 FLOATS = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
-
-
 INTEGERS = (torch.bool, torch.uint8, torch.int32, torch.int64)
 
 
@@ -127,6 +111,9 @@ def save_model(embedder: BaseEstimator, path: str | os.PathLike) -> None:
         fitted["feature_names_in_"] = list(map(str, fitted["feature_names_in_"]))
     fitted["history_"] = [plain_items(row) for row in fitted["history_"]]
     params["backbone_params"], start = _without_start(state, fitted[WEIGHTS])
+    # As plain settings, of which paths on the machine are left out.
+    reader = make_reader(params["reader"], params["reader_params"] or {})
+    params |= {"reader": None, "reader_params": _changed(reader) or None}
     params, left_out = _plain_params(params)
     if start is not None:
         left_out["backbone__weights"] = _named(start)
@@ -135,6 +122,11 @@ def save_model(embedder: BaseEstimator, path: str | os.PathLike) -> None:
         left_out["backbone"] = _named(embedder.backbone_)
     version = metadata.version("sklearn-ssl")
     write_archive(path, KIND, dict(version=version, params=params, left_out=left_out, fitted=fitted))
+
+
+def _changed(reader: Reader) -> dict[str, Any]:
+    """Return the settings that are not those of a plain Reader."""
+    return {name: value for name, value in vars(reader).items() if value != getattr(Reader, name)}
 
 
 def _plain_params(params: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:

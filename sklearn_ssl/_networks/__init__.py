@@ -1,0 +1,1 @@
+"""Networks in training and in `transform`."""

@@ -20,14 +20,8 @@ from sklearn_ssl._networks.student import as_float32, autocast
 # more are faster, but a single image costs as much as all of them. A constant number of pixels would be too
 # few large images, as the stem follows the image size.
 CHUNK_ON_CPU = (128 * 32, 8, 256)
-
-
 CHUNK_ON_GPU = (1024 * 64, 64, 1024)
-
-
 CONVOLUTIONS = {nn.Conv1d: nn.BatchNorm1d, nn.Conv2d: nn.BatchNorm2d, nn.Conv3d: nn.BatchNorm3d}
-
-
 _tracing = threading.Lock()
 
 

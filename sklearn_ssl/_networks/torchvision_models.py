@@ -17,14 +17,10 @@ from sklearn_ssl._networks.weights import load_weights, read_weights, widen_filt
 
 # `torchvision.models` itself holds the classification models only.
 TORCHVISION = tuple(models.list_models(module=models))
-
-
 # Sorted by length, so that error messages begin with resnet18.
 RESNETS = tuple(
     sorted((name for name in TORCHVISION if name.startswith(("resnet", "resnext", "wide_resnet"))), key=len)
 )
-
-
 # Stem -> kernel size and stride of the first convolution, and the pooling layer.
 STEMS: dict[str, tuple[int, int, Callable[[], nn.Module]]] = {
     "imagenet": (7, 2, partial(nn.MaxPool2d, 3, stride=2, padding=1)),
@@ -32,19 +28,13 @@ STEMS: dict[str, tuple[int, int, Callable[[], nn.Module]]] = {
     "3x3-pool": (3, 1, partial(nn.MaxPool2d, 2, ceil_mode=True)),  # keeps an image of height 1
     "3x3-stride2": (3, 2, nn.Identity),
 }
-
-
 # Stem for "auto", by the short side of the images. Layers 2 to 4 divide it by 8 and the ImageNet stem by
 # another 4, which would reduce 32 pixels to one; at any size the 3x3 stem costs about 15 times the arithmetic
 # of the ImageNet stem.
 AUTO_STEMS = ((32, "3x3"), (64, "3x3-pool"), (math.inf, "imagenet"))  # (below this many pixels, stem)
-
-
 # Keyword arguments of models with auxiliary classifiers, which are dropped; torchvision's default of
 # init_weights, None, warns.
 AUXILIARY = {name: {"aux_logits": False, "init_weights": True} for name in ("googlenet", "inception_v3")}
-
-
 # Prefixes of the weights of auxiliary classifiers in state dicts.
 AUXILIARY_KEYS = ("aux1.", "aux2.", "AuxLogits.")
 

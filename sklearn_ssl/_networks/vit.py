@@ -12,8 +12,6 @@ from torchvision.models import VisionTransformer
 from sklearn_ssl._checks import check_choice, check_number
 
 POOLINGS = ("mean", "class")
-
-
 # Side of a patch for "auto", by the short side: 8 x 8 patches at 32 or 64 pixels, 14 x 14 at 224.
 AUTO_PATCHES = ((64, 4), (128, 8), (math.inf, 16))  # (below this many pixels, side of a patch)
 

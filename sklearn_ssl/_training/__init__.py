@@ -1,0 +1,1 @@
+"""One fit: the training loop and what it is made of."""

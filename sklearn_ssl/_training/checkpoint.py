@@ -16,27 +16,17 @@ from sklearn_ssl._models.schema import is_count
 from sklearn_ssl._training.net import SSLNet, StopTraining
 
 KIND = "checkpoint"
-
-
 # In the middle of an epoch, one in so many seconds.
 INTERVAL = 300.0
-
-
 # Of the time of a training that writing may take: it is done more seldom than told where it takes longer.
 SHARE = 0.1
-
-
 NUMBER = (int, float)
-
-
 # How far a training has come, and which it is.
 PLACE = {
     "training": {"steps_done": is_count, "seed": is_count},
     "finished": lambda value: value in (None, "schedule", "callback"),
     "fingerprint": str,
 }
-
-
 STATE = {
     **PLACE["training"],
     "student": {str: object},
@@ -47,8 +37,6 @@ STATE = {
     "rate": NUMBER,
     "meter": ({"steps": is_count, "seconds": NUMBER, "sums": {str: NUMBER}, "counts": {str: int}}, None),
 }
-
-
 FORM = {
     **PLACE,
     "training": STATE,

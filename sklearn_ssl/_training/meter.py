@@ -13,8 +13,6 @@ from torch import Tensor
 
 # The loss is read from the device, and looked at, once in so many steps: reading waits for the device.
 READ_EVERY = 16
-
-
 # Where numbers have become too large.
 REMEDY = "Try a lower lr, optimizer__clip_norm=1.0, a longer warmup, or precision='float32'."
 

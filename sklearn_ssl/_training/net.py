@@ -1,4 +1,4 @@
-"""One training step, its schedules, and the skorch net that repeats it."""
+"""The training loop: skorch's net with a self-supervised step, and the outcome of a training."""
 
 from __future__ import annotations
 

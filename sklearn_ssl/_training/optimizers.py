@@ -50,11 +50,7 @@ def muon(
 
 
 OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {"sgd": sgd, "adamw": adamw, "muon": muon}
-
-
 AUTO_OPTIMIZER = "muon"
-
-
 # From benchmarks/defaults.py.
 BASE_SETTINGS = {
     "muon": {"lr": 8e-3, "weight_decay": 1e-2},

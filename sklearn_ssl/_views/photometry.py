@@ -53,12 +53,8 @@ def on_some(
 
 # First row of the matrix RGB -> YIQ: luma, by ITU-R BT.601.
 LUMA = (0.299, 0.587, 0.114)
-
-
 # Second and third row, I and Q: chrominance.
 CHROMA = torch.tensor([[0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
-
-
 # Columns of the inverse matrix that map (I, Q) back to RGB, (3, 2).
 FROM_CHROMA = torch.linalg.inv(torch.cat([torch.tensor([LUMA]), CHROMA]))[:, 1:]
 

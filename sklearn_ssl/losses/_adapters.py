@@ -11,7 +11,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from sklearn_ssl._checks import as_nested
-from sklearn_ssl.losses._base import Spec, SSLLoss, mean_over_pairs
+from sklearn_ssl.losses._base import Spec, SSLLoss
+from sklearn_ssl.losses._pairs import mean_over_pairs
 from sklearn_ssl.losses._registry import get_loss
 
 

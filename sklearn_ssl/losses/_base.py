@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import combinations, pairwise
-from typing import ClassVar, Protocol
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
+
+from sklearn_ssl.losses._mlp import mlp
+from sklearn_ssl.losses._protocols import Student, Teacher
 
 
 @dataclass(frozen=True)
@@ -125,229 +127,6 @@ class Spec:
     generator: torch.Generator
 
 
-class Student(Protocol):
-    """Interface of the network in training, backbone and projector; all results are float32.
-
-    A protocol for type annotations: it is not instantiated. Its object is the `student` argument of
-    `SSLLoss.step`.
-
-    Parameters
-    ----------
-    *args, **kwargs : object
-        Not accepted: a protocol has no instances of its own.
-
-    Attributes
-    ----------
-    backbone : nn.Module
-        Maps images (n, channels, height, width) to features (n, feature_dim).
-    projector : nn.Module
-        Maps features (n, feature_dim) to projections (n, dim).
-
-    See Also
-    --------
-    Teacher : Interface of the student's exponential moving average.
-    """
-
-    backbone: nn.Module
-    projector: nn.Module
-
-    def __call__(self, views: Sequence[Tensor]) -> list[Tensor]:
-        """Return the projections of several views.
-
-        Parameters
-        ----------
-        views : sequence of Tensor of shape (n, channels, height, width)
-            Views, which may differ in size.
-
-        Returns
-        -------
-        list of Tensor of shape (n, dim)
-            Projections, one tensor for each view.
-        """
-        ...
-
-    def features(self, x: Tensor) -> Tensor:
-        """Return the features of images.
-
-        Parameters
-        ----------
-        x : Tensor of shape (n, channels, height, width)
-            Images.
-
-        Returns
-        -------
-        Tensor of shape (n, feature_dim)
-            Features of the backbone.
-        """
-        ...
-
-    def maps(self, x: Tensor) -> Tensor:
-        """Return the feature maps of images, for backbones that expose them.
-
-        Parameters
-        ----------
-        x : Tensor of shape (n, channels, height, width)
-            Images.
-
-        Returns
-        -------
-        Tensor of shape (n, feature_dim, rows, columns)
-            Feature maps, before the average over space.
-        """
-        ...
-
-    def encode(self, x: Tensor, keep: Tensor) -> Tensor:
-        """Return the tokens of the visible patches only; requires the backbone "vit".
-
-        Parameters
-        ----------
-        x : Tensor of shape (n, channels, height, width)
-            Images.
-        keep : Tensor of shape (n, k), int64
-            Indices of the visible patches, row by row from 0.
-
-        Returns
-        -------
-        Tensor of shape (n, k, feature_dim)
-            Tokens, which attend to one another and to no hidden patch.
-        """
-        ...
-
-    def tokens(self, x: Tensor, mask: Tensor | None = None, token: Tensor | None = None) -> Tensor:
-        """Return the tokens of all patches, some of them masked; requires the backbone "vit".
-
-        Parameters
-        ----------
-        x : Tensor of shape (n, channels, height, width)
-            Images.
-        mask : Tensor of shape (n, patches), bool, default=None
-            True for each masked patch; None masks no patch.
-        token : Tensor of shape (feature_dim,), default=None
-            Mask token, which replaces the embedding of a masked patch.
-
-        Returns
-        -------
-        Tensor of shape (n, patches, feature_dim)
-            Tokens of all patches.
-        """
-        ...
-
-
-class Teacher(Protocol):
-    """Interface of the student's exponential moving average; without gradients.
-
-    A protocol for type annotations: it is not instantiated. Its object is the `teacher` argument of
-    `SSLLoss.step`, for a loss that sets `teacher_momentum`.
-
-    Parameters
-    ----------
-    *args, **kwargs : object
-        Not accepted: a protocol has no instances of its own.
-
-    See Also
-    --------
-    Student : Interface of the network in training.
-    """
-
-    def __call__(self, views: Sequence[Tensor]) -> list[Tensor]:
-        """Return the projections of several views.
-
-        Parameters
-        ----------
-        views : sequence of Tensor of shape (n, channels, height, width)
-            Views, which may differ in size.
-
-        Returns
-        -------
-        list of Tensor of shape (n, dim)
-            Projections, one tensor for each view.
-        """
-        ...
-
-    def features(self, x: Tensor) -> Tensor:
-        """Return the features of images.
-
-        Parameters
-        ----------
-        x : Tensor of shape (n, channels, height, width)
-            Images.
-
-        Returns
-        -------
-        Tensor of shape (n, feature_dim)
-            Features of the backbone.
-        """
-        ...
-
-
-def mlp(*widths: int, norm_output: bool = False) -> nn.Sequential:
-    """Build a multilayer perceptron with batch normalization.
-
-    Each hidden layer is Linear - BatchNorm - ReLU; the output layer is linear. No linear layer has a bias.
-
-    Parameters
-    ----------
-    *widths : int
-        Widths of the input, the hidden layers and the output. A single width gives an identity.
-    norm_output : bool, default=False
-        Whether to standardize the output over the batch, by a BatchNorm without an affine
-        transformation as in SimSiam [1]_. An untrained MLP maps all images to about the same direction;
-        centered outputs differ from the first step on, which methods without negatives need in a short
-        training.
-
-    Returns
-    -------
-    nn.Sequential
-        Module that maps (n, widths[0]) to (n, widths[-1]).
-
-    References
-    ----------
-    .. [1] Chen and He, "Exploring Simple Siamese Representation Learning", CVPR 2021, arXiv:2011.10566.
-
-    Examples
-    --------
-    >>> import torch
-    >>> from sklearn_ssl.losses import mlp
-    >>> projector = mlp(512, 256, 64)
-    >>> projector(torch.zeros(8, 512)).shape
-    torch.Size([8, 64])
-    """
-    if len(widths) == 1:
-        return nn.Sequential()
-    layers: list[nn.Module] = []
-    for wide, next_wide in pairwise(widths[:-1]):
-        layers += [nn.Linear(wide, next_wide, bias=False), nn.BatchNorm1d(next_wide), nn.ReLU(inplace=True)]
-    layers.append(nn.Linear(widths[-2], widths[-1], bias=False))
-    if norm_output:
-        layers.append(nn.BatchNorm1d(widths[-1], affine=False))
-    return nn.Sequential(*layers)
-
-
-def mean_over_pairs(loss_of_pair: Callable[[Tensor, Tensor], Tensor], z: Sequence[Tensor]) -> Tensor:
-    """Average a loss that is defined on two views over all pairs of views.
-
-    Parameters
-    ----------
-    loss_of_pair : callable
-        Function of the projections of two views, each of shape (n, dim), that returns a scalar tensor.
-    z : sequence of Tensor of shape (n, dim)
-        Projections, one tensor for each view.
-
-    Returns
-    -------
-    Tensor of shape ()
-        Mean over the unordered pairs of views.
-
-    Raises
-    ------
-    ValueError
-        If there are fewer than two views.
-    """
-    if len(z) < 2:
-        raise ValueError(f"a loss on pairs needs at least two views, got {len(z)}.")
-    return torch.stack([loss_of_pair(a, b) for a, b in combinations(z, 2)]).mean()
-
-
 class SSLLoss(nn.Module):
     """Base class of self-supervised learning methods.
 
@@ -373,11 +152,6 @@ class SSLLoss(nn.Module):
     are the views of a batch (a list of tensors as in `Batch.views`), the `Student` and a `torch.Generator`.
     It returns two tensors of the shape of ``views[0]``: the visible part of the images, NaN where they were
     hidden from the backbone, and the reconstruction.
-
-    Parameters
-    ----------
-    *args, **kwargs : object
-        Not accepted by this class itself. A subclass declares its hyperparameters instead.
 
     Attributes
     ----------
@@ -409,6 +183,9 @@ class SSLLoss(nn.Module):
     teacher_momentum: float | Callable[[float], float] | None = None
     defaults: ClassVar[dict] = {}
     family: ClassVar[str | None] = None
+
+    def __init__(self) -> None:  # nn.Module's takes anything
+        super().__init__()
 
     def forward(self, *z: Tensor, y: Tensor | None = None) -> Tensor | dict[str, Tensor]:
         """Compute the loss of the projections.

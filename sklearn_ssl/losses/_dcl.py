@@ -7,8 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sklearn_ssl._checks import check_number
-from sklearn_ssl.losses._base import SSLLoss, mean_over_pairs
+from sklearn_ssl.losses._base import SSLLoss
 from sklearn_ssl.losses._blockwise import mean_logsumexp
+from sklearn_ssl.losses._pairs import mean_over_pairs
 
 
 class DCL(SSLLoss):

@@ -12,8 +12,6 @@ from sklearn_ssl.losses._base import Spec
 
 # Number of local crops for "auto". Four at half the side cost as much as one full-size view.
 AUTO_LOCAL_CROPS = 4
-
-
 # Minimum short side of a local crop for "auto", in pixels. At 16 px the last feature map of a ResNet is a
 # single pixel, with every default stem for images of twice that size.
 MIN_CROP_SIDE = 16

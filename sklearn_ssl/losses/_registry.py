@@ -19,22 +19,12 @@ from sklearn_ssl._params import did_you_mean
 
 # Group of the entry points by which a distribution declares its losses.
 ENTRY_POINT_GROUP = "sklearn_ssl.losses"
-
-
 # Canonical name of the distribution whose losses keep their names, whatever else is installed.
 OWN_DISTRIBUTION = "sklearn-ssl"
-
-
 # Losses of this project's own plugin packages (folder `plugins`), by package.
 MASKED = ("beit", "inpainting", "mae", "simmim")
-
-
 METRIC_LEARNING = ("dclw", "infonce", "margin", "meanshift", "moco", "nnclr", "supcon", "triplet")
-
-
 PRETEXT = ("colorization", "cpc", "jigsaw", "relative_location", "rotation")
-
-
 # Loss name -> plugin package of this project that provides it.
 KNOWN_PLUGINS = {
     "barlow_twins": "sklearn-ssl-barlow-twins",
@@ -44,8 +34,6 @@ KNOWN_PLUGINS = {
     **dict.fromkeys(PRETEXT, "sklearn-ssl-pretext"),
     **dict.fromkeys(("byol", "dino", "simsiam"), "sklearn-ssl-self-distillation"),
 }
-
-
 # Names in papers and libraries that differ from the name here, normalized by `_plain` -> name here.
 OTHER_NAMES = {
     "barlow": "barlow_twins",
@@ -64,8 +52,6 @@ OTHER_NAMES = {
     "supervisedcontrastive": "supcon",
     "whitening": "wmse",
 }
-
-
 # Losses named by `register_loss`, in this process only.
 _registered: dict[str, Any] = {}
 

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sklearn_ssl._checks import check_number
-from sklearn_ssl.losses._base import SSLLoss, mean_over_pairs
+from sklearn_ssl.losses._base import SSLLoss
+from sklearn_ssl.losses._pairs import mean_over_pairs
 
 
 def three_times_the_features(feature_dim: int) -> tuple[int, ...]:

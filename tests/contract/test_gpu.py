@@ -18,7 +18,7 @@ from sklearn_ssl._training.optimizers import OPTIMIZERS, decay_groups
 from sklearn_ssl._views.augmentation import make_augment
 from sklearn_ssl._views.photometry import cutout, gaussian_blur, sobel
 from sklearn_ssl._views.random_views import RandomViews
-from sklearn_ssl.losses._base import ViewSpec, mlp
+from sklearn_ssl.losses import ViewSpec, mlp
 from sklearn_ssl.testing import _to_fake_cuda as to_fake_cuda
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")

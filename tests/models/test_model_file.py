@@ -19,7 +19,7 @@ from torch import nn
 from torch.profiler import profile
 
 import sklearn_ssl
-from sklearn_ssl import SSLImageEmbedder
+from sklearn_ssl import Reader, SSLImageEmbedder
 from sklearn_ssl._images.pixel_scale import PixelScale
 from sklearn_ssl._models import container as archive
 from sklearn_ssl._models import model_file as saving
@@ -189,6 +189,15 @@ def test_any_safetensors_reader_finds_the_encoders_weights_under_their_names(nam
     expected = fitted.encoder_.state_dict()
     assert weights.keys() == expected.keys()
     assert all(torch.equal(weights[name], expected[name]) for name in expected)
+
+
+def test_a_reader_is_saved_by_its_settings_without_its_paths(named, images, path):
+    reader = Reader(on_error="skip", cache=path.parent / "secret", workers=2)
+    named(reader=reader, reader__workers=1).fit(images).save(path)
+    assert b"secret" not in path.read_bytes()
+    again = sklearn_ssl.load(path)
+    assert again.reader is None
+    assert again.reader_params == {"on_error": "skip", "workers": 1}
 
 
 def test_a_parameter_of_a_later_version_is_named(named, images, path, monkeypatch):

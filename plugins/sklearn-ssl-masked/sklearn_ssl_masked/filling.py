@@ -30,24 +30,7 @@ class PixelFilling(SSLLoss):
     def reconstruct(
         self, views: list[Tensor], student: Student, generator: torch.Generator
     ) -> tuple[Tensor, Tensor]:
-        """Return the visible part of images and their reconstruction.
-
-        Parameters
-        ----------
-        views : list of Tensor of shape (n, channels, height, width)
-            Views of a batch; the first one is used.
-        student : Student
-            Trained network.
-        generator : torch.Generator
-            Source of randomness of the mask.
-
-        Returns
-        -------
-        visible : Tensor of shape (n, channels, height, width)
-            Images, NaN where they were masked.
-        reconstruction : Tensor of shape (n, channels, height, width)
-            Images with the predicted pixels in place of the masked pixels.
-        """
+        """Return the visible part of images and their reconstruction; see `SSLLoss`."""
         x = views[0]
         hidden = self._hidden(x, generator)
         return shown_and_made(x, hidden, self._painted(student, x, hidden))

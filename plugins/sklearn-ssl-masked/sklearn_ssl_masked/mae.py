@@ -124,26 +124,10 @@ class MAE(SSLLoss):
     def reconstruct(
         self, views: list[Tensor], student: Student, generator: torch.Generator
     ) -> tuple[Tensor, Tensor]:
-        """Return the visible part of images and their reconstruction.
+        """Return the visible part of images and their reconstruction; see `SSLLoss`.
 
         Standardized predictions are mapped back by the true mean and standard deviation of each patch, which
         the decoder does not predict.
-
-        Parameters
-        ----------
-        views : list of Tensor of shape (n, channels, height, width)
-            Views of a batch; the first one is used.
-        student : Student
-            Trained network.
-        generator : torch.Generator
-            Source of randomness of the mask.
-
-        Returns
-        -------
-        visible : Tensor of shape (n, channels, height, width)
-            Images, NaN where they were masked.
-        reconstruction : Tensor of shape (n, channels, height, width)
-            Images with the predicted patches in place of the masked pixels.
         """
         x = views[0]
         keep, hidden = self._split(len(x), generator, x.device)

@@ -1,0 +1,18 @@
+"""Every public object is documented as numpydoc asks."""
+
+import importlib
+
+import pytest
+from numpydoc.validate import validate
+
+DOORS = ("sklearn_ssl", "sklearn_ssl.augment", "sklearn_ssl.losses", "sklearn_ssl.testing")
+OBJECTS = sorted({f"{door}.{name}" for door in DOORS for name in importlib.import_module(door).__all__})
+# Codes of numpydoc for parameters (PR), returned values (RT), the summary (SS) and its absence (GL08).
+CHECKED = {"PR01", "PR02", "PR03", "PR04", "PR07", "RT01", "RT02", "SS01", "SS03", "SS06", "GL08"}
+PROTOCOLS = ("sklearn_ssl.losses.Student", "sklearn_ssl.losses.Teacher")  # have no constructor to document
+
+
+@pytest.mark.parametrize("name", [name for name in OBJECTS if name not in PROTOCOLS])
+def test_a_public_object_is_documented(name):
+    errors = [words for code, words in validate(name)["errors"] if code in CHECKED]
+    assert errors == []

@@ -1,0 +1,26 @@
+"""Warnings point at the line of the user's program that led to them."""
+
+import linecache
+
+import pytest
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer
+
+from sklearn_ssl.losses import NTXent, local_crops_that_fit
+
+
+class ManyCrops(NTXent):
+    """A loss in the user's file, whose `build` has this package warn."""
+
+    def build(self, spec):
+        local_crops_that_fit(1, 0.5, spec)
+
+
+@pytest.mark.parametrize("before", [[], [FunctionTransformer()]], ids=["alone", "in a pipeline"])
+def test_the_line_of_the_fit_is_blamed_not_the_library_or_the_loss(embedder, images, before):
+    model = make_pipeline(*before, embedder(ManyCrops)) if before else embedder(ManyCrops)
+    with pytest.warns(UserWarning, match="show little") as caught:
+        model.fit(images)
+    [warning] = caught
+    assert warning.filename == __file__
+    assert linecache.getline(warning.filename, warning.lineno).strip() == "model.fit(images)"
