@@ -193,5 +193,6 @@ def dense_matrix(filters: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     tap = tap.masked_fill(~reached, kh * kw)
     # An additional tap of zeros, for positions that the kernel does not connect.
     taps = F.pad(filters.permute(1, 2, 3, 0).reshape(kh * kw, c, d), (0, 0, 0, 0, 0, 1))
-    blocks = taps[tap.reshape(h * w, oh * ow)]  # (h * w, oh * ow, c, d)
+    # Not taps[tap]: on CPUs the gradient of indexing adds up in the order in which threads come.
+    blocks = taps.index_select(0, tap.flatten()).view(h * w, oh * ow, c, d)
     return blocks.permute(0, 2, 1, 3).reshape(h * w * c, oh * ow * d)

@@ -103,3 +103,22 @@ def test_modules_are_computed_this_way_while_the_mode_is_open():
     torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-5)
     assert ours.is_contiguous(memory_format=torch.channels_last)
     assert layer(x).is_contiguous()  # closed again: torch's own
+
+
+@pytest.fixture
+def two_threads():
+    usual = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(usual)
+
+
+@pytest.mark.usefixtures("two_threads")
+@pytest.mark.parametrize("side", [1, 2, 4])  # in the dense form, and as a product of neighborhoods
+def test_gradients_are_the_same_bits_whichever_thread_comes_first(side):
+    x, weight = example(side, side, 3, n=256, c=128, d=128, dtype=torch.float32)
+    gradients = set()
+    for _ in range(20):
+        out = conv2d_as_product(x, weight, None, (1, 1), (1, 1))
+        gradients |= {torch.autograd.grad(out.square().sum(), weight)[0].numpy().tobytes()}
+    assert len(gradients) == 1
