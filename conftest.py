@@ -1,8 +1,11 @@
-"""Settings of the machine as the tests see it; small images, a small backbone, and quick estimators."""
+"""Options of the test run; fixtures for small images, a small backbone and quick estimators."""
 
 import functools
+import itertools
 import os
 import signal
+import time
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -12,20 +15,21 @@ from PIL import Image
 from torch import nn
 
 from sklearn_ssl import Batch, Spec, SSLImageEmbedder
+from sklearn_ssl._hardware.devices import resolve_compile
 
 
 def pytest_addoption(parser):
     parser.addoption(
         "--bf16",
         choices=["present", "absent"],
-        help="run as if the CPU had, or had not, instructions for bf16",
+        help="run as if the CPU had, or did not have, instructions for bf16",
     )
 
 
 def pytest_configure(config):
-    # Small images are the fastest in one thread. OMP_NUM_THREADS says otherwise, also to child processes.
+    # One thread is fastest for small images. OMP_NUM_THREADS overrides it, also in child processes.
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 1)))
-    # A shell that runs a command in the background may have it ignore Ctrl-C.
+    # Shells may let commands that they run in the background ignore Ctrl-C.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     bf16 = config.getoption("bf16")
     if bf16 is not None:
@@ -33,12 +37,12 @@ def pytest_configure(config):
         torch.cpu._is_avx512_bf16_supported = lambda: bf16 == "present"
 
 
-# In worker processes this folder is no module: there, backbones must come from an installed package.
+# Worker processes cannot import this file: the backbones of their estimators must be in an installed package.
 CONVOLUTION = functools.partial(nn.Conv2d, out_channels=8, kernel_size=3, padding=1)
 
 
 class Tiny(nn.Module):
-    """One convolution, BatchNorm, ReLU; features are the channels' means."""
+    """One convolution, BatchNorm and ReLU; the features are the means of the channels."""
 
     def __init__(self, in_channels, width=8):
         super().__init__()
@@ -50,10 +54,25 @@ class Tiny(nn.Module):
 
 
 def make_images(n, shape=(8, 8, 3), seed=0):
-    """uint8 images of a colour each, with noise on top."""
+    """Return uint8 images, each of one color with noise."""
     rng = np.random.default_rng(seed)
-    colour = rng.integers(0, 200, (n, *[1] * (len(shape) - 1), shape[-1]))
-    return (colour + rng.integers(0, 56, (n, *shape))).astype(np.uint8)
+    color = rng.integers(0, 200, (n, *[1] * (len(shape) - 1), shape[-1]))
+    return (color + rng.integers(0, 56, (n, *shape))).astype(np.uint8)
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Replace `time.monotonic` by a clock that advances by 10 ms at each call, on a machine of any speed."""
+    monkeypatch.setattr(time, "monotonic", itertools.count(0, 0.01).__next__)
+
+
+@pytest.fixture
+def compiler():
+    """Skip the test where torch.compile does not work: without a compiler, or in a folder with a space."""
+    with warnings.catch_warnings(record=True):
+        warnings.simplefilter("always")
+        if not resolve_compile(True, torch.device("cpu")):
+            pytest.skip("torch.compile does not work here")
 
 
 @pytest.fixture
@@ -88,7 +107,7 @@ def labels():
 
 @pytest.fixture
 def embedder():
-    """An estimator on the tiny backbone that fits in a tenth of a second; keywords replace its settings."""
+    """Make an estimator with the tiny backbone, which fits in 0.1 seconds; keywords replace settings."""
 
     def make(loss="ntxent", **params):
         small = {"backbone": Tiny, "projector": (8, 8), "max_epochs": 1, "batch_size": 8, "random_state": 0}
@@ -99,7 +118,7 @@ def embedder():
 
 @pytest.fixture
 def save_images(tmp_path):
-    """Writes PIL images or arrays as files into a folder of the test's own, and lists their paths."""
+    """Write PIL images or arrays to files in a temporary folder, and return their paths."""
 
     def save(images, suffix=".png") -> list[Path]:
         paths = [tmp_path / f"{i}{suffix}" for i in range(len(images))]
@@ -124,7 +143,7 @@ def opened(embedder):
 
 @pytest.fixture
 def built():
-    """Build a loss for projections of some width, from a backbone of 16 features."""
+    """Build a loss for projections of a given width and a backbone with 16 features."""
 
     def build(loss, dim=8, n_samples=64, batch_size=8, image_size=(8, 8), backbone=None):
         backbone = Tiny(3, width=16) if backbone is None else backbone
@@ -137,7 +156,7 @@ def built():
 
 @pytest.fixture
 def stepped():
-    """Call a loss's `step` on projections, with a student that hands on what it is given."""
+    """Call `step` of a loss on projections, with a student that returns its input."""
 
     def step(loss, *z, index=None, epoch=9, progress=0.0, seed=0):
         index = torch.arange(len(z[0])) if index is None else index
@@ -149,7 +168,7 @@ def stepped():
 
 @pytest.fixture
 def projections():
-    """Two views of 12 samples in 6 dimensions: sines, so that no generator is involved."""
+    """Return two views of 12 samples in 6 dimensions, made of sines instead of random numbers."""
     i = torch.arange(12, dtype=torch.float64)[:, None]
     j = torch.arange(6, dtype=torch.float64)
     common = torch.sin(1 + i * 1.7 + j * 2.3 + i * j)

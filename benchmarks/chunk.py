@@ -1,10 +1,10 @@
-"""How many images should go through the network together in `transform`?
+"""Speed of `transform` by chunk size, the number of images that pass through the network together.
 
     python benchmarks/chunk.py
 
-A single image costs a whole chunk, as chunks are padded to one size; many images are faster in larger chunks.
-Prints images/s for 512 images and milliseconds for one, for each chunk size; medians of --repeats,
-interleaved. What `sklearn_ssl._networks.inference.chunk_size` uses is marked.
+A single image takes the time of a whole chunk, as chunks are padded to one size; many images are faster in
+larger chunks. Prints images/s for 512 images and milliseconds for one, for each chunk size; medians of
+--repeats, interleaved. The size closest to that of `sklearn_ssl._networks.inference.chunk_size` is marked.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def main() -> None:
 
 
 def measure(fitted: SSLImageEmbedder, X: np.ndarray, chunk: int) -> tuple[float, float]:
-    """Seconds for all images, and for one."""
+    """Return the seconds for all images, and for one."""
     _embedder.chunk_size = lambda image_size, device: chunk
     fitted.transform(X[:1])
     started = time.perf_counter()

@@ -1,17 +1,17 @@
-"""Where the default hyperparameters come from: one change at a time, three losses, two data sets.
+"""Origin of the default hyperparameters: one change at a time, three losses, two data sets.
 
     python benchmarks/defaults.py --data digits --epochs 15
     python benchmarks/defaults.py --data cifar10_10k.npz --epochs 4
     python benchmarks/defaults.py --data cifar10_10k.npz --seconds 120 --only stem
 
-Each run appends a line to the file --out, and runs that are already in it are not repeated: so the benchmark
+Each run appends a line to the file --out, and runs that are already in it are not repeated, so the benchmark
 can be stopped and resumed. The table is printed at the end. The .npz file has the arrays train_images,
 train_labels, test_images and test_labels.
 
-Accuracies in percent on test images that training never saw. digits: 1,297 training images; StandardScaler
-and LogisticRegression(C=0.1) from 1 and 10 labels per class, mean of 10 draws. CIFAR-10: training on the
-first 5,000 images, which are also the labelled ones; 20 nearest neighbours by cosine, and StandardScaler and
-LogisticRegression(C=0.01).
+Accuracies in percent on test images, which are never seen in training. digits: 1,297 training images;
+StandardScaler and LogisticRegression(C=0.1) from 1 and 10 labels per class, mean of 10 draws. CIFAR-10:
+training on the first 5,000 images, which are also the labeled ones; 20 nearest neighbors by cosine, and
+StandardScaler and LogisticRegression(C=0.01).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import probes
 from sklearn_ssl import SSLImageEmbedder
 
 LOSSES = ("ntxent", "dcl", "vicreg")
-# The settings that everything is compared with, and then one change each.
+# Base settings, and the single changes that are compared with them.
 BASE = {"batch_size": 128, "lr": 1e-3, "optimizer": "adamw", "weight_decay": 1e-2}
 CHANGES = {
     "lr": [{"lr": 5e-4}, {"lr": 2e-3}, {"lr": 4e-3}],
@@ -64,7 +64,7 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--data", default="digits")
     parser.add_argument("--epochs", type=int, default=15)
-    parser.add_argument("--seconds", type=float, help="train for a time instead")
+    parser.add_argument("--seconds", type=float, help="training time, instead of --epochs")
     parser.add_argument("--losses", nargs="+", default=LOSSES)
     parser.add_argument("--only", nargs="+", default=list(CHANGES), choices=list(CHANGES))
     parser.add_argument("--seed", type=int, default=0)
@@ -94,7 +94,7 @@ def digits() -> tuple:
 def npz(path: str) -> tuple:
     data = np.load(path)
     train, y_train = data["train_images"][:5000], data["train_labels"][:5000]
-    return train, y_train, data["test_images"], data["test_labels"], probes.neighbours_and_probe
+    return train, y_train, data["test_images"], data["test_labels"], probes.neighbors_and_probe
 
 
 def read(path: str) -> dict:

@@ -1,15 +1,15 @@
-"""Images from files: how fast they are read, and how much memory a fit on many of them takes.
+"""Images from files: speed of reading, and memory of a fit on many files.
 
     python benchmarks/files.py
     python benchmarks/files.py --many 50000
 
-First, JPEGs of 500 x 375 pixels, resized to --size: images/s of our source, and as baseline of a plain
-loop that opens, converts and resizes them with Pillow in as many threads; interleaved, medians of --repeats.
+First, JPEGs of 500 x 375 pixels, resized to --size: images/s of our source. The baseline is a plain loop that
+opens, converts and resizes them with Pillow in as many threads. Interleaved, medians of --repeats.
 
-With --many: that many JPEGs (160 x 120 pixels) in a folder, and four fits on it in processes of their own,
-with a backbone so small that reading dominates: seconds of each of three epochs and of `transform`, and
-the peak memory of the process, when the images are kept in memory; when the memory limit is 1 MB
-and each epoch decodes them anew; and the same with a cache on disk, empty at first, then filled.
+With --many: four fits on a folder of that many JPEGs (160 x 120 pixels), each in a separate process, with a
+backbone so small that reading dominates. Prints the seconds of each of three epochs and of `transform`, and
+the peak memory of the process: with images kept in memory; with a memory limit of 1 MB, so that each epoch
+decodes them again; and with this limit and a cache on disk, first empty, then filled.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--many", type=int)
-    parser.add_argument("--run", type=json.loads, help=argparse.SUPPRESS)  # one fit, in its process
+    parser.add_argument("--run", type=json.loads, help=argparse.SUPPRESS)  # one fit, in a separate process
     args = parser.parse_args()
     if args.run:
         print(json.dumps(fit_and_embed(**args.run)))
@@ -62,7 +62,7 @@ def main() -> None:
 
 
 def write_jpegs(folder: Path, n: int, size: tuple[int, int]) -> None:
-    """Smooth random pictures with some noise, as large on disk as photographs are."""
+    """Write smooth random pictures with some noise, whose files are as large as those of photographs."""
     rng = np.random.default_rng(0)
     for i in range(n):
         below = folder / f"{i // 1000:03}"
@@ -134,7 +134,7 @@ def compare_fits(folder: Path) -> None:
 
 
 class Small(nn.Sequential):
-    """Images of any size -> 16 features, in next to no time."""
+    """Tiny backbone, whose time is negligible: images of any size -> 16 features."""
 
     def __init__(self, in_channels: int):
         convolution = nn.Conv2d(in_channels, 16, 3, stride=4)
@@ -142,7 +142,7 @@ class Small(nn.Sequential):
 
 
 def fit_and_embed(folder: str, params: dict) -> dict:
-    warnings.simplefilter("ignore")  # of embeddings that are much alike
+    warnings.simplefilter("ignore")  # about embeddings that are almost equal
     embedder = SSLImageEmbedder(
         backbone=Small, augment="none", image_size=32, max_epochs=3, random_state=0, **params
     ).fit(folder)

@@ -4,11 +4,11 @@
     python benchmarks/fuzz.py --parameters
 
 Image files of nine formats, model files and checkpoints are damaged at random (bits flipped in the header or
-anywhere, parts removed or duplicated, truncation, another format's suffix, headers that claim gigapixels)
-and read by a process limited to --gigabytes of memory and --seconds per file. It counts how
-many were read and how many rejected, and keeps and names the files of all other outcomes: any other
-exception, a crash, a hang. A model or checkpoint that is read is compared with the intact one, bit
-for bit. With --parameters, every parameter takes wrong values instead: see fuzz_parameters.py.
+anywhere, parts removed or duplicated, truncation, another format's suffix, headers that claim gigapixels) and
+read by a process limited to --gigabytes of memory and --seconds per file. The program counts how many were
+read and how many rejected, and reports and keeps the files of all other outcomes: another exception, a crash,
+a hang. A model or checkpoint that can be read is compared with the intact one, bit for bit. With
+--parameters, wrong values of every parameter are tried instead: see fuzz_parameters.py.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from sklearn_ssl._models.container import ArchiveError, read_archive
 from sklearn_ssl._training.checkpoint import KIND
 
 FORMATS = ("png", "jpg", "gif", "bmp", "tif", "webp", "jp2", "ppm", "npy")
-PIECE = 500  # files that one process reads
+PIECE = 500  # number of files that one process reads
 
 
 def main() -> None:
@@ -50,9 +50,9 @@ def main() -> None:
     parser.add_argument("--models", type=int, default=2_000)
     parser.add_argument("--gigabytes", type=float, default=4.0)
     parser.add_argument("--seconds", type=int, default=20)
-    parser.add_argument("--parameters", action="store_true", help="wrong parameters, and no files")
+    parser.add_argument("--parameters", action="store_true", help="test wrong parameters instead of files")
     parser.add_argument("--keep", default="fuzz_failures")
-    parser.add_argument("--run", type=json.loads, help=argparse.SUPPRESS)  # a piece, in its process
+    parser.add_argument("--run", type=json.loads, help=argparse.SUPPRESS)  # one piece, in a separate process
     args = parser.parse_args()
     if args.run:
         read_piece(**args.run)
@@ -68,7 +68,7 @@ def main() -> None:
 
 
 def piece(args: argparse.Namespace, what: str, first: int, n: int) -> Counter:
-    """The outcomes of some files; where a process dies, the next one goes on behind what killed it."""
+    """Count the outcomes of some files; after a crash, a new process continues with the next file."""
     outcomes: Counter = Counter()
     with tempfile.TemporaryDirectory() as folder:
         begin, end = first, first + n
@@ -118,18 +118,18 @@ def outcome_of(subject: ImageFiles | ModelFiles, path: Path) -> tuple[str, str]:
     try:
         subject.read(path)
     except (ValueError, ArchiveError) as error:
-        named = str(path) in str(error) or "give those of one kind" in str(error)
+        named = str(path) in str(error) or "Give images of one kind" in str(error)
         return ("refused" if named else "other"), repr(error)[:500]
     except Exception as error:
         return "other", repr(error)[:500]
     return "read", ""
 
 
-# ------------------------------------------------------------------ what is read
+# ------------------------------------------------------------------ subjects
 
 
 class ImageFiles:
-    """Damaged image files, next to a good one."""
+    """Damaged image files, each read together with an intact one."""
 
     def __init__(self, folder: str):
         self.folder = Path(folder)
@@ -161,7 +161,7 @@ def encoded(photo: np.ndarray, kind: str) -> bytes:
 
 
 def giant() -> bytes:
-    """A PNG that promises 1.6 gigapixels."""
+    """Return a PNG whose header claims 1.6 gigapixels."""
     header = struct.pack(">IIBBBBB", 40_000, 40_000, 8, 2, 0, 0, 0)
     crc = struct.pack(">I", zlib.crc32(b"IHDR" + header))
     return b"\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR" + header + crc + b"\0\0\1\0IDAT" + bytes(100)

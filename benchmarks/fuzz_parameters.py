@@ -1,12 +1,12 @@
 """Wrong parameters: is each rejected with an error message of this package?
 
-This is the part of fuzz.py that `--parameters` runs.
+`python benchmarks/fuzz.py --parameters` runs this module.
 
-Every parameter of the constructor and of each slot takes every one of VALUES in turn, in a fit of one step on
-four small images. A fit that succeeds counts as "right" if RANGES allows the value, else as "silent". An
-error counts as "refused" if it is a ValueError or TypeError that names the parameter as the user writes it,
-or the failure of a loss in training or of a function in reading. Any other error counts as "raw", as does an
-attempt that takes more than SECONDS.
+Every parameter of the constructor and of each component is set to each of VALUES in turn, for a fit of one
+step on four small images. A fit that succeeds counts as "right" if RANGES allows the value, else as "silent".
+An error counts as "refused" if it is a ValueError or TypeError that names the parameter as the user writes
+it, or if it reports that a loss failed in training or a function in reading. Any other error counts as "raw",
+and so does a fit that takes more than SECONDS.
 """
 
 from __future__ import annotations
@@ -47,13 +47,13 @@ VALUES = (
 )
 
 
-# ------------------------------------------------------------------ what can be meant
+# ------------------------------------------------------------------ valid values
 
 
 def number(low: float, high: float = 1e38, *, whole: bool = False, ends: str = "[]", also: tuple = ()):
-    """Whether a value is a number of this range, "(" and ")" for an end left out, or one of the words."""
+    """Return a test for numbers in a range, with "(" and ")" for open ends, and for some words."""
 
-    def can_be_meant(value: Any) -> bool:
+    def is_valid(value: Any) -> bool:
         if isinstance(value, str | None):
             return value in also
         if isinstance(value, bool) or not isinstance(value, Integral if whole else Real):
@@ -61,11 +61,11 @@ def number(low: float, high: float = 1e38, *, whole: bool = False, ends: str = "
         above = value > low if ends[0] == "(" else value >= low
         return bool(above and (value < high if ends[1] == ")" else value <= high))
 
-    return can_be_meant
+    return is_valid
 
 
 def one_of(*choices: Any) -> Callable[[Any], bool]:
-    """Whether a value is one of the choices, and no number or array that equals one."""
+    """Return a test for values that equal one of the choices and have its type."""
     return lambda value: any(type(value) is type(choice) and value == choice for choice in choices)
 
 
@@ -90,7 +90,7 @@ def is_path(value: Any) -> bool:
     return isinstance(value, str | os.PathLike | None)
 
 
-def is_colour(value: Any) -> bool:
+def is_color(value: Any) -> bool:
     try:
         return bool(ImageColor.getrgb(value))
     except (ValueError, AttributeError, TypeError):
@@ -103,9 +103,9 @@ COUNT_OR_AUTO = number(1, whole=True, also=("auto",))
 SEVERAL = number(2, whole=True)
 DECAY = number(0, 1, ends="[)")
 
-# By the name, or by the loss's name and that where a name means several things.
+# Keys are parameter names, preceded by the name of the loss if the same name means different things.
 RANGES: dict[str, Callable[[Any], bool]] = {
-    # the constructor's
+    # of the constructor
     "loss": one_of(*available_losses()),
     "backbone": one_of("auto"),
     "projector": lambda value: is_widths(value) or (isinstance(value, str) and value == "auto"),
@@ -130,7 +130,7 @@ RANGES: dict[str, Callable[[Any], bool]] = {
     "random_state": is_random_state,
     "verbose": lambda value: is_bool(value) or number(0, whole=True)(value),
     **{f"{slot}_params": is_names for slot in ("loss", "backbone", "augment", "optimizer", "reader")},
-    # backbones'
+    # of backbones
     "backbone__stem": one_of("auto"),
     "backbone__weights": lambda value: value is None,
     "backbone__patch": COUNT_OR_AUTO,
@@ -138,7 +138,7 @@ RANGES: dict[str, Callable[[Any], bool]] = {
     "backbone__width": COUNT,
     "backbone__depth": COUNT,
     "backbone__pooling": one_of("mean", "class"),
-    # augmentations'
+    # of augmentations
     **{
         f"augment__{name}": number(0, high, also=("auto",))
         for high, names in {
@@ -166,7 +166,7 @@ RANGES: dict[str, Callable[[Any], bool]] = {
     # the reader's
     "reader__on_error": one_of("raise", "skip"),
     "reader__read": lambda value: value is None,
-    "reader__background": is_colour,
+    "reader__background": is_color,
     "reader__cache": is_path,
     "reader__workers": number(1, math.inf, whole=True, also=("auto",)),
     "reader__max_pixels": COUNT,
@@ -211,7 +211,7 @@ RANGES: dict[str, Callable[[Any], bool]] = {
     "mae loss__decoder_depth": number(0, whole=True),
     "mae loss__normalize_targets": is_bool,
     "margin loss__margin": POSITIVE,
-    # int is a function of progress that gives 0 until the end.
+    # int is a function of progress that returns 0 until the end.
     **dict.fromkeys(
         ("meanshift loss__momentum", "moco loss__momentum"), lambda value: PROBABILITY(value) or value is int
     ),
@@ -233,7 +233,7 @@ RANGES: dict[str, Callable[[Any], bool]] = {
     "wmse loss__w_eps": AT_LEAST_0,
     "wmse loss__n_views": number(2, 100, whole=True),
 }
-# Counts of layers, or of passes of a loop: as many as one asks for, however long it takes.
+# Numbers of layers or iterations, which have no upper limit: large values are valid, but take too long.
 LOOPS = (
     *("backbone__depth", "loss__decoder_depth", "loss__head_depth", "loss__kmeans_iterations"),
     *("loss__n_groupings", "loss__sinkhorn_iterations", "loss__w_iter", "optimizer__iterations"),
@@ -244,7 +244,7 @@ LOOPS = (
 
 
 class Tiny(nn.Module):
-    """One convolution, whose maps are the features of images of any size."""
+    """One convolution, which returns feature maps for images of any size."""
 
     def __init__(self, in_channels: int):
         super().__init__()
@@ -255,11 +255,11 @@ class Tiny(nn.Module):
 
 
 class Stepped(Exception):
-    """The first step is done: the parameters were accepted."""
+    """Raised after the first step, when the parameters have been accepted."""
 
 
 class StopAfterAStep(Callback):
-    """Ends a fit that would go on for as long as its parameters say."""
+    """Callback that ends a fit after its first step, however long its parameters make it."""
 
     def on_batch_end(self, net: Any, **_: Any) -> None:
         raise Stepped
@@ -271,11 +271,11 @@ def main() -> None:
     signal.signal(signal.SIGALRM, _too_slow)
     outcomes: Counter = Counter()
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
-        for settings, name, can_be_meant in parameters():
+        for settings, name, is_valid in parameters():
             for value in VALUES:
                 if is_left_out(name, value):
                     continue
-                outcome, words = outcome_of(settings, name, value, can_be_meant)
+                outcome, words = outcome_of(settings, name, value, is_valid)
                 outcomes[outcome] += 1
                 if outcome in ("raw", "silent"):
                     where = " ".join(f"{key}={given!r}" for key, given in settings.items())
@@ -284,7 +284,7 @@ def main() -> None:
 
 
 def parameters() -> Iterator[tuple[dict[str, Any], str, Callable[[Any], bool]]]:
-    """(settings beside it, name, whether a value can be meant) of every parameter, slot by slot."""
+    """Generate (other settings, name, test of validity) of every parameter, component by component."""
     for name in SSLImageEmbedder().get_params(deep=False):
         yield {}, name, RANGES[name]
     chosen = {
@@ -302,13 +302,13 @@ def parameters() -> Iterator[tuple[dict[str, Any], str, Callable[[Any], bool]]]:
 
 
 def is_left_out(name: str, value: Any) -> bool:
-    """Whether to try it would take a compiler, or for ever."""
-    takes_for_ever = name in LOOPS and isinstance(value, int) and value == 10**12
-    return takes_for_ever or (name == "compile" and is_bool(value))
+    """Return whether a value would need a compiler or take forever."""
+    takes_forever = name in LOOPS and isinstance(value, int) and value == 10**12
+    return takes_forever or (name == "compile" and is_bool(value))
 
 
 def outcome_of(
-    settings: dict[str, Any], name: str, value: Any, can_be_meant: Callable[[Any], bool]
+    settings: dict[str, Any], name: str, value: Any, is_valid: Callable[[Any], bool]
 ) -> tuple[str, str]:
     signal.alarm(SECONDS)
     try:
@@ -320,7 +320,7 @@ def outcome_of(
         return ("refused" if is_ours(error, name) else "raw"), words
     finally:
         signal.alarm(0)
-    return ("right" if can_be_meant(value) else "silent"), ""
+    return ("right" if is_valid(value) else "silent"), ""
 
 
 def fit(settings: dict[str, Any], name: str, value: Any) -> None:
@@ -344,7 +344,7 @@ def fit(settings: dict[str, Any], name: str, value: Any) -> None:
 
 
 def is_ours(error: Exception, name: str) -> bool:
-    """Whether an error names the parameter, or what the loss or the reading function was used for."""
+    """Return whether an error names the parameter, or is about the loss or the reading function."""
     if name == "reader__read" and isinstance(error, UnreadableImage):
         return True
     if isinstance(error, RuntimeError | FloatingPointError):

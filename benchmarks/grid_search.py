@@ -1,11 +1,11 @@
-"""A grid search in one process, two processes and two threads; trainings saved by a pipeline's memory.
+"""Time of a grid search in processes and threads, and trainings saved by a pipeline's memory.
 
     python benchmarks/grid_search.py
 
 Seconds of a GridSearchCV over --temperatures in a Pipeline, three folds, on scikit-learn's digits. Starting
-the worker processes is part of each repeat. Threads that each use all of torch's threads may crowd the cores;
-the last case has one torch thread in each. Then the number of times that the embedder is trained where the
-grid has settings of the classifier only, with and without Pipeline(memory=...).
+the worker processes is part of each repeat. Two threads that each use all threads of torch may oversubscribe
+the cores; in the last case, each uses one. Then the number of trainings of the embedder for a grid over
+parameters of the classifier only, with and without Pipeline(memory=...).
 """
 
 from __future__ import annotations
@@ -57,12 +57,10 @@ def main() -> None:
         "two threads": lambda: in_threads(search, torch.get_num_threads()),
         "two threads, one torch thread each": lambda: in_threads(search, 1),
     }
-    make_pipe(1).fit(images, labels)  # what a process does once is not the first case's cost
+    make_pipe(1).fit(images, labels)  # one-time costs of the process do not count for the first case
     show(alternate(cases, args.repeats), "s", reference="one process")
 
-    print(
-        f"\na grid of {len(C_VALUES)} values of the classifier's C, three folds, and the best on all images"
-    )
+    print(f"\na grid of {len(C_VALUES)} values of the classifier's C, three folds, and a fit on all images")
     with tempfile.TemporaryDirectory() as cache:
         for name, memory in {"without memory": None, "with memory": cache}.items():
             print(f"{name}: the embedder was trained {trainings(images, labels, memory)} times", flush=True)
@@ -103,7 +101,7 @@ def trainings(images, labels, memory: str | None) -> int:
 
 
 class Trainings(Callback):
-    """Counts the trainings in this process."""
+    """Callback that counts the trainings in this process."""
 
     count = 0
 

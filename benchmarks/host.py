@@ -1,11 +1,11 @@
-"""Side effects of a fit: the cost of the program's own temporary arrays before and after it.
+"""Side effects of a fit on the process: the cost of temporary arrays before and after it.
 
     python benchmarks/host.py
 
-In fresh processes, times sums and products of numpy and torch with temporaries of 0.1 to 32 MiB, then
-calls `fit`, `transform`, or either interrupted by Ctrl-C, and times them again. "nothing" is the
-control: the second measurement follows the first. Prints, for each size, the ratio of the time after to the
-time before (median of --repeats processes), and the page faults per operation before and after.
+In fresh processes, times sums and products of numpy and torch with temporaries of 0.1 to 32 MiB, then calls
+`fit`, `transform`, or either interrupted by Ctrl-C, and times them again. The control "nothing" calls neither
+between the two measurements. Prints, for each size, the ratio of the time after to the time before (median of
+--repeats processes), and the page faults per operation before and after.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def main() -> None:
     )
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--child", choices=CASES, help=argparse.SUPPRESS)  # be the process that is measured
+    parser.add_argument("--child", choices=CASES, help=argparse.SUPPRESS)  # the measured process
     args = parser.parse_args()
     if args.child:
         print(json.dumps(before_and_after(args.child)))
@@ -49,7 +49,7 @@ def main() -> None:
             command = [sys.executable, __file__, "--child", case]
             done = subprocess.run(command, capture_output=True, text=True, check=True)
             runs[case].append(json.loads(done.stdout.splitlines()[-1]))
-    print("time after / time before, and page faults an operation before -> after")
+    print("time after / time before, and page faults per operation before -> after")
     print(f"{'MiB':>12} " + "".join(f"{case:>26}" for case in args.cases))
     for row, (library, size) in enumerate((library, size) for library in ADD for size in MEBIBYTES):
         cells = (cell([run[row] for run in runs[case]]) for case in args.cases)
@@ -57,14 +57,14 @@ def main() -> None:
 
 
 def cell(measured: list) -> str:
-    """The median ratio of times, and the median page faults."""
+    """Format the median ratio of times, and the median page faults."""
     before, after, faults_before, faults_after = np.array(measured).T
     faults = f"({np.median(faults_before):,.0f} -> {np.median(faults_after):,.0f})"
     return f"{np.median(after / before):.2f} {faults}"
 
 
 def before_and_after(case: str) -> list[tuple[float, float, float, float]]:
-    """(seconds before, seconds after, faults before, faults after) for each library and size."""
+    """Return (seconds before, seconds after, faults before, faults after) for each library and size."""
     embedder, images = prepared()
     before = measured()
     act(case, embedder, images)
@@ -73,7 +73,7 @@ def before_and_after(case: str) -> list[tuple[float, float, float, float]]:
 
 
 def prepared() -> tuple:
-    """An embedder that has not been fitted, and images whose activations are of tens of MiB."""
+    """Return an unfitted embedder, and images whose activations take tens of MiB."""
     from sklearn_ssl import SSLImageEmbedder
 
     images = np.random.default_rng(0).integers(0, 256, (256, 32, 32, 3), dtype=np.uint8)
@@ -85,7 +85,7 @@ def act(case: str, embedder, images: np.ndarray) -> None:
     if call == "nothing":
         return
     if call == "transform":
-        # Whatever a fit leaves behind must not hide what a transform does: train in another process.
+        # Train in another process: side effects of a fit must not hide those of a transform.
         embedder = fitted_elsewhere()
         images = np.concatenate([images] * 4)
     with contextlib.suppress(KeyboardInterrupt), warnings.catch_warnings():
@@ -96,7 +96,7 @@ def act(case: str, embedder, images: np.ndarray) -> None:
 
 
 def fitted_elsewhere():
-    """An embedder that was fitted in a process of its own."""
+    """Return an embedder that was fitted in another process."""
     import pickle
 
     program = (
@@ -116,10 +116,10 @@ ADD: dict[str, Callable] = {
 
 
 def measured() -> list[tuple[float, float]]:
-    """(seconds, page faults) of an addition and a product, for each library and size.
+    """Return (seconds, page faults) of an addition and a product, for each library and size.
 
-    Arrays that are held meanwhile fill the holes of the heap, so that temporaries come from its end or from
-    the kernel, as in a program that has much else in memory.
+    Meanwhile, other arrays fill the holes of the heap, so that temporaries come from its end or from the
+    kernel, as in a program with much other data in memory.
     """
     held = [np.empty(int(size * 2**20), np.uint8) for size in MEBIBYTES[::-1] for _ in range(int(64 / size))]
     costs = [
@@ -132,7 +132,7 @@ def measured() -> list[tuple[float, float]]:
 
 
 def cost(a, rounds: int) -> tuple[float, float]:
-    """The median time of a round, and its page faults."""
+    """Return the median time of a round, and its page faults."""
     for _ in range(5):
         a + a, a * a
     faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

@@ -1,14 +1,14 @@
-"""Fits that are killed at random moments and resume from their checkpoint: do they end as an undisturbed fit?
+"""Fits that are killed at random moments and resumed, compared with undisturbed ones, bit for bit.
 
     pip install . ./plugins/*/
     python benchmarks/kill.py --kills 100
     python benchmarks/kill.py --kills 5 --methods moco lazy
 
 Each fit is a process that writes a checkpoint as soon as the time since the last one equals the time of
-writing it, so that much of its time is spent writing. It is sent SIGKILL after a random time, until it has
-been killed its share of --kills times; then it runs to completion. Its embeddings, weights and history (but
-for times) are compared with those of an undisturbed fit, bit for bit, and its folder is searched for anything
-but the one checkpoint. A method is a loss at its defaults, or an entry of WAYS.
+writing it, so that it spends much of its time writing. It gets SIGKILL after a random time, until it has been
+killed its share of --kills times; then it runs to completion. Its embeddings, weights and history (except for
+times) are compared with those of an undisturbed fit, and its folder is searched for files other than the
+checkpoint. A method is a loss at its defaults, or an entry of WAYS.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ LOSSES = (
     *("mae", "simmim"),  # masked
     "rotation",  # pretext
 )
-# More than losses: settings beside them.
+# Methods that set more than the loss.
 WAYS: dict[str, dict[str, Any]] = {
     "micro_batches": {"loss": "ntxent", "micro_batches": 2},
     "lazy": {"loss": "ntxent", "reader_params": {"memory_limit": 1, "on_error": "skip"}},
@@ -52,7 +52,7 @@ METHODS = (*LOSSES, *WAYS)
 
 
 class Small(nn.Module):
-    """Three convolutions, which return maps."""
+    """Three convolutions, which return feature maps."""
 
     def __init__(self, in_channels: int, width: int = 16):
         super().__init__()
@@ -74,10 +74,10 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=4)
     args = parser.parse_args()
     print(machine(), flush=True)
-    # Children of a process that has imported everything, and computed nothing: an import takes seconds.
+    # Fork from a process that has imported everything and computed nothing, as imports take seconds.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["sklearn_ssl", "kill"])
-    first = context.Process(target=int)  # the imports belong to no fit
+    first = context.Process(target=int)  # so that no fit includes the imports
     first.start()
     first.join()
     rng, kills, went_on, same, left = random.Random(0), 0, 0, [], []
@@ -97,7 +97,7 @@ def main() -> None:
 def killed(
     context: Any, method: str, kills: int, epochs: int, rng: random.Random, folder: Path
 ) -> tuple[dict, list[str]]:
-    """What comes out of a fit after so many kills, and the files beside its checkpoint."""
+    """Return the result of a fit that is killed `kills` times, and the files next to its checkpoint."""
     runs = folder / "runs"
     began = time.monotonic()
     undisturbed = run(context, method, epochs, folder, None)
@@ -107,7 +107,7 @@ def killed(
         ended = run(context, method, epochs, folder, runs, kill_after=rng.uniform(0.1, 1.0) * seconds)
         done += ended is None
         for path in runs.glob("*.safetensors") if ended else ():
-            path.unlink()  # it was too fast: from the start
+            path.unlink()  # it ended before the kill: start again
     out = run(context, method, epochs, folder, runs)
     names = sorted(str(path.relative_to(runs)) for path in runs.rglob("*"))
     same = all(out[what] == undisturbed[what] for what in ("weights", "history", "embeddings"))
@@ -124,7 +124,7 @@ def run(
     runs: Path | None,
     kill_after: float | None = None,
 ) -> dict | None:
-    """What comes out of a fit in a process of its own; None if that was killed."""
+    """Return the result of a fit in a separate process, or None if it was killed."""
     ours, theirs = context.Pipe(duplex=False)
     child = context.Process(target=fit, args=(method, epochs, folder, runs, theirs))
     child.start()
@@ -140,9 +140,9 @@ def run(
 
 
 def fit(method: str, epochs: int, folder: Path, runs: Path | None, result: Connection) -> None:
-    """Train, or go on, in this process."""
+    """Start or resume a training in this process, and send its result."""
     torch.set_num_threads(1)
-    checkpoint.INTERVAL, checkpoint.SHARE = 0.0, 1.0
+    checkpoint.INTERVAL, checkpoint.MAX_TIME_FRACTION = 0.0, 1.0
     params = {"loss": method, **WAYS.get(method, {})}
     vit = get_loss(params["loss"]).defaults.get("backbone") == "vit"
     size = {"patch": 4, "width": 32, "depth": 2, "heads": 2}
@@ -169,7 +169,7 @@ def fit(method: str, epochs: int, folder: Path, runs: Path | None, result: Conne
 
 
 def as_files(images: np.ndarray, folder: Path) -> list[Path]:
-    """PNG files, of which one cannot be read."""
+    """Write the images as PNG files, and damage one of them."""
     paths = [folder / f"{i}.png" for i in range(len(images))]
     if not folder.exists():
         folder.mkdir()

@@ -1,11 +1,11 @@
-"""Which layers are faster as matrix products on a CPU? Milliseconds of each.
+"""Milliseconds of convolutions and attention on a CPU, by library kernels and as matrix products.
 
     python benchmarks/layers.py
 
 For 256 views of 32 pixels in a ResNet-18 with the 3x3 stem: forward, gradient of the input and gradient of
-the weights, by oneDNN's convolution and by `conv2d_as_product`; medians of --repeats, interleaved. The
-value of `LARGEST_MAP` there follows from this table. Between two measurements 160 MB are written, so that the
-caches are in the state that a layer finds in a training step.
+the weights, by oneDNN's convolution and by `conv2d_as_product`; medians of --repeats, interleaved.
+`LARGEST_MAP` in `sklearn_ssl._hardware.convolution` is set from this table. Between two measurements, 160 MB
+are written, so that the caches are in the same state as during a training step.
 
 Then the attention of a vision transformer (three heads of width 64), forward, and forward and backward, by
 torch's `scaled_dot_product_attention` and by `sklearn_ssl._hardware.cpu_kernels`.
@@ -35,7 +35,7 @@ LAYERS = [  # channels in, channels out, side of the map in pixels, stride
     (512, 512, 4, 1),
 ]
 PADDING = (1, 1)
-TOKENS = (17, 65, 197)  # of a class, and 4 x 4, 8 x 8 or 14 x 14 patches
+TOKENS = (17, 65, 197)  # the class token, and 4 x 4, 8 x 8 or 14 x 14 patches
 DTYPES = {"bf16": torch.bfloat16, "float32": torch.float32}
 
 
@@ -65,7 +65,7 @@ def main() -> None:
 
 
 def measure_attention(tokens: int, n: int, dtype: torch.dtype, repeats: int) -> list[tuple[float, float]]:
-    """Median milliseconds of either way, forward alone and with its gradient."""
+    """Return median milliseconds of both implementations, forward only, and forward and backward."""
     draw = (torch.randn(n, 3, tokens, 64).to(dtype) for _ in range(3))
     qkv = [each.requires_grad_() for each in draw]
     ways = (F.scaled_dot_product_attention, attention_as_products)
@@ -92,12 +92,12 @@ def measure_attention(tokens: int, n: int, dtype: torch.dtype, repeats: int) -> 
 def measure(
     c: int, d: int, side: int, stride: int, n: int, dtype: torch.dtype, repeats: int
 ) -> dict[str, float]:
-    """Median milliseconds of each part, either way."""
+    """Return median milliseconds of each part by both implementations."""
     x = torch.randn(n, c, side, side).to(dtype).contiguous(memory_format=torch.channels_last)
     weight = torch.randn(d, c, 3, 3).to(dtype).contiguous(memory_format=torch.channels_last)
     strides = (stride, stride)
     gradient = torch.randn_like(torch.conv2d(x, weight, None, strides, PADDING))
-    last = [each.permute(0, 2, 3, 1) for each in (gradient, x, weight)]  # channels last, by their shape too
+    last = [each.permute(0, 2, 3, 1) for each in (gradient, x, weight)]  # channels last in shape, too
 
     def backward(*wanted: bool) -> Callable[[], object]:
         backward = torch.ops.aten.convolution_backward
@@ -119,7 +119,7 @@ def measure(
             for name, case in cases.items():
                 elsewhere.add_(1)
                 took = seconds(case)
-                if repeat:  # the first is for warming up
+                if repeat:  # the first is a warm-up
                     times[name].append(1000 * took)
     return {name: float(np.median(each)) for name, each in times.items()}
 

@@ -1,8 +1,8 @@
-"""SimCLR by lightly's own scripts: the baseline of `train.py` and `time_to_accuracy.py`.
+"""SimCLR as in lightly's own scripts: the baseline of `train.py` and `time_to_accuracy.py`.
 
 Everything but the stem and the learning rate is taken from its CIFAR-10 benchmark,
 docs/source/getting_started/benchmarks/cifar10_benchmark.py of lightly-ai/lightly: PIL images, SimCLRTransform
-with cj_strength=0.5 and no blur, a DataLoader with workers (as many as cores, kept between epochs),
+with cj_strength=0.5 and no blur, a DataLoader with persistent workers (one per core),
 SimCLRProjectionHead(512, 512, 128), NTXentLoss() and SGD (momentum 0.9, weight decay 5e-4) with a cosine, in
 float32. The loop is plain PyTorch, as in its examples/pytorch/simclr.py.
 """
@@ -31,7 +31,7 @@ from torch.utils.data import DataLoader, Dataset
 
 @dataclass(frozen=True)
 class Recipe:
-    """A stem, and the batch and peak rate that it is trained with."""
+    """Stem, batch size and peak learning rate."""
 
     stem: str
     batch_size: int
@@ -40,9 +40,9 @@ class Recipe:
 
 RECIPES = {
     "3x3": Recipe("3x3", 128, 0.06),  # the CIFAR-10 benchmark
-    # Network and batch of its example and its SimCLR tutorial, by the benchmark's rule 0.06 * batch / 128.
+    # Network and batch size of lightly's example and tutorial; the benchmark's rate, 0.06 * batch / 128.
     "imagenet": Recipe("imagenet", 256, 0.12),
-    "imagenet-tutorial": Recipe("imagenet", 256, 0.06),  # tutorial_simclr_clothing.py scales no rate
+    "imagenet-tutorial": Recipe("imagenet", 256, 0.06),  # tutorial_simclr_clothing.py does not scale the rate
 }
 
 
@@ -53,7 +53,7 @@ def cores() -> int:
 def measured_epochs(
     recipe: Recipe, images: np.ndarray, epochs: int, workers: int | None = None
 ) -> tuple[float, float]:
-    """(images/s of the second and later epochs, seconds of everything) of a training.
+    """Return images/s of the second and later epochs, and seconds of the whole training.
 
     Parameters
     ----------
@@ -62,7 +62,7 @@ def measured_epochs(
     epochs : int
         At least 2.
     workers : int, optional
-        Of the DataLoader; None: as many as cores.
+        Number of workers of the DataLoader. None: one per core.
     """
     started = time.perf_counter()
     training = Training(recipe, images, workers=workers)
@@ -84,15 +84,15 @@ def train_for(
     evaluate: Callable[[Callable[[np.ndarray], np.ndarray], float, float, int], object],
     seed: int = 0,
 ) -> None:
-    """Train for so many seconds, everything from the model's making on included, the cosine over the time.
+    """Train for a time that includes the construction of the model, with a cosine schedule over it.
 
     Parameters
     ----------
     times : sequence of float
         Seconds after which to evaluate; the end is always evaluated.
     evaluate : callable
-        Called as ``evaluate(embed, planned seconds, seconds, images seen)``, where ``embed`` makes embeddings
-        of uint8 images. How long it takes is not counted.
+        Called as ``evaluate(embed, planned seconds, seconds, images seen)``, where ``embed`` embeds uint8
+        images. Its time is not counted.
     """
     torch.manual_seed(seed)
     started = time.monotonic()
@@ -112,7 +112,7 @@ def train_for(
 
 
 class PILImages(Dataset):
-    """PIL images and what a transform makes of them, as lightly's own datasets give them."""
+    """Dataset of transformed PIL images, like lightly's own datasets."""
 
     def __init__(self, images: np.ndarray, transform: Callable):
         self.images = [Image.fromarray(image) for image in images]
@@ -126,7 +126,7 @@ class PILImages(Dataset):
 
 
 class Training:
-    """Data, network, loss and optimizer of a training by the recipe."""
+    """Data, network, loss and optimizer of a recipe."""
 
     def __init__(self, recipe: Recipe, images: np.ndarray, workers: int | None = None):
         self.recipe = recipe
@@ -155,7 +155,7 @@ class Training:
 
     @torch.no_grad()
     def embed(self, images: np.ndarray) -> np.ndarray:
-        """Features of unaugmented uint8 images (n, size, size, 3): (n, 512)."""
+        """Embed unaugmented uint8 images: (n, size, size, 3) -> (n, 512)."""
         self.backbone.eval()
         mean, std = (torch.tensor(IMAGENET_NORMALIZE[key])[:, None, None] for key in ("mean", "std"))
         rows = []

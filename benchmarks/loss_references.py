@@ -1,4 +1,4 @@
-"""Values of our losses and of lightly's for the same projections.
+"""Values of our losses and lightly's for the same projections.
 
     pip install -r requirements-bench.txt && python benchmarks/loss_references.py
 
@@ -16,7 +16,7 @@ from sklearn_ssl import available_losses, get_loss
 
 
 def reference_projections() -> tuple[torch.Tensor, torch.Tensor]:
-    """Two views of 12 samples in 6 dimensions: sines, so that no generator is involved."""
+    """Return two views of 12 samples in 6 dimensions, made of sines instead of random numbers."""
     i = torch.arange(12, dtype=torch.float64)[:, None]
     j = torch.arange(6, dtype=torch.float64)
     common = torch.sin(1 + i * 1.7 + j * 2.3 + i * j)

@@ -1,10 +1,10 @@
-"""Time and memory of the losses: ours, those of other libraries, and a plain implementation of the formula.
+"""Time and memory of our losses, those of other libraries, and plain implementations of the formulas.
 
     pip install -r requirements-bench.txt && python benchmarks/losses.py
 
 1. Milliseconds of forward and backward of NT-Xent and DCL, by the number of projections N = 2n of width
-   128: ours, lightly's, one masked N x N matrix with autograd, and pytorch-metric-learning's, whose memory
-   grows as N³, so only up to 256.
+   128: ours, lightly's, one masked N x N matrix with autograd, and, up to N = 256, pytorch-metric-learning's,
+   whose memory grows as N³.
 2. The same for VICReg and lightly's, for few wide and for many narrower projections.
 3. Memory that forward and backward allocate, each in a fresh process (Linux only).
 """
@@ -97,7 +97,7 @@ def metric_learning_ntxent(z1: Tensor, z2: Tensor) -> Tensor:
 
 
 def compare(name: str, cases: dict[str, Loss], n: int, d: int, repeats: int) -> None:
-    """Print milliseconds of forward and backward, after making sure that all give one value."""
+    """Print milliseconds of forward and backward, and values that differ from ours."""
     print(f"\n{name}, N = {2 * n} projections of width {d}")
     z = projections(n, d)
     values = {case: loss(*z).item() for case, loss in cases.items()}  # the first call also warms up
@@ -119,7 +119,7 @@ def projections(n: int, d: int) -> list[Tensor]:
 
 
 def report_memory(size: int) -> None:
-    print(f"\nmemory beyond what was there before, N = {size} projections of width {WIDTH}")
+    print(f"\nadditional memory, N = {size} projections of width {WIDTH}")
     print(f"{'one copy of the N x N matrix, computed':40}{size**2 * 4 / 2**20:8,.0f} MB")
     if not Path("/proc/self/status").exists():
         return
@@ -133,7 +133,7 @@ def report_memory(size: int) -> None:
 
 
 def print_peak(name: str, size: int) -> None:
-    """Run in a fresh process: how far forward and backward lift its peak, in MB."""
+    """Print by how many MB forward and backward increase the peak memory of this process, a fresh one."""
     loss = {"NT-Xent": NTXent, "DCL": DCL}[name](TEMPERATURE)
     loss(*projections(8, WIDTH)).backward()
     z = projections(size // 2, WIDTH)
@@ -143,7 +143,7 @@ def print_peak(name: str, size: int) -> None:
 
 
 def peak() -> float:
-    """Of this process so far, in MB; `ru_maxrss` would begin with the parent's."""
+    """Return the peak memory of this process in MB; `ru_maxrss` would start at the value of the parent."""
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     return int(status["VmHWM"].split()[0]) / 1024
 

@@ -1,11 +1,11 @@
-"""Time saved by hiding patches: MAE's encoder on visible patches against the same encoder on all patches.
+"""Time saved by hiding patches: MAE's encoder on the visible patches, compared with all patches.
 
     python benchmarks/masked.py
     python benchmarks/masked.py --side 224 --batch 16
 
 Forward and backward of the vision transformer at its default size, interleaved, medians of --repeats: on the
-quarter of the patches that MAE shows, on all of them, and a whole step of "mae" (views, decoder and optimizer
-included).
+quarter of the patches that MAE shows, and on all of them. Then images/s of a whole fit by "mae" (with views,
+decoder and optimizer).
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def main() -> None:
 
 
 def whole_fit(args: argparse.Namespace) -> float:
-    """Images a second, without the first epoch."""
+    """Return the images/s of a fit, without its first epoch."""
     images = np.random.default_rng(0).integers(0, 256, (8 * args.batch, args.side, args.side, 3), np.uint8)
     embedder = SSLImageEmbedder("mae", max_epochs=4, batch_size=args.batch, random_state=0).fit(images)
     return float(np.median([row["images_per_second"] for row in embedder.history_[1:]]))

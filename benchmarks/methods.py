@@ -1,28 +1,28 @@
-"""All installed methods with the same images, backbone, batch size and time, in one table.
+"""Comparison of all installed methods with the same images, backbone, batch size and time.
 
     pip install . ./plugins/*/
     python benchmarks/methods.py --seconds 30 --seeds 0 1 2
     python benchmarks/methods.py --data cifar10_10k.npz --seconds 120
 
-Each loss, at its defaults, is trained for --seconds of a whole `fit` (max_time), 128 images per step.
+Each loss is trained at its defaults for --seconds (`max_time`), with batches of 128 images.
 
-digits (1,297 training images of scikit-learn's, 8x8): StandardScaler and LogisticRegression(C=0.1) from 1 and
-10 labels per class, mean of 10 draws of the labels, on 500 images never seen. An .npz file (with the arrays
-train_images, train_labels, test_images, test_labels): 20 nearest neighbours by cosine, and StandardScaler and
-LogisticRegression(C=0.01), both with the labels of the first 5,000 training images.
+digits (scikit-learn's, 1,297 training images of 8x8 pixels): StandardScaler and LogisticRegression(C=0.1)
+from 1 and 10 labels per class, mean of 10 draws of the labels, accuracy on 500 test images. An .npz file
+(with the arrays train_images, train_labels, test_images, test_labels): 20 nearest neighbors by cosine, and
+StandardScaler and LogisticRegression(C=0.01), both with the labels of the first 5,000 training images.
 
 The baselines, evaluated in the same way: raw pixels, and an untrained encoder (one step at a negligible
-learning rate) of each kind that the losses train. Small images are enlarged by
---settings '{"image_size": 32}', which tiles and patches need.
+learning rate) of each kind that the losses train. Methods based on tiles or patches need larger images than
+digits: enlarge them by --settings '{"image_size": 32}'.
 
-A loss that uses labels gets --labels-a-class of them per class, drawn with the seed from the images whose
-labels the probe uses; the others are unlabeled, -1. On digits its probe uses the labels of these images only.
-In the column of 10 labels per class it has therefore used no more labels than the other losses. In the column
-of 1 its training has used more, which favours it.
+A loss that uses labels gets --labels-per-class of them, drawn with the seed from the images whose labels the
+probe uses; the others are unlabeled (-1). On digits, its probe uses the labels of these images only. In the
+column of 10 labels per class, it has therefore used no more labels than the other losses; in the column of 1,
+its training has used more, which is an advantage.
 
-Each training is a line in the file --out and is not repeated, so the benchmark can be stopped and resumed.
-All losses are run with one seed, then with the next. A loss that fails is named, and tried again next time.
-The table has means over the seeds, and the range in brackets.
+Each training adds a line to the file --out and is not repeated, so the benchmark can be stopped and resumed.
+All losses are run with one seed, then with the next. A loss that fails is reported, and tried again in the
+next run. The table shows means over the seeds, with the range in parentheses.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from probes import digits, embeddings, few_labels, flat, neighbours_and_probe, some_of_each_class, untrained
+from probes import digits, embeddings, few_labels, flat, neighbors_and_probe, some_of_each_class, untrained
 from side_by_side import machine
 from sklearn.exceptions import ConvergenceWarning
 from skorch.callbacks import Callback
@@ -60,7 +60,7 @@ def main() -> None:
     args = arguments()
     print(machine(), flush=True)
     images = read_images(args.data)
-    methods = [RAW, *floors(args), *args.losses]
+    methods = [RAW, *baselines(args), *args.losses]
     wanted = [setting(args, method, seed) for seed in args.seeds for method in methods]
     for one in wanted:
         if key(one) not in done(args.out):
@@ -77,10 +77,12 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=30)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument(
-        "--losses", nargs="*", default=list(available_losses()), help="default: all there are"
+        "--losses", nargs="*", default=list(available_losses()), help="default: all installed losses"
     )
-    parser.add_argument("--labels-a-class", type=int, default=10, help="for losses that learn from labels")
-    parser.add_argument("--settings", type=json.loads, default={}, help="constructor parameters for all")
+    parser.add_argument("--labels-per-class", type=int, default=10, help="for losses that use labels")
+    parser.add_argument(
+        "--settings", type=json.loads, default={}, help="constructor parameters for all methods"
+    )
     parser.add_argument("--out", default="methods.jsonl")
     return parser.parse_args()
 
@@ -93,8 +95,8 @@ def read_images(data: str) -> Images:
     return Images(*(arrays[name] for name in ("train_images", "train_labels", "test_images", "test_labels")))
 
 
-def floors(args: argparse.Namespace) -> list[str]:
-    """An untrained encoder of each kind that is trained."""
+def baselines(args: argparse.Namespace) -> list[str]:
+    """Return the names of the untrained baselines: one for each kind of encoder that the losses train."""
     wanted = {"resnet18" if "backbone" in args.settings else backbone_of(name) for name in args.losses}
     return [UNTRAINED, *(f"untrained {backbone}" for backbone in sorted(wanted - {"resnet18"}))]
 
@@ -104,7 +106,7 @@ def backbone_of(method: str) -> str:
 
 
 def setting(args: argparse.Namespace, method: str, seed: int) -> dict[str, Any]:
-    """What the outcome depends on, beside the machine."""
+    """Return everything that a result depends on, except for the machine."""
     of_all = {"data": Path(args.data).stem, "method": method}
     if method == RAW:
         return of_all
@@ -114,9 +116,9 @@ def setting(args: argparse.Namespace, method: str, seed: int) -> dict[str, Any]:
     if method.startswith("untrained "):
         of_encoder["settings"]["backbone"] = method.removeprefix("untrained ")
         return of_encoder
-    labels = args.labels_a_class if getattr(get_loss(method), "uses_labels", False) else 0
+    labels = args.labels_per_class if getattr(get_loss(method), "uses_labels", False) else 0
     threads = torch.get_num_threads()
-    return {**of_encoder, "seconds": args.seconds, "threads": threads, "labels_a_class": labels}
+    return {**of_encoder, "seconds": args.seconds, "threads": threads, "labels_per_class": labels}
 
 
 # ------------------------------------------------------------------ one training
@@ -125,7 +127,7 @@ def setting(args: argparse.Namespace, method: str, seed: int) -> dict[str, Any]:
 def run(one: dict, images: Images, out: str) -> None:
     try:
         row = {**one, **outcome(one, images)}
-    except Exception as error:  # a plugin's own: the others go on
+    except Exception as error:  # of a plugin; go on with the others
         print(f"{one['method']} failed: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
         return
     with Path(out).open("a") as file:
@@ -145,7 +147,7 @@ def outcome(one: dict, images: Images) -> dict:
 
 
 def train(embedder: SSLImageEmbedder, one: dict, images: Images) -> dict:
-    """Fit, and tell how far it went, and whether the images' embeddings are all alike in the end."""
+    """Fit, and return time, number of images and epochs, and whether the embeddings have collapsed."""
     count, began = CountImages(), time.monotonic()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -168,25 +170,25 @@ class CountImages(Callback):
 
 
 def labels(one: dict, images: Images) -> np.ndarray:
-    """What the loss sees: classes of `labelled_rows`, else -1."""
+    """Return the labels given to the loss: classes for `labeled_rows`, else -1."""
     y = np.full(len(images.train), -1)
-    rows = labelled_rows(one, images)
+    rows = labeled_rows(one, images)
     y[rows] = images.y_train[rows]
     return y
 
 
-def labelled_rows(one: dict, images: Images) -> np.ndarray:
-    return some_of_each_class(images.y_train[:BANK], one["labels_a_class"], one["seed"])
+def labeled_rows(one: dict, images: Images) -> np.ndarray:
+    return some_of_each_class(images.y_train[:BANK], one["labels_per_class"], one["seed"])
 
 
 def scores(one: dict, images: Images, train: np.ndarray, test: np.ndarray) -> dict[str, float]:
     if one["data"] == "digits":
-        rows = labelled_rows(one, images) if one.get("labels_a_class") else None
+        rows = labeled_rows(one, images) if one.get("labels_per_class") else None
         return few_labels(train, images.y_train, test, images.y_test, rows)
-    return neighbours_and_probe(train[:BANK], images.y_train[:BANK], test, images.y_test)
+    return neighbors_and_probe(train[:BANK], images.y_train[:BANK], test, images.y_test)
 
 
-# ------------------------------------------------------------------ what is there, and the table
+# ------------------------------------------------------------------ results
 
 
 def key(one: dict) -> str:
@@ -201,7 +203,7 @@ def done(path: str) -> dict[str, dict]:
 
 
 def table(rows: list[dict]) -> None:
-    """A line for each method, in markdown: the floor, then by family and name."""
+    """Print a Markdown table: the baselines, then the methods by family and name."""
     families = {name: info.family for name, info in available_losses(details=True).items()}
     metrics = [name for name in METRICS if rows and name in rows[0]]
     print()
@@ -209,7 +211,7 @@ def table(rows: list[dict]) -> None:
     line(*["---"] * (6 + len(metrics)))
     for method in sorted({row["method"] for row in rows}, key=lambda name: (families.get(name, ""), name)):
         mine = [row for row in rows if row["method"] == method]
-        family, means = families.get(method, "floor"), [over_seeds(mine, name) for name in metrics]
+        family, means = families.get(method, "baseline"), [over_seeds(mine, name) for name in metrics]
         line(family, method_cell(mine[0]), *means, *training_cells(mine))
 
 
@@ -218,8 +220,8 @@ def line(*cells: str) -> None:
 
 
 def method_cell(row: dict) -> str:
-    labels = row.get("labels_a_class")
-    return f"{row['method']} ({labels} labels a class)" if labels else row["method"]
+    labels = row.get("labels_per_class")
+    return f"{row['method']} ({labels} labels per class)" if labels else row["method"]
 
 
 def training_cells(rows: list[dict]) -> list[str]:
@@ -236,7 +238,7 @@ def training_cells(rows: list[dict]) -> list[str]:
 
 
 def over_seeds(rows: list[dict], name: str) -> str:
-    """The mean over the seeds; where there are several, with their range."""
+    """Format the mean over the seeds, with the range if there are several."""
     values = [row[name] for row in rows]
     span = f" ({min(values):.1f} - {max(values):.1f})" if len(values) > 1 else ""
     return f"{np.mean(values):.1f}{span}"

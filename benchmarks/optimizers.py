@@ -1,10 +1,10 @@
-"""Time of a step of each optimizer: milliseconds for the default networks, without the gradient.
+"""Milliseconds of a step of each optimizer for the default networks, without the gradient.
 
     python benchmarks/optimizers.py
 
-Interleaved, medians of --repeats. "muon, whole" orthogonalizes matrices of any size at once, in the author's
-five iterations; torch's own Muon does not accept convolution kernels, so it is measured on the vision
-transformer only.
+Interleaved, medians of --repeats. "muon, whole" orthogonalizes whole matrices in five iterations, as its
+author does; torch's own Muon does not accept convolution kernels, so it is measured on the vision transformer
+only.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def main() -> None:
 
 
 def cases(network: nn.Module) -> dict[str, Callable[[], float]]:
-    """A step of each, in milliseconds; the second one, as memory is new in the first."""
+    """Return a function for each optimizer that measures a step, after a first one that allocates memory."""
     for p in network.parameters():
         p.grad = torch.randn_like(p)
     groups = decay_groups(network.parameters(), 1e-2)
@@ -62,7 +62,7 @@ def milliseconds_of(optimizer: Optimizer) -> Callable[[], float]:
 
 
 def copied(groups: list[dict]) -> list[dict]:
-    """Optimizers write their settings into the groups that they are given."""
+    """Copy parameter groups, as optimizers write their settings into them."""
     return [dict(group) for group in groups]
 
 

@@ -1,11 +1,11 @@
-"""Overhead of `fit` over the same training by hand in plain PyTorch, and the time until its first step.
+"""Overhead of `fit` over the same training in plain PyTorch, and time until its first step.
 
     python benchmarks/overhead.py
 
 Both sides have the same network, views (`RandomViews`), loss, optimizer, precision, memory layout and context
-(`network.computing`, `retain_freed_memory`), and a cosine; epochs after the first. Two networks: the default
-ResNet-18 at 32 pixels, in percent, and a small module, where a step is short, in microseconds per step.
-Then, in fresh processes: seconds to import the package, and from `fit` to the first step.
+(`autocast`, `retain_freed_memory`), and a cosine; epochs after the first. Two networks: the default ResNet-18
+at 32 pixels, in percent, and a small module, where a step is short, in microseconds per step. Then, in fresh
+processes: seconds to import the package, and from `fit` to the first step.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--steps", type=int, default=4, help="in an epoch of the ResNet")
-    parser.add_argument("--small-steps", type=int, default=200, help="in an epoch of the small module")
+    parser.add_argument("--steps", type=int, default=4, help="per epoch of the ResNet")
+    parser.add_argument("--small-steps", type=int, default=200, help="per epoch of the small module")
     parser.add_argument("--epochs", type=int, default=3, help="the first is not counted")
     parser.add_argument("--repeats", type=int, default=5)
     args = parser.parse_args()
@@ -57,7 +57,7 @@ def main() -> None:
 
 
 class Small(nn.Module):
-    """Two convolutions: what a user might write for small images."""
+    """Two convolutions, such as a user might write for small images."""
 
     def __init__(self, in_channels: int):
         super().__init__()
@@ -76,7 +76,7 @@ class Small(nn.Module):
 
 def compare(backbone: Any, size: int, batch_size: int, steps: int, epochs: int, repeats: int) -> None:
     name = "ResNet-18" if backbone == "auto" else "small module"
-    print(f"\n{name}, {size} px, batch {batch_size}, {steps} steps an epoch")
+    print(f"\n{name}, {size} px, batch {batch_size}, {steps} steps per epoch")
     shape = (batch_size * steps, size, size, 3)
     images = np.random.default_rng(0).integers(0, 255, shape, dtype=np.uint8)
     cases: dict[str, Callable[[], float]] = {
@@ -84,20 +84,20 @@ def compare(backbone: Any, size: int, batch_size: int, steps: int, epochs: int, 
         "ours": lambda: ours(images, backbone, batch_size, epochs),
     }
     times = alternate(cases, repeats)
-    show({case: [1e6 * t / steps for t in each] for case, each in times.items()}, "us a step", "by hand")
+    show({case: [1e6 * t / steps for t in each] for case, each in times.items()}, "us per step", "by hand")
     hand, fit = (np.median(times[case]) for case in ("by hand", "ours"))
-    print(f"ours beyond by hand: {fit / hand - 1:+.1%}, {1e6 * (fit - hand) / steps:+,.0f} us a step")
+    print(f"ours beyond by hand: {fit / hand - 1:+.1%}, {1e6 * (fit - hand) / steps:+,.0f} us per step")
 
 
 def ours(images: np.ndarray, backbone: Any, batch_size: int, epochs: int) -> float:
-    """Seconds of a typical epoch after the first."""
+    """Return the median seconds of an epoch after the first."""
     embedder = SSLImageEmbedder(backbone=backbone, batch_size=batch_size, max_epochs=epochs, random_state=0)
     embedder.fit(images)
     return float(np.median([row["dur"] for row in embedder.history_[1:]]))
 
 
 def by_hand(pixels: np.ndarray, backbone: Any, batch_size: int, epochs: int) -> float:
-    """The same training as one loop."""
+    """Run the same training in one loop, and return the median seconds of an epoch after the first."""
     torch.manual_seed(0)
     device = resolve_device("auto")
     precision = resolve_precision("auto", device)
@@ -133,11 +133,11 @@ def by_hand(pixels: np.ndarray, backbone: Any, batch_size: int, epochs: int) -> 
     return float(np.median(times[1:]))
 
 
-# ------------------------------------------------------------------ how soon it begins
+# ------------------------------------------------------------------ time until the first step
 
 
 def first_step_in_a_fresh_process() -> list[float]:
-    """Seconds of: importing torch, importing sklearn_ssl after it, a first fit until its first step."""
+    """Return seconds to import torch, to import sklearn_ssl after it, and from `fit` to the first step."""
     code = (
         "import time; t0 = time.perf_counter(); import torch; t1 = time.perf_counter(); import sklearn_ssl; "
         "t2 = time.perf_counter(); import overhead; overhead.report_first_step(t1 - t0, t2 - t1)"
@@ -148,18 +148,18 @@ def first_step_in_a_fresh_process() -> list[float]:
 
 
 def report_first_step(*imports: float) -> None:
-    """Run in the fresh process; prints its figures."""
+    """Measure a first fit in this process, a fresh one, and print it after the times of the imports."""
     images = np.random.default_rng(0).integers(0, 255, (2000, 32, 32, 3), dtype=np.uint8)
     started = time.perf_counter()
     embedder = SSLImageEmbedder(max_epochs=1, callbacks=[LeaveAtFirstStep()])
     with contextlib.suppress(LeaveAtFirstStep.Left):
         embedder.fit(images)
     print(*imports, time.perf_counter() - started, flush=True)
-    os._exit(0)  # nothing is left to clean up
+    os._exit(0)  # there is nothing to clean up
 
 
 class LeaveAtFirstStep(Callback):
-    """Ends a fit when its first step would begin."""
+    """Callback that ends a fit at the beginning of its first step."""
 
     class Left(Exception):
         pass

@@ -1,4 +1,4 @@
-"""Evaluation of embeddings: few labels, nearest neighbours, linear probe; test accuracy in percent."""
+"""Evaluation of embeddings by few labels, nearest neighbors and a linear probe: test accuracy in percent."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ __all__ = [
     "embeddings",
     "few_labels",
     "flat",
-    "neighbours_and_probe",
+    "neighbors_and_probe",
     "some_of_each_class",
     "untrained",
 ]
 
 
 def few_labels(train, y_train, test, y_test, rows: np.ndarray | None = None) -> dict[str, float]:
-    """Logistic regression from 1 and 10 labels a class, mean of ten draws from `rows` (default: all)."""
+    """Evaluate logistic regression from 1 and 10 labels per class, mean of ten draws from `rows` or all."""
     rows = np.arange(len(y_train)) if rows is None else rows
     classifier = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=2000))
     scores = {}
@@ -37,8 +37,8 @@ def few_labels(train, y_train, test, y_test, rows: np.ndarray | None = None) -> 
     return scores
 
 
-def neighbours_and_probe(bank, y_bank, test, y_test) -> dict[str, float]:
-    """20 nearest neighbours by cosine, and logistic regression, from all labels of the bank."""
+def neighbors_and_probe(bank, y_bank, test, y_test) -> dict[str, float]:
+    """Evaluate 20 nearest neighbors by cosine, and logistic regression, with all labels of the bank."""
     knn = KNeighborsClassifier(20, metric="cosine").fit(bank, y_bank)
     linear = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=1000)).fit(bank, y_bank)
     return {"knn": _percent(knn.score(test, y_test)), "linear": _percent(linear.score(test, y_test))}

@@ -1,10 +1,10 @@
-"""The quickstart's figures for several seeds and all built-in losses.
+"""Results of the quickstart for several seeds and all built-in losses.
 
     python benchmarks/quickstart_seeds.py
 
 Trains each loss for --seconds with each seed, as examples/quickstart.py does, and prints the test accuracy
 from 1, 2, 5, 10 and 50 labels per class (mean of 10 draws of the labels), with raw pixels and an untrained
-encoder as baselines. The figures depend on the speed of the machine: epochs are printed, too.
+encoder as baselines. Results depend on the speed of the machine; the number of epochs is printed as well.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
-from quickstart import LABELS_A_CLASS, digits, embeddings, flat, label_efficiency, make_embedder, untrained
+from quickstart import LABELS_PER_CLASS, digits, embeddings, flat, label_efficiency, make_embedder, untrained
 
 
 def main() -> None:
@@ -29,7 +29,7 @@ def main() -> None:
     args = parser.parse_args()
 
     train, test, y_train, y_test = digits()
-    print(f"{'':30}" + "".join(f"{k:>8}" for k in LABELS_A_CLASS), flush=True)
+    print(f"{'':30}" + "".join(f"{k:>8}" for k in LABELS_PER_CLASS), flush=True)
     show("raw pixels", label_efficiency(flat(train), flat(test), y_train, y_test))
     for loss in args.losses:
         scores = []
@@ -44,11 +44,11 @@ def main() -> None:
 
 
 def mean_of(scores: list[dict]) -> dict:
-    return {k: np.concatenate([score[k] for score in scores]) for k in LABELS_A_CLASS}
+    return {k: np.concatenate([score[k] for score in scores]) for k in LABELS_PER_CLASS}
 
 
 def show(name: str, scores: dict) -> None:
-    print(f"{name:30}" + "".join(f"{scores[k].mean():8.1f}" for k in LABELS_A_CLASS), flush=True)
+    print(f"{name:30}" + "".join(f"{scores[k].mean():8.1f}" for k in LABELS_PER_CLASS), flush=True)
 
 
 if __name__ == "__main__":

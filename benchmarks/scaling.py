@@ -2,11 +2,11 @@
 
     python benchmarks/scaling.py
 
-First, grey images of 8 pixels, a small module as backbone, one epoch: seconds of the whole fit, images/s of
-the epoch, and by how many MB the peak memory of the process exceeded that just before the fit, when the
-images were already loaded (on a GPU: its own memory). Then the same for one batch of --batch-size images of
-32 pixels and ResNet-18 with the 3x3 stem, which passes through the network in `micro_batches` parts. Each
-measurement is made in a process of its own; medians of --repeats.
+First, grayscale images of 8 pixels, a small module as backbone, one epoch: seconds of the whole fit, images/s
+of the epoch, and the increase of the peak memory in MB over the memory just before the fit, when the images
+are already loaded (on a GPU: of the GPU's memory). Then the same for one batch of --batch-size images of 32
+pixels and ResNet-18 with the 3x3 stem, which passes through the network in `micro_batches` parts. Each
+measurement is made in a separate process; medians of --repeats.
 """
 
 from __future__ import annotations
@@ -33,9 +33,11 @@ def main() -> None:
     )
     parser.add_argument("--images", nargs="*", type=int, default=[1000, 5000, 20000, 50000])
     parser.add_argument("--parts", nargs="*", type=int, default=[1, 2, 4], help="values of micro_batches")
-    parser.add_argument("--batch-size", type=int, default=256, help="of the second part")
+    parser.add_argument("--batch-size", type=int, default=256, help="batch size of the second part")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--run", type=json.loads, help=argparse.SUPPRESS)  # one measurement, in its process
+    parser.add_argument(
+        "--run", type=json.loads, help=argparse.SUPPRESS
+    )  # one measurement, in a separate process
     args = parser.parse_args()
     if args.run:
         print(json.dumps(measure(**args.run)))
@@ -61,7 +63,7 @@ def in_own_process(case: dict) -> list[float]:
 
 
 def measure(n: int, size: int, channels: int, backbone: str, **settings: Any) -> list[float]:
-    """Seconds of a fit of one epoch, images/s of the epoch, and bytes by which the process grew at most."""
+    """Return seconds of a fit of one epoch, images/s of the epoch, and additional peak memory in bytes."""
     images = np.random.default_rng(0).integers(0, 255, (n, size, size, channels), dtype=np.uint8)
     if backbone == "small":
         settings["backbone"] = Small
@@ -76,7 +78,7 @@ def measure(n: int, size: int, channels: int, backbone: str, **settings: Any) ->
 
 
 class Small(nn.Module):
-    """One convolution, so that everything else shows."""
+    """One convolution, so small that the rest of the fit dominates."""
 
     def __init__(self, in_channels: int):
         super().__init__()
@@ -95,7 +97,7 @@ def memory_peak() -> int:
 
 
 def of_process(what: str) -> int:
-    """Bytes, from Linux: `resource.getrusage` has a maximum that begins at what the parent process had."""
+    """Return a number of bytes from Linux; the peak of `resource.getrusage` starts at that of the parent."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(1024 * int(line.split()[1]) for line in lines if line.startswith(what))
 

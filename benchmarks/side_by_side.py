@@ -1,4 +1,4 @@
-"""Shared by the comparisons: a description of the machine, interleaved cases, a table of medians."""
+"""Helpers of the benchmarks: description of the machine, interleaved cases, table of medians."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sklearn_ssl._hardware.devices import is_fast_in_bf16
 
 
 def machine() -> str:
-    """The machine in a line or two: processor, threads, instructions, torch, GEMM peaks, graphics card."""
+    """Describe the machine in two lines: processor, threads, instructions, GPU, torch, GEMM peaks."""
     instructions = {
         "AMX": torch.cpu._is_amx_tile_supported(),
         "AVX512-BF16": torch.cpu._is_avx512_bf16_supported(),
@@ -25,7 +25,7 @@ def machine() -> str:
         ", ".join(name for name, is_there in instructions.items() if is_there)
         or "neither AMX nor AVX512-BF16"
     )
-    # In software, bf16 would take minutes.
+    # bf16 emulated in software would take minutes.
     precisions = ("float32", "bf16") if is_fast_in_bf16(torch.device(best_device())) else ("float32",)
     peaks = ", ".join(f"{gemm_peak(precision):,.0f} in {precision}" for precision in precisions)
     gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
@@ -37,7 +37,7 @@ def machine() -> str:
 
 @functools.cache
 def gemm_peak(precision: str, device: str | None = None, size: int = 2048, repeats: int = 20) -> float:
-    """GFLOP/s of a matrix product in "bf16" or "float32", the best of several."""
+    """Return the GFLOP/s of a matrix product in "bf16" or "float32", the best of several."""
     device = device or best_device()
     dtype = {"bf16": torch.bfloat16, "float32": torch.float32}[precision]
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
@@ -45,7 +45,7 @@ def gemm_peak(precision: str, device: str | None = None, size: int = 2048, repea
 
 
 def alternate(cases: dict[str, Callable[[], float]], repeats: int) -> dict[str, list[float]]:
-    """Measure each case in turn, `repeats` times over: a slow minute of the machine then hits all alike."""
+    """Measure the cases in turn, `repeats` times, so that a slow minute of the machine affects all cases."""
     values: dict[str, list[float]] = {name: [] for name in cases}
     for repeat in range(repeats):
         for name, measure in cases.items():
@@ -74,12 +74,12 @@ def show(
 
 
 def number(value: float) -> str:
-    """Four digits, and never an exponent where it is large."""
+    """Format a number with four digits, and large ones without an exponent."""
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """How long it takes, whatever it has left to do on the GPU included."""
+    """Return the seconds that a function takes, including its work on the GPU."""
     wait_for_gpu()
     started = time.perf_counter()
     work()
@@ -88,7 +88,7 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 def best_device() -> str:
-    """What `device="auto"` means."""
+    """Return the device that `device="auto"` selects."""
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 

@@ -1,9 +1,9 @@
-"""Effect of two settings for CPUs on a training step: memory kept between steps, convolutions as products.
+"""Effect of memory kept between steps and of convolutions as products on a training step on CPUs.
 
     python benchmarks/step.py
 
-Trains a ResNet-18 with each combination in turn, --repeats times, and prints images/s (an image is seen as
-two views; median) and page faults per step.
+Trains a ResNet-18 with each combination in turn, --repeats times, and prints the medians of images/s (an
+image is seen as two views) and page faults per step.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     args = parser.parse_args()
     print(machine(), "\n")
-    print(f"{'size':>5} {'case':10}{'images/s':>10}{'faults a step':>16}")
+    print(f"{'size':>5} {'case':10}{'images/s':>10}{'faults per step':>17}")
     for size in args.sizes:
         rows: dict[str, list] = {case: [] for case in CASES}
         for _ in range(args.repeats):
@@ -39,11 +39,11 @@ def main() -> None:
                 rows[case].append(measure(size, args.steps, *settings))
         for case, values in rows.items():
             speed, faults = np.median(values, axis=0)
-            print(f"{size:5} {case:10}{speed:10.1f}{faults:16,.0f}", flush=True)
+            print(f"{size:5} {case:10}{speed:10.1f}{faults:17,.0f}", flush=True)
 
 
 def measure(size: int, steps: int, keep: str, products: bool) -> tuple[float, float]:
-    """(images/s, page faults a step) of the second and later epochs."""
+    """Return images/s and page faults per step of the last epoch."""
     os.environ["SKLEARN_SSL_KEEP_MEMORY"] = keep
     limits = dict(convolution.LARGEST_MAP)
     if not products:
@@ -58,7 +58,7 @@ def measure(size: int, steps: int, keep: str, products: bool) -> tuple[float, fl
 
 
 class Faults(Callback):
-    """Counts the page faults of an epoch."""
+    """Callback that counts the page faults of an epoch."""
 
     of_last_epoch = 0
 

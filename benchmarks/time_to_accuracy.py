@@ -1,18 +1,18 @@
-"""Accuracy by seconds of training: ours, and lightly's two recipes, on the same images.
+"""Accuracy by training time of our fits and lightly's two recipes on the same images.
 
     pip install -r requirements-bench.txt
     python benchmarks/time_to_accuracy.py --data cifar10_10k.npz --seconds 600 --seeds 0 1 \\
         --ours '{}' '{"backbone__stem": "3x3"}' --plot docs/time_to_accuracy.png
 
 Every training uses all training images for --seconds, not counting evaluations, with a cosine schedule of the
-learning rate over that time. At --times and at the end: 20 nearest neighbours by cosine, and StandardScaler
+learning rate over that time. At --times and at the end: 20 nearest neighbors by cosine, and StandardScaler
 and LogisticRegression(C=0.01), both from the first 5,000 training images; accuracy on the test images in
 percent. The .npz file has the arrays train_images, train_labels, test_images and test_labels.
 
 Each point is a line in the file --out, and completed trainings are not repeated, so the benchmark can be
-stopped and resumed (--show: print what is there, without training). At the end, the table of means over the
-seeds is printed, and the time at which ours first reaches lightly's final accuracy. All methods are run with
-one seed, then with the next.
+stopped and resumed (--show: print the results so far, without training). At the end, it prints the means over
+the seeds, and the time at which ours first reaches lightly's final accuracy. All methods are run with one
+seed, then with the next.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from sklearn_ssl import SSLImageEmbedder
 from sklearn_ssl._networks.student import autocast
 from sklearn_ssl._training.net import SSLNet
 
-METRICS = {"knn": "20 nearest neighbours", "linear": "linear probe"}
+METRICS = {"knn": "20 nearest neighbors", "linear": "linear probe"}
 Embed = Callable[[np.ndarray], np.ndarray]
 
 
@@ -69,14 +69,18 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--data", required=True, help=".npz")
     parser.add_argument("--seconds", type=float, default=600)
     parser.add_argument(
-        "--times", nargs="+", type=float, help="default: 1/20, 1/10, 1/5, 2/5, 3/5, 4/5 of them"
+        "--times", nargs="+", type=float, help="default: 1/20, 1/10, 1/5, 2/5, 3/5 and 4/5 of --seconds"
     )
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--ours", nargs="*", type=json.loads, default=[{}], help="constructor parameters")
     parser.add_argument("--lightly", nargs="*", choices=list(RECIPES), default=["3x3", "imagenet"])
     parser.add_argument("--out", default="time_to_accuracy.jsonl")
-    parser.add_argument("--show", action="store_true", help="train nothing: table and plot of what is there")
-    parser.add_argument("--plot", help="a picture of the curves, for example docs/time_to_accuracy.png")
+    parser.add_argument(
+        "--show", action="store_true", help="table and plot of the results so far, without training"
+    )
+    parser.add_argument(
+        "--plot", help="path of a figure of the curves, for example docs/time_to_accuracy.png"
+    )
     args = parser.parse_args()
     args.times = args.times or [share * args.seconds for share in (0.05, 0.1, 0.2, 0.4, 0.6, 0.8)]
     return args
@@ -100,7 +104,7 @@ def train_ours(
 
 
 class AtTimes(Callback):
-    """Evaluates in the middle of a fit and at its end, and stops the net's clocks meanwhile."""
+    """Callback that evaluates during a fit and at its end, while the clocks of the net are stopped."""
 
     def __init__(self, seconds: float, times: list[float], record: Callable):
         self.seconds, self.record = seconds, record
@@ -124,7 +128,7 @@ class AtTimes(Callback):
 
 @torch.no_grad()
 def embed(net: SSLNet, images: np.ndarray) -> np.ndarray:
-    """Features of unaugmented images; BatchNorm goes by its running statistics and leaves them alone."""
+    """Embed unaugmented images; BatchNorm uses its running statistics and does not change them."""
     backbone = net.module_.backbone.eval()
     mean, std = (each[:, None, None].to(net.device) for each in (net.pixels.mean, net.pixels.std))
     rows = []
@@ -159,7 +163,7 @@ def scores(embed: Embed, data: dict) -> dict[str, float]:
 
 
 def points(path: str) -> list[dict]:
-    """What was measured; where a training was begun anew, its later points count."""
+    """Read all points; those of a training that was restarted replace the earlier ones."""
     if not Path(path).exists():
         return []
     rows = [json.loads(line) for line in Path(path).read_text().splitlines()]
@@ -171,13 +175,13 @@ def is_done(path: str, key: dict) -> bool:
 
 
 def curve(args: argparse.Namespace, method: str) -> dict[float, list[dict]]:
-    """The points of all seeds, by planned time."""
+    """Return the points of all seeds by planned time."""
     wanted = {"data": Path(args.data).stem, "method": method, "of": args.seconds}
     mine = [p for p in points(args.out) if p == {**p, **wanted} and p["seed"] in args.seeds]
     return {at: [p for p in mine if p["at"] == at] for at in sorted({p["at"] for p in mine})}
 
 
-# ------------------------------------------------------------------ what comes out
+# ------------------------------------------------------------------ results
 
 
 def mean(at_one_time: list[dict], name: str) -> float:
@@ -193,7 +197,7 @@ def table(curves: dict) -> None:
 
 
 def first_as_good(curves: dict) -> None:
-    """When ours, at the times evaluated, is first at least as good as each of lightly's is in the end."""
+    """Print the first evaluated time at which ours reaches the final accuracy of each of lightly's."""
     for theirs in (method for method in curves if method.startswith("lightly")):
         final = list(curves[theirs].values())[-1]
         for ours in (method for method in curves if method.startswith("ours")):

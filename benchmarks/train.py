@@ -1,11 +1,11 @@
-"""images/s of a whole `fit`, ours and lightly's recipe, and the share of the machine's peak of each.
+"""images/s of our `fit` and of lightly's recipe, and the share of the machine's peak that each reaches.
 
     pip install -r requirements-bench.txt && python benchmarks/train.py [--compile]
 
 ResNet-18 on 32-pixel images with SimCLR: the 3x3 stem at batch 128, and the ImageNet stem at batch 256. An
 image is one source image, seen as two views. images/s are those of the second and later epochs; the whole fit
 is printed as well, and its time beyond the images (validation, building, compilation, warm-up), one figure
-per repeat. The peak is that of a matrix product in the precision used; a training step counts as three
+per repeat. The peak is the speed of a matrix product in the precision used; a training step counts as three
 forward passes of the backbone.
 """
 
@@ -26,7 +26,7 @@ from sklearn_ssl import SSLImageEmbedder
 from sklearn_ssl._hardware.devices import resolve_device, resolve_precision
 from sklearn_ssl._networks.backbones import build_backbone
 
-STEPS = {"3x3": 3, "imagenet": 8}  # in an epoch, by stem: the second is faster
+STEPS = {"3x3": 3, "imagenet": 8}  # per epoch, by stem; the second is faster
 
 
 def main() -> None:
@@ -43,13 +43,15 @@ def arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--stems", nargs="+", choices=list(STEPS), default=list(STEPS))
-    parser.add_argument("--compile", action="store_true", help="ours with compile=True as well")
+    parser.add_argument("--compile", action="store_true", help="measure ours with compile=True as well")
     parser.add_argument("--size", type=int, default=32, help="pixels")
     parser.add_argument("--batch-size", type=int, help="instead of 128 and 256")
-    parser.add_argument("--steps", type=int, help=f"in an epoch, instead of {STEPS}")
+    parser.add_argument("--steps", type=int, help=f"per epoch, instead of {STEPS}")
     parser.add_argument("--epochs", type=int, default=2, help="the first is not counted")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--workers", type=int, help="of lightly's DataLoader, instead of one for each core")
+    parser.add_argument(
+        "--workers", type=int, help="workers of lightly's DataLoader, instead of one per core"
+    )
     return parser.parse_args()
 
 
@@ -71,7 +73,7 @@ def compare(recipe: Recipe, args: argparse.Namespace) -> None:
         "float32", lambda: measured_epochs(recipe, images, args.epochs, args.workers)
     )
     speeds = alternate({name: case.images_per_second for name, case in cases.items()}, args.repeats)
-    work = gflop_an_image(recipe.stem, args.size)
+    work = gflop_per_image(recipe.stem, args.size)
     show(
         speeds,
         "images/s",
@@ -86,7 +88,7 @@ def compare(recipe: Recipe, args: argparse.Namespace) -> None:
 
 @dataclass
 class Case:
-    """What is measured, and how long all of it took each time."""
+    """Measurement of a training, and the seconds that it took in total each time."""
 
     precision: str
     measure: Callable[[], tuple[float, float]]
@@ -99,7 +101,7 @@ class Case:
 
 
 def ours(images: np.ndarray, recipe: Recipe, epochs: int, **settings: object) -> tuple[float, float]:
-    """(images/s of the second and later epochs, seconds of the whole fit)."""
+    """Return images/s of the second and later epochs, and seconds of the whole fit."""
     embedder = SSLImageEmbedder(
         max_epochs=epochs,
         batch_size=recipe.batch_size,
@@ -113,8 +115,8 @@ def ours(images: np.ndarray, recipe: Recipe, epochs: int, **settings: object) ->
     return float(np.mean([row["images_per_second"] for row in embedder.history_[1:]])), wall
 
 
-def gflop_an_image(stem: str, size: int) -> float:
-    """Of a training step, for one image: two views, forward and twice as much backward."""
+def gflop_per_image(stem: str, size: int) -> float:
+    """Return the GFLOP of a training step per image: two views, forward, and twice as much backward."""
     backbone, _ = build_backbone("resnet18", {"stem": stem}, in_channels=3, image_size=(size, size))
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         backbone(torch.zeros(2, 3, size, size))

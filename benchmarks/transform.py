@@ -3,14 +3,14 @@
     python benchmarks/transform.py [--data images.npz]
 
 Speed: ResNet-18 with the 3x3 stem at 32 px; other sizes and stems with --size and --stem. The loop is the
-encoder in eval mode, float32, without autograd, on batches of the same size. Then milliseconds for one
-image, which costs `transform` a whole chunk: the price of rows that do not depend on their neighbours.
-Medians of --repeats, interleaved.
+encoder in eval mode, float32, without autograd, on batches of the same size. Then milliseconds for one image,
+for which `transform` computes a whole chunk, so that rows do not depend on their neighbors. Medians of
+--repeats, interleaved.
 
-Precision: an encoder trained for --seconds embeds all images in bf16 and in float32. Printed are the smallest
-cosine similarity of an image's two embeddings, and the accuracy of the 20 nearest neighbours (cosine) among
-the training images. --data is an .npz file with train_images, train_labels, test_images and test_labels; by
-default scikit-learn's digits.
+Precision: an encoder trained for --seconds embeds all images in bf16 and in float32. Prints the smallest
+cosine similarity of the two embeddings of an image, and the accuracy of the 20 nearest neighbors (cosine)
+among the training images. --data is an .npz file with train_images, train_labels, test_images and
+test_labels; by default scikit-learn's digits.
 """
 
 from __future__ import annotations
@@ -48,9 +48,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--images", type=int, default=1024)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--no-compile", action="store_true", help="leave out compile=True")
-    parser.add_argument("--data", help="an .npz file, for the precision")
+    parser.add_argument("--data", help="an .npz file, for the comparison of precisions")
     parser.add_argument(
-        "--seconds", type=float, default=60, help="of training, for the precision; 0: without"
+        "--seconds", type=float, default=60, help="training time for the comparison of precisions; 0: none"
     )
     return parser.parse_args()
 
@@ -75,7 +75,7 @@ def compare_speed(args: argparse.Namespace) -> None:
 
 
 def milliseconds(case: Callable[[int], float]) -> float:
-    """For one image."""
+    """Return the milliseconds for one image."""
     return 1000 / case(1)
 
 
@@ -84,7 +84,7 @@ def named(settings: dict) -> str:
 
 
 def transforming(fitted: SSLImageEmbedder, images: np.ndarray, settings: dict) -> Callable[[int], float]:
-    """Measures images/s of `transform`, with an estimator of its own: each keeps its network."""
+    """Return a function that measures images/s of `transform` by a separate copy of the estimator."""
     own = SSLImageEmbedder()
     vars(own).update({name: value for name, value in vars(fitted).items() if name != "_kept_network"})
     own.set_params(**settings).transform(images)
@@ -92,7 +92,7 @@ def transforming(fitted: SSLImageEmbedder, images: np.ndarray, settings: dict) -
 
 
 def looping(fitted: SSLImageEmbedder, images: np.ndarray, chunk: int) -> Callable[[int], float]:
-    """Measures images/s of what one writes in plain PyTorch."""
+    """Return a function that measures images/s of a loop in plain PyTorch."""
     given = torch.from_numpy(images).movedim(-1, 1)
 
     @torch.inference_mode()
@@ -113,8 +113,8 @@ def compare_precision(args: argparse.Namespace) -> None:
     for precision in ("float32", "bf16"):
         fitted.set_params(precision=precision)
         embedded[precision] = bank, queries = fitted.transform(train_images), fitted.transform(test_images)
-        neighbours = KNeighborsClassifier(20, metric="cosine").fit(bank, train_labels)
-        print(f"{precision:8} 20 nearest neighbours: {100 * neighbours.score(queries, test_labels):.2f} %")
+        neighbors = KNeighborsClassifier(20, metric="cosine").fit(bank, train_labels)
+        print(f"{precision:8} 20 nearest neighbors: {100 * neighbors.score(queries, test_labels):.2f} %")
     pairs = zip(embedded["float32"], embedded["bf16"], strict=True)
     least = min(cosines(a, b).min() for a, b in pairs)
     print(f"smallest cosine similarity of an image's two embeddings: {least:.6f}")

@@ -1,12 +1,12 @@
-"""views/s of SimCLR's recipe: ours, kornia's batched augmentations, and lightly's transform of PIL images.
+"""views/s of SimCLR's augmentation by this package, by kornia on batches, and by lightly on PIL images.
 
     pip install -r requirements-bench.txt && python benchmarks/views.py [--sizes 32 96 224]
 
-From uint8 images in memory to normalised float32 views: crop and flip, colour jitter with probability
-0.8, grey with 0.2, and from 64 pixels on blur with 0.5. Ours and kornia's work on a batch, with all threads
-(ours with memory kept between batches, as in `fit`) or on the GPU. lightly's works on one image after
-another, in one thread, as in one worker of a DataLoader: its last line is that figure times the number of
-cores, an upper bound for several workers.
+From uint8 images in memory to normalized float32 views: crop and flip, color jitter with probability 0.8,
+grayscale with 0.2, and blur with 0.5 from 64 pixels on. Ours and kornia's work on a batch, with all threads
+(ours with memory kept between batches, as in `fit`) or on the GPU. lightly's works on one image after another
+in one thread, as in one worker of a DataLoader; its last line is this speed times the number of cores, an
+upper bound for several workers.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def compare(size: int, n: int, repeats: int) -> None:
 
     def in_kept_memory() -> float:
         with retain_freed_memory():
-            draw(images)  # the memory is there from the second batch on
+            draw(images)  # a first batch, which allocates the memory
             return 2 * n / seconds(lambda: draw(images))
 
     cases = {

@@ -1,10 +1,10 @@
-"""The quickstart on your own colour photographs.
+"""The quickstart on your own color photographs.
 
     python examples/cifar10.py --data cifar10.npz
     python examples/cifar10.py --data folder/of/images
 
-An .npz file has the arrays train_images (n, height, width, 3), train_labels, test_images and test_labels.
-A folder has one subfolder for each class; a fifth of its files are kept for testing. (CIFAR-10 itself is at
+An .npz file has the arrays train_images (n, height, width, 3), train_labels, test_images and test_labels. A
+folder has one subfolder per class; a fifth of its files are held out for testing. (CIFAR-10 itself is at
 https://www.cs.toronto.edu/~kriz/cifar.html.)
 """
 
@@ -24,7 +24,9 @@ SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
 
 def main() -> None:
     parser = parser_of(__doc__, seconds=300, figure="cifar10.png")
-    parser.add_argument("--data", required=True, help="an .npz file, or a folder of folders of images")
+    parser.add_argument(
+        "--data", required=True, help="an .npz file, or a folder with one subfolder of images per class"
+    )
     args = parser.parse_args()
     train, y_train, test, y_test = read(args.data)
 
@@ -43,7 +45,7 @@ def main() -> None:
 
 
 def read(path: str) -> tuple:
-    """(train, y_train, test, y_test); images as an array, or as a list of paths."""
+    """Return (train, y_train, test, y_test), with images as an array or as a list of paths."""
     if Path(path).is_dir():
         files = sorted(file for file in Path(path).rglob("*") if file.suffix.lower() in SUFFIXES)
         y = np.array([file.parent.name for file in files])
@@ -54,7 +56,7 @@ def read(path: str) -> tuple:
 
 
 def pixels(images) -> np.ndarray:
-    """Rows of pixel values; files are reduced to 32 x 32."""
+    """Return rows of pixel values; images from files are resized to 32 x 32."""
     if isinstance(images, list):
         images = np.stack([np.asarray(Image.open(file).convert("RGB").resize((32, 32))) for file in images])
     return flat(images)

@@ -1,9 +1,10 @@
-"""Search for the loss and parameters that suit the following classifier best.
+"""Grid search over losses and their parameters, in a pipeline with a classifier.
 
     python examples/grid_search.py
 
-One flat grid for several losses; `param_grid` gives each loss the parameters that it has. With
-`Pipeline(memory=...)` an embedder is trained once per setting and fold, whatever the classifier's grid.
+`param_grid` splits one flat grid for several losses, so that each loss gets only the parameters that it has.
+With `Pipeline(memory=...)`, an embedder is trained once per setting and fold, whatever the grid of the
+classifier.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ def main() -> None:
         )
         search = GridSearchCV(pipe, grid, cv=3, verbose=2)
         search.fit(images[: args.images], labels[: args.images])
-    print(f"\nBest: {search.best_params_}\nAccuracy in cross-validation: {100 * search.best_score_:.1f} %")
+    print(f"\nBest: {search.best_params_}\nCross-validated accuracy: {100 * search.best_score_:.1f} %")
 
 
 if __name__ == "__main__":

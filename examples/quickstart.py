@@ -2,8 +2,8 @@
 
     python examples/quickstart.py
 
-trains for a minute, prints a table and saves quickstart.png. The images are scikit-learn's digits (real,
-8x8 pixels): nothing is downloaded. The 500 test images are never seen in training.
+Trains for a minute, prints a table and saves quickstart.png. The images are scikit-learn's handwritten digits
+(8x8 pixels); nothing is downloaded. The 500 test images are never seen in training.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from sklearn.preprocessing import StandardScaler
 
 from sklearn_ssl import SSLImageEmbedder, sample_views
 
-LABELS_A_CLASS = (1, 2, 5, 10, 50)
+LABELS_PER_CLASS = (1, 2, 5, 10, 50)
 DRAWS = 10
 
 
@@ -49,23 +49,27 @@ def main() -> None:
     draw(accuracy, embedder, train[:6], ours[1], y_test, args.figure)
 
 
-def parser_of(story: str, seconds: float, figure: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=story, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--loss", default="vicreg", help="ntxent, dcl, vicreg, or an installed plugin's name")
-    parser.add_argument("--seconds", type=float, default=seconds, help="time to train")
+def parser_of(description: str, seconds: float, figure: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--loss", default="vicreg", help="ntxent, dcl, vicreg, or the loss of an installed plugin"
+    )
+    parser.add_argument("--seconds", type=float, default=seconds, help="training time")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--figure", default=figure, help="where to write the picture")
+    parser.add_argument("--figure", default=figure, help="path of the figure to write")
     return parser
 
 
 def digits() -> tuple[np.ndarray, ...]:
-    """(train images, test images, their labels): 1,297 and 500."""
+    """Return 1,297 training images, 500 test images, and the labels of both."""
     data = load_digits()
     return train_test_split(data.images, data.target, test_size=500, random_state=0, stratify=data.target)
 
 
 def make_embedder(loss: str, seconds: float, seed: int, verbose: int = 0) -> SSLImageEmbedder:
-    # For so short a training, half the authors' weight on covariance: the rest then has more of a say.
+    # Half of the authors' covariance weight, which is better for such a short training.
     params = {"cov_coeff": 0.5} if loss == "vicreg" else {}
     return SSLImageEmbedder(
         loss, loss_params=params, max_time=seconds, batch_size=128, random_state=seed, verbose=verbose
@@ -73,9 +77,9 @@ def make_embedder(loss: str, seconds: float, seed: int, verbose: int = 0) -> SSL
 
 
 def untrained(embedder: SSLImageEmbedder, images: np.ndarray) -> SSLImageEmbedder:
-    """The same random network after one step at a rate of next to nothing."""
+    """Fit a copy with the same random weights, by one step at a negligible learning rate."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # it is short on purpose
+        warnings.simplefilter("ignore", ConvergenceWarning)  # the fit is short on purpose
         return clone(embedder).set_params(max_time=1e-6, lr=1e-12, verbose=0).fit(images)
 
 
@@ -88,10 +92,10 @@ def embeddings(embedder: SSLImageEmbedder, *sets: np.ndarray) -> tuple[np.ndarra
 
 
 def label_efficiency(train, test, y_train, y_test) -> dict[int, np.ndarray]:
-    """Test accuracies in percent for each number of labels a class, one for each random draw of labels."""
+    """Return test accuracies in percent by number of labels per class, one for each draw of the labels."""
     classifier = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=2000))
     accuracy = {}
-    for k in LABELS_A_CLASS:
+    for k in LABELS_PER_CLASS:
         chosen = [some_of_each_class(y_train, k, draw) for draw in range(DRAWS)]
         scores = [classifier.fit(train[rows], y_train[rows]).score(test, y_test) for rows in chosen]
         accuracy[k] = 100 * np.array(scores)
@@ -104,14 +108,14 @@ def some_of_each_class(y: np.ndarray, k: int, seed: int) -> np.ndarray:
 
 
 def print_table(accuracy: dict) -> None:
-    print(f"\nTest accuracy in %, mean of {DRAWS} draws, logistic regression from so many labels a class:\n")
-    print(f"{'':20}" + "".join(f"{k:>8}" for k in LABELS_A_CLASS))
+    print(f"\nTest accuracy in % of logistic regression by labels per class, mean of {DRAWS} draws:\n")
+    print(f"{'':20}" + "".join(f"{k:>8}" for k in LABELS_PER_CLASS))
     for name, scores in accuracy.items():
-        print(f"{name:20}" + "".join(f"{scores[k].mean():8.1f}" for k in LABELS_A_CLASS))
+        print(f"{name:20}" + "".join(f"{scores[k].mean():8.1f}" for k in LABELS_PER_CLASS))
 
 
 def draw(accuracy: dict, embedder, images, embedded_test, y_test, path: str) -> None:
-    """Label efficiency, some views, and a map of the test images, side by side."""
+    """Draw label efficiency, some views, and a map of the test images, side by side."""
     figure, (left, middle, right) = plt.subplots(1, 3, figsize=(15, 4.6), layout="constrained")
     draw_curves(left, accuracy)
     draw_views(middle, embedder, images)
@@ -122,18 +126,18 @@ def draw(accuracy: dict, embedder, images, embedded_test, y_test, path: str) -> 
 
 def draw_curves(axis, accuracy: dict) -> None:
     for name, scores in accuracy.items():
-        mean = [scores[k].mean() for k in LABELS_A_CLASS]
-        spread = [scores[k].std() for k in LABELS_A_CLASS]
-        axis.errorbar(LABELS_A_CLASS, mean, spread, marker="o", capsize=3, label=name)
-    axis.set(xscale="log", xlabel="labels a class", ylabel="test accuracy (%)", title="Label efficiency")
-    axis.set_xticks(LABELS_A_CLASS, [str(k) for k in LABELS_A_CLASS])
+        mean = [scores[k].mean() for k in LABELS_PER_CLASS]
+        spread = [scores[k].std() for k in LABELS_PER_CLASS]
+        axis.errorbar(LABELS_PER_CLASS, mean, spread, marker="o", capsize=3, label=name)
+    axis.set(xscale="log", xlabel="labels per class", ylabel="test accuracy (%)", title="Label efficiency")
+    axis.set_xticks(LABELS_PER_CLASS, [str(k) for k in LABELS_PER_CLASS])
     axis.minorticks_off()
     axis.grid(alpha=0.3)
     axis.legend()
 
 
 def draw_views(axis, embedder, images) -> None:
-    """A mosaic: one row for each image, the image first and then its views."""
+    """Draw one row for each image: the image, then its views."""
     views = sample_views(embedder, images, n_views=6).clip(0, 1)  # (n, 6, H, W, C)
     n, _, height, _, channels = views.shape
     own = sample_views(clone(embedder).set_params(augment="none"), images, n_views=1)
@@ -147,11 +151,11 @@ def draw_views(axis, embedder, images) -> None:
 
 def draw_map(axis, embedded: np.ndarray, y: np.ndarray) -> None:
     place = TSNE(random_state=0, init="pca").fit_transform(StandardScaler().fit_transform(embedded))
-    labels, colours = np.unique(y, return_inverse=True)
-    axis.scatter(*place.T, c=colours, cmap="tab10", s=10)
+    labels, colors = np.unique(y, return_inverse=True)
+    axis.scatter(*place.T, c=colors, cmap="tab10", s=10)
     for label in labels:
         axis.text(*np.median(place[y == label], axis=0), str(label), fontsize=14, weight="bold", ha="center")
-    axis.set(title="Test images by their embedding (t-SNE), coloured by class", xticks=[], yticks=[])
+    axis.set(title="Test images by their embedding (t-SNE), colored by class", xticks=[], yticks=[])
 
 
 if __name__ == "__main__":

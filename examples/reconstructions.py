@@ -1,4 +1,4 @@
-"""Reconstructions by masked methods: each image, its visible part, and the network's reconstruction.
+"""Reconstructions by masked methods: each image, its visible part and its reconstruction.
 
     pip install ./plugins/sklearn-ssl-masked ./plugins/sklearn-ssl-pretext
     python examples/reconstructions.py
@@ -32,7 +32,7 @@ def main() -> None:
         embedder = SSLImageEmbedder(
             loss,
             max_time=args.seconds,
-            batch_size=32,  # many small steps: nothing is compared within a batch
+            batch_size=32,  # images are not compared within a batch: many small steps are better
             image_size=image_size,
             warm_start=True,  # keeps the decoder, which `transform` does not need
             random_state=0,
@@ -41,11 +41,11 @@ def main() -> None:
         embedder.fit(train)
         name = f"reconstructions_{loss}.png"
         plot_reconstructions(embedder, test[:5]).savefig(name, dpi=80)
-        print(f"{name}: each image, what is shown of it, what {loss} made of that")
+        print(f"{name}: each image, its visible part, and the reconstruction by {loss}")
 
 
 def read_images(data: str) -> tuple[np.ndarray, np.ndarray, int | str]:
-    """Images to learn from, images to draw, and the size of the views."""
+    """Return training images, images to draw, and the size of the views."""
     if data == "digits":
         images = load_digits().images
         return images[:1297], images[1297:], 32

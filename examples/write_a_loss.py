@@ -2,7 +2,7 @@
 
     python examples/write_a_loss.py
 
-To publish it under a name of its own, copy plugins/sklearn-ssl-barlow-twins.
+To publish a loss as a plugin, start from a copy of plugins/sklearn-ssl-barlow-twins.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from sklearn_ssl.testing import check_loss
 
 
 class AlignUniform(SSLLoss):
-    """Pull the views of an image together, spread all images evenly over the sphere.
+    """Pull the views of an image together and spread all images evenly over the sphere.
 
     Wang and Isola, "Understanding Contrastive Representation Learning through Alignment and
     Uniformity on the Hypersphere", ICML 2020, arXiv:2005.10242.
@@ -45,7 +45,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--seconds", type=float, default=20)
+    parser.add_argument("--seconds", type=float, default=20, help="training time of each loss")
     seconds = parser.parse_args().seconds
 
     check_loss(AlignUniform)
@@ -58,7 +58,7 @@ def main() -> None:
         )
         embedded = embedder.fit(images[:1297]).transform(images)
         knn = KNeighborsClassifier(20, metric="cosine").fit(embedded[:1297], labels[:1297])
-        print(f"20 nearest neighbours: {100 * knn.score(embedded[1297:], labels[1297:]):.1f} % right")
+        print(f"20 nearest neighbors: {100 * knn.score(embedded[1297:], labels[1297:]):.1f} % correct")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""SSLImageEmbedder: learn to embed images without labels."""
+"""SSLImageEmbedder, a transformer that learns to embed images without labels."""
 
 from __future__ import annotations
 
@@ -6,19 +6,21 @@ import functools
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from numpy.random import RandomState
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils import Tags, check_random_state
+from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted, validate_data
-from torch import Tensor, nn
+from skorch.callbacks import Callback
+from torch import nn
 
 from sklearn_ssl._checks import check_params
 from sklearn_ssl._filesystem import given_path, naming
+from sklearn_ssl._fit import Task, check_embeddings
 from sklearn_ssl._hardware.allocator import retain_freed_memory
 from sklearn_ssl._hardware.ambient import own_settings
 from sklearn_ssl._hardware.devices import resolve_compile, resolve_device, resolve_precision
@@ -26,15 +28,13 @@ from sklearn_ssl._hardware.forks import warn_if_forked
 from sklearn_ssl._images.inputs import ImageFormat, InputParser
 from sklearn_ssl._images.pixel_scale import PixelScale, evenly_spaced
 from sklearn_ssl._images.reader import Reader, make_reader, resolve_reader
-from sklearn_ssl._images.resize import resize_and_center
-from sklearn_ssl._images.sources import ConcatSource, Source, to_device
+from sklearn_ssl._images.sources import Source
 from sklearn_ssl._models.model_file import load_model, pack, save_model, unpack
 from sklearn_ssl._models.onnx import export_onnx
 from sklearn_ssl._networks.backbones import resolve_backbone
-from sklearn_ssl._networks.inference import InferenceNetwork, KeptNetwork, chunk_size, make_encoder
+from sklearn_ssl._networks.inference import InferenceNetwork, KeptNetwork, make_encoder
 from sklearn_ssl._networks.student import remove_compilation
 from sklearn_ssl._params import ComponentParamsMixin, hide_var_keyword
-from sklearn_ssl._prefetch import prefetch
 from sklearn_ssl._settings import (
     Settings,
     check_parameters,
@@ -42,42 +42,18 @@ from sklearn_ssl._settings import (
     resolve_backbone_name,
     resolve_settings,
 )
-from sklearn_ssl._training.assemble import build_student
-from sklearn_ssl._training.batches import TrainingSet
 from sklearn_ssl._training.checkpoint import Checkpoint
 from sklearn_ssl._training.interrupts import interrupt_held_back
-from sklearn_ssl._training.labels import check_is_target, class_numbers
-from sklearn_ssl._training.meter import REMEDY
-from sklearn_ssl._training.net import Outcome, SSLNet
-from sklearn_ssl._training.optimizers import optimizer_maker, resolve_optimizer
-from sklearn_ssl._training.progress import FitProgress, over_images
-from sklearn_ssl._training.resume import earlier_training, open_checkpoint, resume
-from sklearn_ssl._training.schedule import Schedule
-from sklearn_ssl._training.seeds import seeded_modules
-from sklearn_ssl._views.augmentation import OneByOne, is_drawn_once, make_augment, resolve_augment
-from sklearn_ssl._views.random_views import RandomViews
+from sklearn_ssl._training.net import Outcome
+from sklearn_ssl._training.optimizers import resolve_optimizer
+from sklearn_ssl._transform import embed
+from sklearn_ssl._views.augmentation import resolve_augment
 from sklearn_ssl._warnings import warn
-from sklearn_ssl.losses._adapters import loss_name, make_loss, resolve_loss
-from sklearn_ssl.losses._base import SSLLoss
+from sklearn_ssl.augment import Augment
+from sklearn_ssl.losses._adapters import make_loss, resolve_loss
 
 # Maximum number of unreadable images that a warning lists.
 MAX_LISTED = 5
-# Standard deviation between images, relative to the embeddings' norm, below which they have collapsed.
-COLLAPSE_THRESHOLD = 1e-2
-# Passes over the images below which `max_time` is said to have been short.
-FEW_PASSES = 3
-# Resolved settings that enter the fingerprint of a training.
-RESOLVED_IN_FINGERPRINT = (
-    "augment",
-    "backbone",
-    "image_size",
-    "lr",
-    "max_epochs",
-    "optimizer",
-    "precision",
-    "warmup",
-    "weight_decay",
-)
 
 
 class SSLImageEmbedder(
@@ -85,139 +61,155 @@ class SSLImageEmbedder(
 ):
     """Learn to embed images without labels.
 
-    `fit` trains a network so that random views of one image agree and the images stay apart, by whatever
-    method `loss` names; `transform` returns the backbone's features of each image, for a classifier with few
-    labels, for nearest neighbours, clustering or a map.
+    `fit` trains a backbone and a projector by self-supervised learning: random views of one image get similar
+    projections, and those of different images stay apart, by the method that `loss` names. `transform`
+    returns the backbone's features of each image, for a classifier trained on few labels, nearest neighbors,
+    clustering or a map.
 
-    Parameters are also found under nested names: ``loss__temperature`` is ``loss_params["temperature"]``, in
-    the constructor, `set_params` and grid searches; likewise ``backbone__``, ``augment__``, ``optimizer__``,
-    ``reader__``.
+    Nested names set single parameters of a component, in the constructor, `set_params` and searches:
+    ``loss__temperature`` is ``loss_params["temperature"]``; likewise ``backbone__``, ``augment__``,
+    ``optimizer__`` and ``reader__``.
 
     Parameters
     ----------
-    loss : str, class, instance or function, default="ntxent"
-        The learning method: a name (`sklearn_ssl.available_losses` lists them; "ntxent", "dcl" and "vicreg"
-        are built in), a subclass of `SSLLoss` or of `nn.Module` with ``forward(z1, z2)``, an instance of one
-        (copied), or a function ``f(z1, z2, *, temperature=0.1)``.
-    loss_params : dict, optional
-        Its hyperparameters, such as ``{"temperature": 0.1}``.
+    loss : str, type, SSLLoss, nn.Module or callable, default="ntxent"
+        Learning method: a name in `sklearn_ssl.available_losses` ("ntxent", "dcl" and "vicreg" are built in);
+        a subclass of `SSLLoss`, or of `nn.Module` with ``forward(z1, z2)``; an instance of one, which is
+        copied; or a function ``f(z1, z2, *, temperature=0.1)``.
+    loss_params : dict, default=None
+        Hyperparameters of the loss, such as ``{"temperature": 0.1}``; None: its defaults.
     backbone : str, nn.Module or callable, default="auto"
-        "auto": "resnet18", unless the loss names another. "vit": a vision transformer of the images' size.
-        Any torchvision classification model by name, a module (copied), or a factory that returns one.
-    backbone_params : dict, optional
-        For ResNets ``stem`` ("auto", "imagenet", "3x3", "3x3-pool", "3x3-stride2") and ``weights``, a
-        pretrained start; for "vit" ``patch`` (its side in pixels, "auto": about an eighth of the image's),
-        ``width`` (192), ``depth`` (6), ``heads`` ("auto": one for 64 of the width) and ``pooling`` of its
-        tokens ("mean" or "class"); for a factory, its keywords.
+        Network that maps images to features: "resnet18" or any other torchvision classification model;
+        "vit", a vision transformer for the size of the images; a module, which is copied; or a factory that
+        returns one. "auto": "resnet18", unless the loss requires another.
+    backbone_params : dict, default=None
+        Parameters of the backbone. ResNets have ``stem`` ("auto", "imagenet", "3x3", "3x3-pool",
+        "3x3-stride2") and ``weights`` (pretrained initial weights); "vit" has ``patch`` (side of a patch in
+        pixels; "auto": about an eighth of the image's side), ``width`` (192), ``depth`` (6), ``heads``
+        ("auto": one for each 64 of the width) and ``pooling`` ("mean" or "class"); a factory has its
+        keyword parameters.
     projector : tuple of int or nn.Module, default="auto"
-        Widths of the layers that turn features into projections, where the loss acts; thrown away after
-        training. "auto": as wide as the features, then 128, unless the loss says otherwise ("vicreg": three
-        times as wide as the features).
+        Widths of the layers that map features to the projections that the loss compares; not used by
+        `transform`. "auto": the width of the features, then 128, unless the loss sets others ("vicreg":
+        three times the width of the features).
     augment : str, Augment or callable, default="auto"
-        How views are drawn: "photo" (SimCLR's recipe), "symbols" (digits, glyphs: no flips), "overhead"
-        (satellite, microscopy: all flips and quarter turns), "none"; an instance of `sklearn_ssl.augment`,
-        such as ``Photo(crop=0.5)``; or ``f(images, generator)`` that returns
-        one view of each image (n, channels, height, width); or a transform of torchvision, which is applied
-        to each image by itself. Functions and transforms may draw from the generator or from the global ones
-        of torch, numpy and Python, which are seeded meanwhile. "auto": "photo" for three channels, else
-        "symbols".
-    augment_params : dict, optional
-        Strengths that differ from the preset's: ``{"blur": 0.5}``; see `sklearn_ssl.augment.Augment`.
-    image_shape : tuple of int, optional
-        (height, width) or (height, width, channels) of an image, where X has flat rows; with numpy's meaning
-        of -1.
-    image_size : int or (height, width), default="auto"
-        Resolution of the views. "auto": the images' own, at most 224 on the short side; for files, the median
-        short side of some of them, at most 224. Files are resized and centre-cropped to it.
-    reader : Reader, optional
-        Settings of reading images, such as ``Reader(on_error="skip")``; see `sklearn_ssl.Reader`.
-    reader_params : dict, optional
-        Settings that differ from those of `reader`:
-        ``reader__on_error="skip"`` goes on without files that cannot be read; ``reader__cache`` is a folder
-        for decoded images; ``reader__read`` a function of your own from a path to an array; also
-        ``reader__memory_limit``, ``reader__max_pixels``, ``reader__background``, ``reader__workers``: see
-        `sklearn_ssl.Reader`.
+        Random augmentation that draws the views: "photo" (SimCLR's), "symbols" (digits and glyphs: no
+        flips), "overhead" (satellite images and microscopy: all flips and quarter turns) or "none"; an
+        instance of a class in `sklearn_ssl.augment`, such as ``Photo(crop=0.5)``; a function ``f(images,
+        generator)`` that returns one view of each image (n, channels, height, width); or a transform of
+        torchvision, which is applied to each image separately. Functions and transforms may draw from the
+        generator, or from the global generators of torch, numpy and Python, which are seeded for them.
+        "auto": "photo" for three channels, else "symbols".
+    augment_params : dict, default=None
+        Strengths that differ from the preset's, such as ``{"blur": 0.5}``; see `sklearn_ssl.augment.Augment`.
+    image_shape : tuple of int, default=None
+        (height, width) or (height, width, channels) of the images if X has flat rows; one entry may be -1,
+        as in `numpy.reshape`.
+    image_size : int or tuple of int, default="auto"
+        Resolution of the views in pixels: the side, or (height, width). Images are resized and center-cropped
+        to it. "auto": the size of the images, with a short side of at most 224; for files, the median short
+        side of a sample of them, at most 224.
+    reader : Reader, default=None
+        Settings for reading images from files, such as ``Reader(on_error="skip")``; see `sklearn_ssl.Reader`.
+    reader_params : dict, default=None
+        Settings that differ from those of `reader`, such as ``{"on_error": "skip"}``.
     max_epochs : int, default="auto"
-        Passes over the images, in all. "auto": 100, unless the loss says otherwise; no limit with `max_time`.
-    max_time : float, optional
-        Seconds that `fit` may take: the learning rate anneals over the time, and training ends with it.
+        Total number of passes over the images. "auto": unlimited if `max_time` is given, else 100, unless
+        the loss sets another number.
+    max_time : float, default=None
+        Time limit of `fit` in seconds: the learning rate is annealed over this time. None: unlimited.
     batch_size : int, default=256
-        Images in a step; with fewer images than that, all of them.
+        Number of images in a training step; at most all images.
     micro_batches : int, default=1
-        Parts in which a batch goes through the network, one after the other: activations take the memory of
-        a part, while the loss still compares all images of the batch. Costs a further forward pass. The
-        gradient is that of the whole batch, with BatchNorm's statistics taken over each part. For losses
-        that use the network through `student(views)` alone, such as all built-in ones.
-    optimizer : {"muon", "adamw", "sgd"} or torch Optimizer class, default="auto"
-        "auto": "muon" (momentum with orthogonalized updates), unless the loss says otherwise.
-    optimizer_params : dict, optional
-        Its keywords, such as ``momentum``, ``betas``, ``clip_norm`` (largest norm of the gradient; off).
+        Number of parts of a batch that go through the network one after another, so that activations take
+        the memory of one part while the loss compares all images of the batch; costs a second forward pass.
+        The gradient is that of the whole batch, except that BatchNorm's statistics are those of each part.
+        For losses that use the network through ``student(views)`` only, such as all built-in ones.
+    optimizer : {"auto", "muon", "adamw", "sgd"} or type, default="auto"
+        Optimizer, or a torch Optimizer class. "auto": "muon" (momentum with orthogonalized updates), unless
+        the loss sets another.
+    optimizer_params : dict, default=None
+        Parameters of the optimizer, such as ``momentum``, ``betas`` and ``clip_norm`` (maximum norm of the
+        gradient; None: no clipping).
     lr : float, default="auto"
-        Peak learning rate. "auto": 8e-3 for "muon", 2e-3 for "adamw", 0.06 for "sgd", unless
-        the loss says otherwise, each times batch size / 256. An optimizer class needs a number.
+        Peak learning rate. "auto": 8e-3 for "muon", 2e-3 for "adamw", 0.06 for "sgd", unless the loss sets
+        another, times batch size / 256. An optimizer class needs a number.
     weight_decay : float, default="auto"
-        Of weights; biases and norms have none. "auto": 1e-2 for "muon" and "adamw", 5e-4 for "sgd", 0 for
-        an optimizer class, unless the loss says otherwise.
+        Weight decay, which biases and normalization layers are exempt from. "auto": 1e-2 for "muon" and
+        "adamw", 5e-4 for "sgd", 0 for an optimizer class, unless the loss sets another.
     warmup : float, default="auto"
-        Share of the training in which the learning rate rises; then it falls as half a cosine. "auto": 0.05.
+        Fraction of the training used for linear warm-up of the learning rate, before cosine decay to zero.
+        "auto": 0.05, unless the loss sets another.
     device : str or torch.device, default="auto"
-        "auto": CUDA where there is one, else the CPU.
-    precision : {"bf16", "float32"}, default="auto"
-        "auto": bfloat16 where the device is fast in it (CUDA from compute capability 8 on, CPUs with AMX or
-        AVX512-BF16), else float32. "float32" when asked for also makes `transform` exact: the encoder's own
-        operations, none merged; products in training on CUDA may use TF32.
+        Device of training and inference. "auto": CUDA if available, else the CPU.
+    precision : {"auto", "bf16", "float32"}, default="auto"
+        Precision of the network. "auto": bfloat16 where the device is fast in it (CUDA with compute
+        capability 8 or higher, CPUs with AMX or AVX512-BF16), else float32. With an explicit "float32",
+        `transform` runs the encoder's own operations, unfused; training on CUDA may use TF32.
     compile : bool, default=False
-        Compile the backbone with `torch.compile`, in `fit` and `transform`: takes a minute or so at first,
-        and makes each step faster (`benchmarks/train.py`), which pays in long fits. Where there is no
-        compiler, a warning says so and the network runs as it is.
-    callbacks : list of skorch callbacks, optional
-        They see the training as any skorch callback does; each epoch's "train_loss" and further terms are in
-        the net's history.
-    checkpoint : path, optional
-        A folder in which the training is kept, in a file for each combination of parameters and images. A
-        later `fit` with the same ones goes on from it, in another process too and in mid-epoch, to the very
-        weights of a training without a break (on a CPU, with `max_epochs`); a finished training is taken
-        from it as it is, unless `random_state` is None. Written after every epoch, and every five minutes in
-        its middle, but taking a tenth of the time at most; about three times as large as the network.
-        Callbacks begin anew.
+        Whether to compile the backbone with `torch.compile`, in `fit` and `transform`: takes about a minute
+        at the start and makes each step faster, which pays off in long fits. Without a compiler there is a
+        warning, and the network runs uncompiled.
+    callbacks : list of skorch callbacks, default=None
+        Callbacks of the training. The net's history has "train_loss" and the loss's other terms of each
+        epoch.
+    checkpoint : str or path-like, default=None
+        Folder in which the training is saved, in one file for each combination of parameters and images. A
+        later `fit` with the same ones continues from it, in another process too and in the middle of an
+        epoch, with the same results as without the interruption (on a CPU, with `max_epochs`). A finished
+        training is loaded from it, unless `random_state` is None. The file is written after every epoch and
+        every five minutes, in at most a tenth of the time, and is about three times as large as the network.
+        Callbacks start anew.
     warm_start : bool, default=False
-        With a larger `max_epochs` (or `max_time`), the next `fit` trains the difference; the learning rate
-        goes on where the longer schedule is at that epoch.
+        Whether a `fit` with a larger `max_epochs` (or `max_time`) continues the last one and trains the
+        difference, at the learning rate of the longer schedule.
     random_state : int, RandomState or None, default=None
-        An int makes fits repeatable: bit for bit on the same device, precision and number of threads. With
-        None each fit draws anew, and only an interrupted one goes on from its `checkpoint`.
+        Seed of the initial weights, views and batches. With an int, fits are repeatable: bit for bit on the
+        same device, precision and number of threads. With None every fit is drawn anew, and only an
+        interrupted one is continued from its `checkpoint`.
     verbose : int, default=0
-        1: a progress bar with images/s and time left, in long transforms too.
+        1: show a progress bar with images per second and the remaining time, in `transform` too.
 
     Attributes
     ----------
     encoder_ : nn.Sequential
-        Pixels as the user gives them -> embeddings: standardisation, then the backbone; in eval mode. A plain
-        module for fine-tuning.
+        Module that maps pixels, as given to `fit`, to embeddings: standardization, then the backbone, in eval
+        mode. It can be fine-tuned as any module.
     history_ : list of dict
-        For each epoch: epoch, train_loss and the loss's other terms, lr, dur (seconds), images_per_second.
+        For each epoch: "epoch", "train_loss" and the loss's other terms, "lr", "dur" (seconds) and
+        "images_per_second".
     n_iter_ : int
-        Epochs trained, a begun one included.
-    image_shape_ : tuple
+        Number of epochs trained, including one that was begun.
+    image_shape_ : tuple of int
         (height, width, channels) of the images.
+    image_size_ : tuple of int
+        (height, width) of the views, in pixels.
     n_features_in_ : int
-        Their product; not for files.
+        Number of pixel values of an image; undefined for files.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Names of the columns; defined only if X has string column names.
     skipped_ : dict of int to str
-        With ``reader__on_error="skip"``, the positions of the images that could not be read (those of
-        `X_unlabeled` follow those of X), and why.
-    image_size_, batch_size_, backbone_, projector_, augment_, optimizer_, lr_, weight_decay_, warmup_, \
-max_epochs_, device_, precision_, compile_
-        What was used where "auto" was given, and elsewhere.
+        Positions of the images that could not be read, with the reason, if ``reader__on_error="skip"``;
+        images of `X_unlabeled` are numbered after those of X.
+    backbone_, projector_, augment_, optimizer_, lr_, weight_decay_, warmup_, max_epochs_, batch_size_, \
+device_, precision_, compile_ : object
+        Resolved values of these parameters.
+
+    See Also
+    --------
+    sklearn_ssl.load : Load an embedder from a file.
+    sklearn_ssl.available_losses : List the available losses.
+    sklearn_ssl.param_grid : Make a grid for a search over several losses.
 
     Notes
     -----
-    The defaults were chosen by `benchmarks/defaults.py` (figures in `docs/lab_notes.md`): the three
-    built-in losses on scikit-learn's digits and on CIFAR-10, trained for minutes on a CPU. Long trainings on
-    a GPU may want a larger projector and batch.
+    The defaults were chosen with `benchmarks/defaults.py` (figures in `docs/lab_notes.md`), by the three
+    built-in losses on scikit-learn's digits and on CIFAR-10, in minutes of training on a CPU. Long trainings
+    on a GPU may profit from a larger projector and batch.
 
-    Pixel values: uint8 is divided by 255; other types are used as they are if they lie in [0, 1], else scaled
-    by their 0.1 and 99.9 percentiles over the training images, without clipping or rounding. Then each
-    channel is standardised.
+    Pixel values of type uint8 are divided by 255. Those of other types are used as they are if they lie in
+    [0, 1], and otherwise scaled by their 0.1 and 99.9 percentiles over the training images, without clipping
+    or rounding. Then each channel is standardized.
 
     Examples
     --------
@@ -240,34 +232,42 @@ max_epochs_, device_, precision_, compile_
     @hide_var_keyword
     def __init__(
         self,
-        loss: Any = "ntxent",
+        # Method
+        loss: str | type[nn.Module] | nn.Module | Callable = "ntxent",
         *,
-        loss_params: dict | None = None,
-        backbone: Any = "auto",
-        backbone_params: dict | None = None,
-        projector: Any = "auto",
-        augment: Any = "auto",
-        augment_params: dict | None = None,
+        loss_params: dict[str, Any] | None = None,
+        # Network
+        backbone: str | nn.Module | Callable = "auto",
+        backbone_params: dict[str, Any] | None = None,
+        projector: str | Sequence[int] | nn.Module = "auto",
+        # Views
+        augment: str | Augment | Callable = "auto",
+        augment_params: dict[str, Any] | None = None,
+        # Images
         image_shape: tuple[int, ...] | None = None,
-        image_size: Any = "auto",
+        image_size: int | tuple[int, int] | str = "auto",
         reader: Reader | None = None,
-        reader_params: dict | None = None,
+        reader_params: dict[str, Any] | None = None,
+        # Length and size of the training
         max_epochs: int | str = "auto",
         max_time: float | None = None,
         batch_size: int = 256,
         micro_batches: int = 1,
-        optimizer: Any = "auto",
-        optimizer_params: dict | None = None,
+        # Optimizer
+        optimizer: str | type[torch.optim.Optimizer] = "auto",
+        optimizer_params: dict[str, Any] | None = None,
         lr: float | str = "auto",
         weight_decay: float | str = "auto",
         warmup: float | str = "auto",
-        device: Any = "auto",
+        # Machine
+        device: str | torch.device = "auto",
         precision: str = "auto",
         compile: bool = False,
-        callbacks: Sequence | None = None,
-        checkpoint: Any = None,
+        # Life cycle
+        callbacks: Sequence[Callback] | None = None,
+        checkpoint: str | os.PathLike | None = None,
         warm_start: bool = False,
-        random_state: Any = None,
+        random_state: int | RandomState | None = None,
         verbose: int = 0,
         **nested: Any,
     ):
@@ -304,143 +304,136 @@ max_epochs_, device_, precision_, compile_
     # ------------------------------------------------------------------ fit
 
     def fit(self, X: Any, y: Any = None, *, X_unlabeled: Any = None) -> SSLImageEmbedder:
-        """Learn from images, without labels.
+        """Train the network on images, without labels.
 
         Parameters
         ----------
         X : images
-            Array of shape (n_images, height, width) or (n_images, height, width, channels); rows of
-            shape (n_images, height * width * channels) with `image_shape`; torch tensor of shape
-            (n_images, channels, height, width); list of PIL images, or of arrays of one size; list, array or
-            column of paths; a folder, whose image files are taken in the order of `sklearn_ssl.list_images`;
-            torch dataset of images, or of tuples that begin with one. Arrays that are mapped into memory
-            (``np.load(path, mmap_mode="r")``) are read when they are needed where they are large.
-        y : array-like of shape (n_images,), optional
-            Ignored, unless the loss uses labels: then classes, with -1, NaN or None for unlabeled.
-        X_unlabeled : images, optional
-            Further images to learn from, in any accepted form. (In a grid search, scikit-learn splits
-            whatever has as many entries as X along with X: then give one image more or less.)
+            Array of shape (n_images, height, width) or (n_images, height, width, channels); rows of shape
+            (n_images, height * width * channels) with `image_shape`; torch tensor of shape (n_images,
+            channels, height, width); list of PIL images, or of arrays of one size; list, array or column of
+            paths; a folder, whose image files are read in the order of `sklearn_ssl.list_images`; a map-style
+            torch dataset of images, or of tuples that begin with one. Large memory-mapped arrays
+            (``np.load(path, mmap_mode="r")``) are read batch by batch.
+        y : array-like of shape (n_images,), default=None
+            Class labels, with -1, NaN or None for unlabeled; ignored unless the loss uses labels.
+        X_unlabeled : images, default=None
+            Additional images to learn from, in any accepted form. (scikit-learn's searches split whatever has
+            the same length as X along with X: there, give one image more or less.)
 
         Returns
         -------
         self : SSLImageEmbedder
+            Fitted estimator.
 
         Raises
         ------
         ValueError
-            A parameter or an image is not what it should be; the estimator is then as before.
+            If a parameter or an image is invalid; the estimator is then left unchanged.
         FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError
-            A path leads to no image, or a folder cannot be read.
+            If a path leads to no image, or a folder cannot be read.
         FloatingPointError
-            The loss became infinite or not a number.
+            If the loss, a weight or an embedding becomes infinite or NaN.
         OSError
-            The checkpoint cannot be written: before the training, or in its course; then the model so far is
-            kept.
+            If the checkpoint cannot be written: before the training, or during it; then the model is kept as
+            trained so far.
         KeyboardInterrupt
-            On Ctrl-C, after the step in hand (a second one: at once); the model so far is kept, with a
-            warning, and `warm_start=True` goes on from it.
+            On Ctrl-C, after the current step (on a second Ctrl-C at once). The model is kept as trained so
+            far, with a warning, and a `fit` with ``warm_start=True`` continues the training.
         """
         started = time.monotonic()
         warn_if_forked()
         with _unchanged_on_error(self), own_settings(), retain_freed_memory():
-            source, loss = self._open(X, X_unlabeled)
-            check_is_target(y, len(source.first) if isinstance(source, ConcatSource) else len(source))
-            labels = class_numbers(y, len(source), loss_name(self.loss)) if loss.uses_labels else None
-            checkpoint = self._checkpoint(source, labels)
-            net = self._make_net(loss, source, checkpoint)
-            images = TrainingSet(to_device(source, self.device_), labels)
+            task = self._open(X, X_unlabeled)
+            labels = task.labels_of(y)
+            task.warn_if_drawn_once()
+            checkpoint = task.open_checkpoint(labels)
+            net, self.projector_, self._n_features_out = task.make_net(checkpoint)
+            images = task.training_set(labels)
             with interrupt_held_back() as interrupt:
                 outcome = net.train(images, started, interrupt)
-                self._store(outcome, source)
+                self._store(outcome, task)
         self._raise_pending(outcome, checkpoint, interrupt.asked_for)
         return self
 
     def transform(self, X: Any, *, out: np.ndarray | None = None) -> np.ndarray:
-        """Embed images: the backbone's features of each, in evaluation mode, without augmentation.
+        """Embed images: return the backbone's features of each, in eval mode and without augmentation.
 
         Parameters
         ----------
         X : images
-            In any form that `fit` takes, of the fitted size and channel count; files, PIL images of several
-            sizes and datasets are resized.
-        out : ndarray of shape (n_images, n_features_out), float32, optional
-            Where to write, such as a memory map for more embeddings than memory holds
-            (``np.lib.format.open_memmap``).
+            Images in any form that `fit` accepts, of the size and number of channels that it was given;
+            files, lists of PIL images and datasets are resized.
+        out : ndarray of shape (n_images, n_features_out), float32, default=None
+            Array to write to, such as a memory map for embeddings that exceed the memory
+            (``np.lib.format.open_memmap``). None: a new array.
 
         Returns
         -------
         embeddings : ndarray of shape (n_images, n_features_out), float32
-            A row does not depend on the other images in the call. With ``reader__on_error="skip"``, rows of
-            images that cannot be read are NaN.
-        """
-        check_is_fitted(self)
-        with own_settings():
-            source = self._open_for_inference(X)
-        if out is not None:
-            _check_out(out, (len(source), self._n_features_out))
-        begin = 0
-        for rows in self._embed(source, verbose=self.verbose):
-            if out is None:
-                out = np.empty((len(source), rows.shape[1]), np.float32)
-            out[begin : begin + len(rows)] = rows.numpy()
-            begin += len(rows)
-        if source.bad:
-            out[list(source.bad)] = np.nan
-            warn(_bad_images_message(source, "have rows of NaN"))
-        return out
-
-    def transform_batches(self, X: Any) -> Iterator[np.ndarray]:
-        """`transform`, some rows at a time: for more images and embeddings than memory holds.
-
-        Parameters
-        ----------
-        X : images
-            As for `transform`.
-
-        Yields
-        ------
-        embeddings : ndarray of shape (some, n_features_out), float32
-            In the order of X.
-        """
-        check_is_fitted(self)
-        with own_settings():
-            source = self._open_for_inference(X)
-        return self._array_batches(source)
-
-    def _array_batches(self, source: Source) -> Iterator[np.ndarray]:
-        begin = 0
-        for rows in self._embed(source, verbose=self.verbose):
-            # A list of them: the next images are being read meanwhile.
-            bad = [position - begin for position in list(source.bad)]
-            bad = [row for row in bad if 0 <= row < len(rows)]
-            begin += len(rows)
-            array = rows.numpy()
-            array[bad] = np.nan
-            yield array
-        if source.bad:
-            warn(_bad_images_message(source, "have rows of NaN"))
-
-    def save(self, path: str | os.PathLike) -> None:
-        """Write what `transform` needs into one file, for `sklearn_ssl.load`: safetensors, without code.
-
-        Parameters
-        ----------
-        path : path-like
-            Conventionally ends in ".safetensors". The file is written whole or not at all; one that was there
-            keeps its permissions, and a link goes on to lead to it.
+            Embeddings. A row does not depend on the other images in the call. With
+            ``reader__on_error="skip"``, rows of images that cannot be read are NaN.
 
         Raises
         ------
         ValueError
-            `encoder_` was given other layers since the fit.
+            If an image or `out` is invalid.
+        """
+        check_is_fitted(self)
+        source = self._open_for_inference(X)
+        shape = (len(source), self._n_features_out)
+        if out is not None and (out.shape != shape or out.dtype != np.float32):
+            raise ValueError(f"out is {out.dtype} of shape {out.shape}: give float32 of shape {shape}.")
+        begin = 0
+        for rows in self._batches(source):
+            if out is None:  # as wide as the embeddings: `encoder_` may have been given other layers
+                out = np.empty((len(source), rows.shape[1]), np.float32)
+            out[begin : begin + len(rows)] = rows
+            begin += len(rows)
+        return out
+
+    def transform_batches(self, X: Any) -> Iterator[np.ndarray]:
+        """Embed images in batches, for images and embeddings that exceed the memory.
+
+        Parameters
+        ----------
+        X : images
+            As in `transform`.
+
+        Yields
+        ------
+        embeddings : ndarray of shape (n_batch, n_features_out), float32
+            Embeddings of consecutive images.
+        """
+        check_is_fitted(self)
+        return self._batches(self._open_for_inference(X))
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Save the fitted embedder to one file, which `sklearn_ssl.load` reads.
+
+        Parameters
+        ----------
+        path : path-like
+            Path of the file, usually ending in ".safetensors". An existing file is replaced in one step, and
+            keeps its permissions; a symbolic link is followed.
+
+        Raises
+        ------
+        ValueError
+            If layers of `encoder_` have been replaced since the fit.
         OSError
-            The file cannot be written.
+            If the file cannot be written.
+
+        See Also
+        --------
+        sklearn_ssl.load : Load the embedder.
 
         Notes
         -----
-        The file has the encoder's weights, all parameters and fitted attributes that are plain values, and a
-        checksum (SHA-256) of them all. Parameters that are objects, such as a function as `augment` or
-        callbacks, are left out, and named when it is loaded. What a warm start would need is not in it.
+        The file has the safetensors format and contains no code: the encoder's weights under their own names,
+        all parameters and fitted attributes that are plain values, and a checksum (SHA-256). Parameters that
+        are objects, such as callbacks or a function as `augment`, are omitted, and `load` lists them.
+        The state of the training, which a warm start needs, is not saved.
         """
         check_is_fitted(self)
         path = given_path("path", path)
@@ -448,24 +441,26 @@ max_epochs_, device_, precision_, compile_
             save_model(self, path)
 
     def to_onnx(self, path: str | os.PathLike) -> None:
-        """Write the encoder for ONNX runtimes: images in, embeddings out, for any number of images.
+        """Export the encoder to ONNX, for any number of images.
 
         Parameters
         ----------
         path : path-like
-            Conventionally ends in ".onnx".
+            Path of the file, usually ending in ".onnx".
 
         Raises
         ------
         ImportError
-            onnx or onnxscript is not installed: ``pip install "sklearn-ssl[onnx]"``.
+            If onnx or onnxscript is not installed: ``pip install "sklearn-ssl[onnx]"``.
+        OSError
+            If the file cannot be written.
 
         Notes
         -----
-        The input "images" is float32 of shape (n, channels, height, width), of the size `image_size_` and in
-        the units that `fit` was given (0 to 255 for uint8): standardisation is inside, resizing is not. The
-        output "embeddings" is float32 of shape (n, n_features_out), as `transform` makes it with
-        ``precision="float32"``, to some 1e-5.
+        The input "images" is float32 of shape (n, channels, height, width), of size `image_size_` and in the
+        units given to `fit` (0 to 255 for uint8): standardization is included, resizing is not. The output
+        "embeddings" is float32 of shape (n, n_features_out) and equals that of `transform` with
+        ``precision="float32"`` up to rounding, about 1e-5.
         """
         check_is_fitted(self)
         path = given_path("path", path)
@@ -474,7 +469,7 @@ max_epochs_, device_, precision_, compile_
 
     # ------------------------------------------------------------------ steps of fit
 
-    def _open(self, X: Any, X_unlabeled: Any = None) -> tuple[Source, SSLLoss]:
+    def _open(self, X: Any, X_unlabeled: Any = None) -> Task:
         """Check parameters and images, and store what depends on them: format, settings, pixel scale."""
         for slot in self._component_slots:
             given = check_params(f"{slot}_params", getattr(self, f"{slot}_params"))
@@ -485,10 +480,13 @@ max_epochs_, device_, precision_, compile_
             vars(self).pop(name, None)
         source, images = self._parser().open_for_training(X, X_unlabeled)
         loss = make_loss(self.loss, self.loss_params or {})
-        self._store_settings(images, resolve_settings(params, loss, len(source), source.channels))
-        if self._earlier_state() is None:
+        settings = resolve_settings(params, loss, len(source), source.channels)
+        self._store_settings(images, settings)
+        state = getattr(self, "_training_state", None) if self.warm_start else None
+        if state is None:
             self._pixels = PixelScale.of(source)
-        return source, loss
+        history = getattr(self, "history_", None)
+        return Task(params, loss, source, images, settings, self._pixels, state, history)
 
     def _store_settings(self, images: ImageFormat, settings: Settings) -> None:
         self._images = images
@@ -507,85 +505,8 @@ max_epochs_, device_, precision_, compile_
             validate=functools.partial(validate_data, self),
         )
 
-    def _earlier_state(self) -> dict[str, Any] | None:
-        """Return the state that a warm start goes on from."""
-        return getattr(self, "_training_state", None) if self.warm_start else None
-
-    def _checkpoint(self, source: Source, labels: Tensor | None) -> Checkpoint | None:
-        resolved = {name: getattr(self, f"{name}_") for name in RESOLVED_IN_FINGERPRINT}
-        return open_checkpoint(self.get_params(deep=False), resolved, source, labels, self._earlier_state())
-
-    def _make_net(self, loss: SSLLoss, source: Source, checkpoint: Checkpoint | None = None) -> SSLNet:
-        """Make everything that training needs, at its start or where an earlier one goes on."""
-        self._warn_if_drawn_once(source)
-        state = self._earlier_state()
-        earlier, from_checkpoint = earlier_training(
-            checkpoint,
-            state,
-            getattr(self, "history_", []),
-            stopped_by_callbacks=bool(self.callbacks),
-            drawn_anew=self.random_state is None and state is None,
-        )
-        # An instance of RandomState moves on, as in the fit whose training is in the checkpoint.
-        drawn = _draw_seed(self.random_state) if earlier is None or from_checkpoint else None
-        seed = earlier["training"]["seed"] if earlier else drawn
-        with seeded_modules(seed) as generator:
-            student, self.projector_, self._n_features_out = build_student(
-                loss,
-                self.backbone_,
-                self.backbone_params or {},
-                self.projector_,
-                self._images,
-                precision=self.precision_,
-                n_samples=len(source),
-                batch_size=self.batch_size_,
-                generator=generator,
-                loss_name=loss_name(self.loss),
-                loss_params=self.loss_params or {},
-            )
-        net = SSLNet(
-            student,
-            loss,
-            loss_name=loss_name(self.loss),
-            make_optimizer=optimizer_maker(self.optimizer_, self.optimizer_params or {}, self.device_),
-            weight_decay=self.weight_decay_,
-            schedule=Schedule(self.max_epochs_, self.max_time, self.lr_, self.warmup_),
-            draw_views=self._make_views(),
-            pixels=self._pixels,
-            seed=seed,
-            batch_size=self.batch_size_,
-            micro_batches=self.micro_batches,
-            compile=self.compile_,
-            device=self.device_,
-            callbacks=[
-                *(self.callbacks or []),
-                *([FitProgress(loss_name(self.loss))] if self.verbose else []),
-                *([checkpoint] if checkpoint else []),
-            ],
-        ).initialize()
-        return resume(net, earlier, checkpoint) if earlier else net
-
-    def _make_views(self) -> RandomViews:
-        """Make what draws the views of an image, in the pixels' unit values."""
-        augment = make_augment(self.augment_, self.augment_params or {})
-        pixels = self._pixels
-        return RandomViews(augment, self.image_size_, pixels.mean, pixels.std, clamp=pixels.bounded)
-
-    def _warn_if_drawn_once(self, source: Source) -> None:
-        """Warn of an `augment` that draws for the batch what is meant for an image."""
-        augment = make_augment(self.augment_, self.augment_params or {})
-        if not callable(augment) or isinstance(augment, OneByOne):
-            return
-        image = self._pixels.to_unit(source.batch(torch.tensor([0])))[0]
-        if is_drawn_once(augment, image):
-            warn(
-                "augment draws once for all images of a batch: copies of an image come out equal. Let it "
-                "draw for each image; a transform of torchvision is applied to each as augment=transform, "
-                "without a function around it."
-            )
-
-    def _store(self, outcome: Outcome, source: Source) -> None:
-        """Store the encoder and its history; the rest is thrown away, unless training may go on."""
+    def _store(self, outcome: Outcome, task: Task) -> None:
+        """Store the encoder and its history, and the state of a training that may go on."""
         if outcome.steps == 0:
             raise KeyboardInterrupt
         encoder = make_encoder(self._pixels, remove_compilation(outcome.student.backbone))
@@ -595,14 +516,17 @@ max_epochs_, device_, precision_, compile_
         self.n_iter_ = outcome.epochs
         may_go_on = self.warm_start or outcome.end == "interrupted" or outcome.error
         self._training_state = outcome.state if may_go_on else None
-        self._check_embeddings(outcome.student.projector, source)
-        self._warn_if_short(outcome)
+        network = self._network(task.settings.device)
+        some = evenly_spaced(len(task.source), 256)
+        embeddings = torch.cat(list(embed(network, task.source, self.image_size_, index=some)))
+        check_embeddings(embeddings, outcome.student.projector, task.settings)
+        task.warn_if_short(outcome)
         self.skipped_ = outcome.skipped
-        if source.bad:
-            warn(_bad_images_message(source, "were left out"))
+        if task.source.bad:
+            warn(_bad_images_message(task.source, "were left out"))
 
     def _raise_pending(self, outcome: Outcome, checkpoint: Checkpoint | None, interrupted: bool) -> None:
-        """Raise the interruption or the error that ended the training, now that the model is kept."""
+        """Raise the interruption or the error that ended the training, after the model was stored."""
         if outcome.end == "interrupted":
             written = checkpoint and not outcome.error
             file = f", or as before: it then goes on from {checkpoint.path}" if written else ""
@@ -615,40 +539,9 @@ max_epochs_, device_, precision_, compile_
         if outcome.error:
             raise outcome.error
 
-    def _check_embeddings(self, projector: nn.Module, source: Source) -> None:
-        """Refuse embeddings that are not finite, and warn of those that are all alike."""
-        embeddings = torch.cat(list(self._embed(source, evenly_spaced(len(source), 256))))
-        if not embeddings.isfinite().all():
-            raise FloatingPointError(
-                f"The embeddings became infinite or not a number, at a peak lr of {self.lr_:.3g}. {REMEDY}"
-            )
-        with torch.no_grad():
-            projections = projector.eval()(embeddings.to(self.device_)).cpu()
-        for name, vectors in {"embedding": embeddings, "projection": projections}.items():
-            spread = _relative_spread(vectors)
-            if spread < COLLAPSE_THRESHOLD:
-                warn(
-                    f"The {name} has collapsed: the images' {name}s differ by {spread:.1e} of their size. "
-                    f"Try a lower lr, another loss, a larger batch_size, or a stronger augment.",
-                    ConvergenceWarning,
-                )
-                break  # where embeddings are alike, so are projections
-
-    def _warn_if_short(self, outcome: Outcome) -> None:
-        """Warn where `max_time` has ended a training after a few passes over the images."""
-        enough = min(FEW_PASSES, self.max_epochs_ or FEW_PASSES)
-        if self.max_time is not None and outcome.end == "schedule" and outcome.passes < enough:
-            warn(
-                f"max_time={self.max_time} ended the fit after {outcome.passes:.2g} passes over the images, "
-                f"at {self.history_[-1]['images_per_second']:,.0f} images/s: that may be too few to learn "
-                f"from. Give it more time, a smaller image_size or backbone, or a machine with less other "
-                f"work.",
-                ConvergenceWarning,
-            )
-
     # ------------------------------------------------------------------ parameters of components
 
-    # "auto" takes the parameters of the backbone that the loss asks for.
+    # With "auto", the parameters are those of the backbone that the loss requires.
 
     def _component(self, slot: str, chosen: Mapping[str, Any]) -> Any:
         if slot == "backbone":
@@ -665,38 +558,32 @@ max_epochs_, device_, precision_, compile_
             super()._check_names(slot, names, chosen)
         except ValueError:
             if slot == "backbone" and is_auto(chosen["backbone"]):
-                resolve_loss(chosen["loss"])  # where it is not there, that is what to say
+                resolve_loss(chosen["loss"])  # an unknown loss is the cause: its error is the one to raise
             raise
 
     # ------------------------------------------------------------------ steps of transform
 
+    @own_settings()
     def _open_for_inference(self, X: Any) -> Source:
         return self._parser().open_for_inference(X, self._images, self._pixels)
 
-    def _embed(self, source: Source, index: Tensor | None = None, verbose: int = 0) -> Iterator[Tensor]:
-        """Embeddings of the images numbered `index` (None: all), some rows of n_features_out at a time."""
-        warn_if_forked()
-        index = torch.arange(len(source), device="cpu") if index is None else index
-        device = self._inference_device()
-        network = self._network(device)
-        chunk = chunk_size(self.image_size_, device)
-        batches = _read_batches(source, index.split(chunk), device)
-        with closing(batches), retain_freed_memory():
-            for images in over_images(batches, len(index), verbose):
-                yield self._embed_chunk(network, images.to(device, non_blocking=True), chunk)
-
-    @own_settings()
-    @torch.inference_mode()
-    def _embed_chunk(self, network: InferenceNetwork, images: Tensor, chunk: int) -> Tensor:
-        """One chunk, padded to the size of every other: a row never depends on its neighbours."""
-        n = len(images)
-        images = resize_and_center(images.to(torch.float32), self.image_size_)
-        padded = torch.cat([images, images.new_zeros(chunk - n, *images.shape[1:])])
-        return network(padded.contiguous(memory_format=torch.channels_last))[:n].cpu()
+    def _batches(self, source: Source) -> Iterator[np.ndarray]:
+        """Yield the embeddings, a chunk at a time, with rows of NaN for images that cannot be read."""
+        begin = 0
+        network = self._network(self._inference_device())
+        for rows in embed(network, source, self.image_size_, verbose=self.verbose):
+            # A copy of the positions: a thread reads the next images meanwhile, and may add some.
+            bad = [position - begin for position in list(source.bad)]
+            array = rows.numpy()
+            array[[row for row in bad if 0 <= row < len(rows)]] = np.nan
+            begin += len(rows)
+            yield array
+        if source.bad:
+            warn(_bad_images_message(source, "have rows of NaN"))
 
     @own_settings()
     def _network(self, device: torch.device) -> InferenceNetwork:
-        """Made at the first call, and anew when somebody has trained `encoder_` further."""
+        """Return the network of `transform`, made at the first call and after a change of `encoder_`."""
         kept = vars(self).setdefault("_kept_network", KeptNetwork())
         return kept.of(
             self.encoder_,
@@ -707,7 +594,7 @@ max_epochs_, device_, precision_, compile_
         )
 
     def _inference_device(self) -> torch.device:
-        """The training device, or on a machine without it the best there is."""
+        """Return the training device, or the best available one on a machine without it."""
         try:
             return resolve_device(self.device_)
         except ValueError:
@@ -716,7 +603,7 @@ max_epochs_, device_, precision_, compile_
     # ------------------------------------------------------------------ scikit-learn's protocol
 
     def __getstate__(self) -> dict:
-        return pack(super().__getstate__())  # so that a machine without the training device can unpickle it
+        return pack(super().__getstate__())  # unpickles on machines without the training device
 
     def __setstate__(self, state: dict) -> None:
         super().__setstate__(unpack(state))
@@ -730,70 +617,47 @@ max_epochs_, device_, precision_, compile_
 
 
 def load(path: str | os.PathLike, *, backbone: nn.Module | Callable | None = None) -> SSLImageEmbedder:
-    """A fitted embedder from a file that `SSLImageEmbedder.save` wrote; nothing in the file is executed.
+    """Load a fitted embedder from a file, without executing anything in it.
 
     Parameters
     ----------
     path : path-like
         File written by `SSLImageEmbedder.save`.
-    backbone : nn.Module, class or factory, optional
-        What was given as `backbone` to the embedder, where that was no name.
+    backbone : nn.Module, type or callable, default=None
+        Module, class or factory that was given as `backbone` to the embedder; None if that was a name.
 
     Returns
     -------
     SSLImageEmbedder
-        On the CPU; `transform` uses the device of the training where there is one. The loss need not be
-        installed, except for another `fit`.
+        Fitted embedder, on the CPU; `transform` uses the device of the training if available. The loss need
+        not be installed, except for another `fit`.
 
     Raises
     ------
     ValueError
-        The file is damaged, of a later version, no model, or needs `backbone`.
+        If the file is damaged, not a model, written by a later version, or requires `backbone`.
     OSError
-        The file cannot be read.
+        If the file cannot be read.
+
+    See Also
+    --------
+    SSLImageEmbedder.save : Save an embedder to a file.
     """
     path = given_path("path", path)
     with own_settings(), naming("path", path):
         return load_model(SSLImageEmbedder, path, backbone)
 
 
-def _read_batches(source: Source, parts: Sequence[Tensor], device: torch.device) -> Iterator[Tensor]:
-    """The images of each part; where reading takes time, a thread reads while the network runs."""
-    read = functools.partial(_read, source, pinned=device.type == "cuda")
-    return prefetch(read, parts) if source.lazy or device.type == "cuda" else (read(part) for part in parts)
-
-
-def _read(source: Source, index: Tensor, *, pinned: bool) -> Tensor:
-    images = source.batch(index)
-    return images.pin_memory() if pinned else images  # so that the copy to the GPU waits for nothing
-
-
-def _check_out(out: np.ndarray, shape: tuple[int, int]) -> None:
-    if out.shape != shape or out.dtype != np.float32:
-        raise ValueError(f"out is {out.dtype} of shape {out.shape}: give float32 of shape {shape}.")
-
-
 def _bad_images_message(source: Source, what: str) -> str:
-    """Return one sentence on all images that could not be read."""
+    """Return a sentence that lists the first images that could not be read."""
     bad = [source.bad[position] for position in sorted(source.bad)]
     more = f"; and {len(bad) - MAX_LISTED} more" if len(bad) > MAX_LISTED else ""
     return f"{len(bad)} of {len(source)} images {what}: {'; '.join(bad[:MAX_LISTED])}{more}."
 
 
-def _relative_spread(vectors: Tensor) -> float:
-    """Standard deviation between vectors (n, d), as a share of their size; 0 where all are zero."""
-    size = vectors.square().mean(dim=0).sum().sqrt()
-    spread = vectors.std(dim=0, correction=0).norm() / size.clamp(min=torch.finfo(torch.float32).tiny)
-    return spread.item()
-
-
-def _draw_seed(random_state: Any) -> int:
-    return int(check_random_state(random_state).randint(2**31))
-
-
 @contextmanager
 def _unchanged_on_error(estimator: BaseEstimator) -> Iterator[None]:
-    """A fit that fails leaves the estimator as it was."""
+    """Restore the attributes of the estimator if the block raises."""
     before = estimator.__dict__.copy()
     try:
         yield

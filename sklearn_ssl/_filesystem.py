@@ -44,7 +44,7 @@ def given_path(parameter: str, value: Any) -> Path:
         If the value is not a path.
     """
     if not isinstance(value, str | os.PathLike) or not os.fspath(value) or "\0" in os.fsdecode(value):
-        raise ValueError(f"{parameter}={value!r} is no path. Give one as a str or a pathlib.Path.")
+        raise ValueError(f"{parameter}={value!r} is not a path. Give a str or a pathlib.Path.")
     return Path(os.path.expanduser(os.fsdecode(value)))
 
 

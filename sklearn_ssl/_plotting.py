@@ -1,4 +1,4 @@
-"""Pictures of what the network is shown, and of what it fills in."""
+"""Plots of augmented views and of reconstructions."""
 
 from __future__ import annotations
 
@@ -21,107 +21,118 @@ if TYPE_CHECKING:
 
 
 def sample_views(embedder: SSLImageEmbedder, X: Any, n_views: int = 6, random_state: int = 0) -> np.ndarray:
-    """Random views of some images, as training draws them.
+    """Draw random views of images, as in training.
 
     Parameters
     ----------
     embedder : SSLImageEmbedder
-        Fitted or not; left as it is.
+        Embedder with the augmentation to use, fitted or not; it is not modified.
     X : images
-        At least two, in any form that `fit` takes. Pixel values are scaled by these images' statistics.
+        At least two images, in any form that `fit` accepts. Pixel values are scaled by the statistics of
+        these images.
     n_views : int, default=6
-        Views of each image.
+        Number of views per image.
     random_state : int, default=0
         Seed of the views.
 
     Returns
     -------
     ndarray of shape (n_images, n_views, height, width, channels), float32
-        Pixel values in [0, 1], or about it.
+        Views, with pixel values in or near [0, 1].
+
+    See Also
+    --------
+    plot_views : Plot the views.
     """
     probe = clone(embedder).set_params(warm_start=False)
     with own_settings():
-        source, _ = probe._open(X)
-        pixels = probe._pixels
-        unit = pixels.to_unit(source.batch(torch.arange(len(source))))
-        drawn = probe._make_views()(unit, ViewSpec(n=n_views), random_state)
-        return _in_pixels(torch.stack(drawn, dim=1), pixels)  # (n, n_views, C, H, W)
+        task = probe._open(X)
+        unit = task.pixels.to_unit(task.source.batch(torch.arange(len(task.source))))
+        drawn = task.make_views()(unit, ViewSpec(n=n_views), random_state)
+        return _in_pixels(torch.stack(drawn, dim=1), task.pixels)  # (n, n_views, C, H, W)
 
 
 def plot_views(embedder: SSLImageEmbedder, X: Any, n_views: int = 6, random_state: int = 0) -> Figure:
-    """Draw the views of some images, a row for each: look at them before a long fit.
+    """Plot random views of images, one row per image, to check an augmentation before a long fit.
 
     Parameters
     ----------
     embedder : SSLImageEmbedder
-        Fitted or not; left as it is.
+        Embedder with the augmentation to use, fitted or not; it is not modified.
     X : images
-        At least two, as for `sample_views`. Three channels are drawn in colour, others as the grey of
-        the first.
+        At least two images, as for `sample_views`. Images with three channels are plotted in color, others
+        in gray by their first channel.
     n_views : int, default=6
-        Views of each image.
+        Number of views per image.
     random_state : int, default=0
         Seed of the views.
 
     Returns
     -------
-    matplotlib Figure
+    matplotlib.figure.Figure
+        Figure with one row of views per image.
+
+    See Also
+    --------
+    sample_views : Return the views as an array.
     """
-    return _drawn(sample_views(embedder, X, n_views, random_state))
+    return _draw(sample_views(embedder, X, n_views, random_state))
 
 
 def plot_reconstructions(embedder: SSLImageEmbedder, X: Any, random_state: int = 0) -> Figure:
-    """Draw what a loss such as "mae" fills in: a row for each image, itself, what is shown of it, the result.
+    """Plot reconstructions by a loss such as "mae": per image, the image, the visible part and the result.
 
     Parameters
     ----------
     embedder : SSLImageEmbedder
-        Fitted with ``warm_start=True``, which keeps what `transform` does not need; left as it is.
+        Embedder fitted with ``warm_start=True``, which keeps the trained loss; it is not modified.
     X : images
-        At least two, like those of the training.
+        At least two images of the same kind as the training images.
     random_state : int, default=0
-        Decides what is hidden.
+        Seed of the masks.
 
     Returns
     -------
-    matplotlib Figure
-        What is hidden is drawn in middle grey, and three channels in colour, others as the grey of the first.
+    matplotlib.figure.Figure
+        Figure with one row per image. Hidden pixels are gray. Images with three channels are plotted in
+        color, others in gray by their first channel.
 
     Raises
     ------
     ValueError
-        The loss fills nothing in, or what it has learned for it was not kept.
+        If the loss does not reconstruct images, or its trained parameters were not kept.
     """
     loss = resolve_loss(embedder.loss)
     if not hasattr(loss, "reconstruct"):
         raise ValueError(
-            f"The loss {loss_name(loss)} fills nothing in. Among those that do are 'mae', 'simmim', "
-            "'inpainting', 'beit' and 'colorization'."
+            f"The loss {loss_name(loss)} does not reconstruct images. Losses that do include 'mae', "
+            "'simmim', 'inpainting', 'beit' and 'colorization'."
         )
     if getattr(embedder, "_training_state", None) is None:
         raise ValueError(
-            "What paints the pictures is thrown away after a training: fit with warm_start=True, which keeps "
-            "it."
+            "The trained parameters of the loss are not kept after a fit, unless warm_start=True: fit again "
+            "with warm_start=True."
         )
     probe = copy.copy(embedder).set_params(warm_start=True, callbacks=None, verbose=0)
     with own_settings(), torch.no_grad():
-        source, loss = probe._open(X)
-        net, pixels = probe._make_net(loss, source), probe._pixels
-        unit = pixels.to_unit(source.batch(torch.arange(len(source))).to(probe.device_))
-        views = probe._make_views()(unit, ViewSpec(1, recipes=("none",)), random_state)
-        generator = torch.Generator(probe.device_).manual_seed(random_state)
+        task = probe._open(X)
+        net, pixels, device = task.make_net()[0], task.pixels, task.settings.device
+        unit = pixels.to_unit(task.source.batch(torch.arange(len(task.source))).to(device))
+        views = task.make_views()(unit, ViewSpec(1, recipes=("none",)), random_state)
+        generator = torch.Generator(device).manual_seed(random_state)
         shown, made = net.criterion_.eval().reconstruct(views, net.module_.eval(), generator)
         rows = torch.stack([views[0], shown, made], dim=1).cpu()  # (n, 3, C, H, W)
-    return _drawn(np.nan_to_num(_in_pixels(rows, pixels), nan=0.5), titles=("image", "shown", "filled in"))
+    pictures = np.nan_to_num(_in_pixels(rows, pixels), nan=0.5)  # `reconstruct` marks hidden pixels by NaN
+    return _draw(pictures, titles=("image", "visible", "reconstruction"))
 
 
-def _in_pixels(standardised: torch.Tensor, pixels: PixelScale) -> np.ndarray:
-    """(rows, columns, C, H, W) -> (rows, columns, H, W, C), values about [0, 1]."""
-    return (standardised * pixels.std[:, None, None] + pixels.mean[:, None, None]).movedim(2, -1).numpy()
+def _in_pixels(standardized: torch.Tensor, pixels: PixelScale) -> np.ndarray:
+    """Convert standardized views (rows, columns, C, H, W) to unit values (rows, columns, H, W, C)."""
+    return (standardized * pixels.std[:, None, None] + pixels.mean[:, None, None]).movedim(2, -1).numpy()
 
 
-def _drawn(pictures: np.ndarray, titles: Sequence[str] = ()) -> Figure:
-    """Pictures (rows, columns, height, width, channels), side by side, with titles of the columns."""
+def _draw(pictures: np.ndarray, titles: Sequence[str] = ()) -> Figure:
+    """Plot a grid of pictures (rows, columns, height, width, channels) with titles above the columns."""
     import matplotlib.pyplot as plt
 
     rows, columns = pictures.shape[:2]

@@ -1,4 +1,4 @@
-"""Warnings that point at the user's own line."""
+"""Warnings that point to the user's own code."""
 
 from __future__ import annotations
 
@@ -12,21 +12,26 @@ import joblib
 import sklearn
 import skorch
 
-OWN_FOLDER = str(Path(__file__).parent) + os.sep
-# Folders of code that calls ours on the user's behalf.
-LIBRARIES = tuple(str(Path(package.__file__).parent) + os.sep for package in (joblib, sklearn, skorch))
+PACKAGE_FOLDER = str(Path(__file__).parent) + os.sep
+# Folders of libraries that call this package on behalf of the user, for example in a grid search.
+CALLING_LIBRARIES = tuple(
+    str(Path(package.__file__).parent) + os.sep for package in (joblib, sklearn, skorch)
+)
 
 
 def warn(message: str, category: type[Warning] = UserWarning) -> None:
-    """Warn at the line that called this package, or the library that did so for the user.
+    """Issue a warning that points to the user's line that called this package.
 
-    Code that this package calls itself, such as the loss of a plugin, is not blamed.
+    Calls through a library (joblib, scikit-learn, skorch) are attributed to the code that called the library.
+    The outermost call into this package counts: a plugin's loss, which the package itself calls, is never
+    named as the origin.
     """
     frames: list[FrameType] = [sys._getframe(1)]
     while frames[-1].f_back is not None:
         frames.append(frames[-1].f_back)
     files = [frame.f_code.co_filename for frame in frames]
-    level = 1 + max(i for i, file in enumerate(files) if file.startswith(OWN_FOLDER))
-    while level < len(files) - 1 and files[level].startswith(LIBRARIES):
+    level = 1 + max(i for i, file in enumerate(files) if file.startswith(PACKAGE_FOLDER))
+    while level < len(files) - 1 and files[level].startswith(CALLING_LIBRARIES):
         level += 1
+    # `files` starts at the caller of this function, which is stacklevel 2.
     warnings.warn(message, category, stacklevel=level + 2)

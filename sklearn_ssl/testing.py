@@ -1,10 +1,13 @@
 """Test suite of the plugin contract: requirements on a loss to work in `SSLImageEmbedder`.
 
-The tests of a plugin need a single decorator::
+One decorator applies all checks to the losses of a plugin::
 
     @parametrize_with_loss_checks(["my_loss"])
     def test_my_loss_keeps_the_contract(check):
         check()
+
+A check that does not apply to a loss raises `unittest.SkipTest` with the reason, which pytest and unittest
+report as skipped.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import functools
 import inspect
 import io
 import pickle
+import unittest
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -41,7 +45,7 @@ CHANNELS, SIDE, FEATURES = 3, 16, 16
 IMMUTABLE_TYPES = (int, float, complex, bool, str, bytes, tuple, frozenset, type(None))
 
 
-def check_loss(loss: Any, *, expected_failed_checks: dict[str, str] | None = None) -> None:
+def check_loss(loss: Any, *, expected_failed_checks: dict[str, str] | None = None) -> dict[str, str]:
     """Run every check on a loss.
 
     Parameters
@@ -51,10 +55,16 @@ def check_loss(loss: Any, *, expected_failed_checks: dict[str, str] | None = Non
     expected_failed_checks : dict of str to str, default=None
         Names of checks that the method fails by design, with the reasons; these checks have to fail.
 
+    Returns
+    -------
+    dict of str to str
+        Names of the checks that do not apply to the loss and were skipped, with the reasons.
+
     Raises
     ------
     AssertionError
-        If a check fails, or passes although it is expected to fail. The message lists all such checks.
+        If a check fails, or passes or is skipped although it is expected to fail. The message lists all such
+        checks.
 
     See Also
     --------
@@ -64,23 +74,28 @@ def check_loss(loss: Any, *, expected_failed_checks: dict[str, str] | None = Non
     --------
     >>> from sklearn_ssl.testing import check_loss
     >>> check_loss("ntxent")
+    {}
     """
     expected = dict(expected_failed_checks or {})
-    problems = []
+    problems, skipped = [], {}
     for check in loss_checks(loss):
         name = check_name(check)
         reason = expected.pop(name, None)
         try:
             check()
+        except unittest.SkipTest as skip:
+            skipped[name] = str(skip)
         except Exception as error:
             if reason is None:
                 problems.append(f"{name}: {error}")
-        else:
-            if reason is not None:
-                problems.append(f"{name} passed, though it was expected to fail ({reason}).")
+            continue
+        if reason is not None:
+            outcome = "was skipped" if name in skipped else "passed"
+            problems.append(f"{name} {outcome}, though it was expected to fail ({reason}).")
     problems += [f"{name}: there is no such check." for name in expected]
     if problems:
         raise AssertionError(f"The loss {loss_name(loss)!r} breaks the contract:\n- " + "\n- ".join(problems))
+    return skipped
 
 
 def parametrize_with_loss_checks(
@@ -88,7 +103,8 @@ def parametrize_with_loss_checks(
 ):
     """Parametrize a pytest test by losses and checks; a decorator.
 
-    The test has a single argument `check`, a callable without arguments.
+    The test has a single argument `check`, a callable without arguments. Checks that do not apply to a loss
+    are reported as skipped.
 
     Parameters
     ----------
@@ -130,7 +146,8 @@ def loss_checks(loss: Any) -> Iterator[functools.partial]:
     Yields
     ------
     functools.partial
-        Check, to be called without arguments; it raises an error if it fails.
+        Check, to be called without arguments. It raises an error if it fails, and `unittest.SkipTest` if it
+        does not apply to the loss.
 
     See Also
     --------
@@ -273,7 +290,7 @@ def check_hyperparameters_have_immutable_defaults(loss: Any) -> None:
     """Check names and defaults of the signature, which grid searches read and copy."""
     target = resolve_loss(loss)
     if isinstance(target, nn.Module):
-        return
+        raise unittest.SkipTest("a module that is already constructed has no hyperparameters to set")
     for parameter in inspect.signature(target).parameters.values():
         tunable = inspect.isclass(target) or parameter.kind is parameter.KEYWORD_ONLY
         if tunable and parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
@@ -343,7 +360,7 @@ def check_survives_degenerate_projections(loss: Any) -> None:
     """Check that value and gradient are finite for zeros, equal rows, and huge and tiny values."""
     for kind in ("zeros", "constant", "identical rows", "huge", "tiny"):
         trial = Trial(loss)
-        views = [_degenerate(kind, view) for view in trial.inputs()]
+        views = [degenerate(kind, view) for view in trial.inputs()]
         value, gradients = trial.twin().value(views), trial.gradients(views)
         assert value.isfinite(), f"{kind}: the loss is {value.item()}"
         assert all(g.isfinite().all() for g in gradients), f"{kind}: the gradient is not finite"
@@ -360,8 +377,10 @@ def check_does_not_depend_on_the_order_of_images(loss: Any) -> None:
 def check_prefers_views_that_agree(loss: Any) -> None:
     """Check that agreeing projections of an image cost less than ones exchanged between images."""
     trial = Trial(loss)
-    if not trial.simple or trial.loss.view_spec.n + trial.loss.view_spec.local < 2:
-        return  # with its own step, the value depends on untrained modules
+    if not trial.simple:
+        raise unittest.SkipTest("the value of a loss with its own step depends on untrained modules")
+    if trial.loss.view_spec.n + trial.loss.view_spec.local < 2:
+        raise unittest.SkipTest("the loss uses a single view")
     first, *others = trial.inputs(agree=0.9)
     exchanged = [view.roll(i, dims=0) for i, view in enumerate(others, 1)]
     agree, disagree = trial.twin().value([first, *others]), trial.value([first, *exchanged])
@@ -415,12 +434,13 @@ def check_works_on_another_device(loss: Any) -> None:
     trial = Trial(loss)
     with FakeTensorMode(allow_non_fake_inputs=True):
         for module in trial.modules():
-            _to_fake_cuda(module)
+            to_fake_cuda(module)
         views = [torch.empty(view.shape, device="cuda") for view in trial.inputs()]
         try:
             value = trial.value(views)
-        except (DynamicOutputShapeException, DataDependentOutputException):
-            return  # a mask or .item() needs values, which fake tensors lack
+        except (DynamicOutputShapeException, DataDependentOutputException) as error:
+            reason = "a mask or .item() of the loss needs values, which fake tensors lack"
+            raise unittest.SkipTest(reason) from error
     assert value.device.type == "cuda", f"the loss came back on {value.device}"
 
 
@@ -433,8 +453,9 @@ def check_learns(loss: Any) -> None:
 
 def check_name_leads_to_a_loss(loss: Any) -> None:
     """Check that a loss given by name is installed, has the name alone, and can be imported."""
-    if isinstance(loss, str):
-        get_loss(loss)
+    if not isinstance(loss, str):
+        raise unittest.SkipTest("the loss is not given by name")
+    get_loss(loss)
 
 
 CHECKS = (
@@ -476,7 +497,7 @@ def train(trial: Trial, steps: int) -> list[float]:
     return values
 
 
-def _degenerate(kind: str, view: Tensor) -> Tensor:
+def degenerate(kind: str, view: Tensor) -> Tensor:
     return {
         "zeros": torch.zeros_like(view),
         "constant": torch.ones_like(view),
@@ -486,7 +507,7 @@ def _degenerate(kind: str, view: Tensor) -> Tensor:
     }[kind]
 
 
-def _to_fake_cuda(module: nn.Module) -> None:
+def to_fake_cuda(module: nn.Module) -> None:
     """Replace the tensors of a module by fake ones on a GPU, which `Module.to` cannot do."""
     for part in module.modules():
         for name, parameter in list(part.named_parameters(recurse=False)):

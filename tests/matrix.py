@@ -121,7 +121,7 @@ def arguments() -> argparse.Namespace:
 
 
 def run(name: str, row: Row, further: list[str]) -> tuple:
-    """The row of the table, without its name; no numbers where this machine cannot have it."""
+    """Run one row of the matrix, if this machine can; return its cells without the name."""
     today = datetime.date.today().isoformat()
     if row.needs and row.needs not in cpuinfo("flags").split():
         return ("-", "-", "-", "-", "-", today, f"{processor()}: has no {row.needs}")
@@ -139,7 +139,7 @@ def run(name: str, row: Row, further: list[str]) -> tuple:
 
 
 def counted(report: Path) -> tuple[int, int, int]:
-    """Passed, failed, and skipped or expected to fail; one failure where there is no report."""
+    """Count tests that passed, failed, and were skipped or expected to fail; no report is one failure."""
     if not report.exists():
         return 0, 1, 0
     suite = ElementTree.parse(report).getroot()[0]
@@ -154,7 +154,7 @@ def ignore_ctrl_c() -> None:
 
 
 def cpuinfo(key: str) -> str:
-    """The value of a line of /proc/cpuinfo; empty where there is none."""
+    """Return the value of a line of /proc/cpuinfo, or an empty string if there is none."""
     path = Path("/proc/cpuinfo")
     lines = path.read_text().splitlines() if path.exists() else []
     return next((line.partition(": ")[2] for line in lines if line.startswith(key)), "")
@@ -165,7 +165,7 @@ def processor() -> str:
 
 
 def python_with(versions: str) -> str:
-    """The interpreter of the environment .venv/<versions>, which is made or brought up to date."""
+    """Create or update the environment .venv/<versions>, and return its interpreter."""
     folder = ROOT / ".venv" / versions
     venv.create(folder, with_pip=True)
     python = str(folder / "bin" / "python")
@@ -178,7 +178,7 @@ def python_with(versions: str) -> str:
 
 
 def oldest_versions() -> list[str]:
-    """Requirements such as "numpy==1.26", of each lower bound in pyproject.toml, and `OF_THEIR_TIME`."""
+    """Return "numpy==1.26" and the like for the lower bounds in pyproject.toml, and `OF_THEIR_TIME`."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"].values()
     bounds = sum(extras, project["dependencies"])

@@ -1,4 +1,4 @@
-"""What a parameter may be: numbers within limits, choices, booleans, keywords; errors name it."""
+"""Validation of parameters: numbers within limits, choices, booleans, keywords; errors name the parameter."""
 
 from fractions import Fraction
 

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, by one writer at a time."""
+"""Files are written completely or not at all, by one writer at a time."""
 
 import errno
 import os
@@ -6,23 +6,22 @@ import stat
 import subprocess
 import sys
 import threading
-import time
 
 import pytest
 
 from sklearn_ssl import _filesystem
 from sklearn_ssl._filesystem import given_path, naming, remove_abandoned, replace_file
 
-# Says when it is in the middle of writing, and stays there. It takes the module alone: the package takes
-# seconds to import.
+# Program that prints a line in the middle of writing, and stays there until its input ends. It only loads the
+# module, as the package takes seconds to import.
 WRITER = """
-import runpy, sys, time
+import runpy, sys
 replace_file = runpy.run_path(sys.argv[2])["replace_file"]
 
 def write(path):
     (path.parent / ".tmpXYZ").write_bytes(b"half")  # as safetensors does
     print("writing", flush=True)
-    time.sleep(60)
+    sys.stdin.read()
 
 replace_file(sys.argv[1], write)
 """
@@ -41,9 +40,10 @@ def path(tmp_path):
 
 @pytest.fixture
 def writer(path):
-    """Another process in the middle of writing the file."""
+    """Start another process that is in the middle of writing the file."""
     command = [sys.executable, "-c", WRITER, path, _filesystem.__file__]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as process:
         assert process.stdout.readline() == "writing\n"
         yield process
         process.kill()
@@ -121,14 +121,14 @@ def test_the_next_writer_removes_what_a_killed_one_has_left(path, writer):
 
 
 def test_who_waits_too_long_for_another_writer_is_told(path, writer, monkeypatch):
-    monkeypatch.setattr(_filesystem, "LOCK_TIMEOUT", 0.05)
+    monkeypatch.setattr(_filesystem, "LOCK_TIMEOUT", 0.0)
     with pytest.raises(TimeoutError, match="another process has been writing it for 0 s"):
         replace_file(path, write("new"))
     assert path.read_text() == "old"
 
 
 def test_writers_of_one_file_take_turns(path):
-    """Each reads a number, and writes the next: none is lost, and 8 writers of 10 make 80."""
+    """Each writer reads a number and writes the next: no write is lost, and 8 writers of 10 make 80."""
     path.write_text("0")
 
     def count():
@@ -168,8 +168,8 @@ def test_without_locks_a_folder_goes_when_it_is_an_hour_old(path, monkeypatch):
     for folder in (old, new):
         folder.mkdir()
         (folder / "new").write_text("half")
-    long_ago = time.time() - 2 * _filesystem.STALE_AFTER
-    os.utime(old, (long_ago, long_ago))
+    changed = new.stat().st_mtime
+    os.utime(old, (changed - 2 * _filesystem.STALE_AFTER,) * 2)
     remove_abandoned(path.parent)
     assert names(path.parent) == [new.name, "file"]
 
@@ -204,7 +204,7 @@ def test_a_folder_is_not_replaced(tmp_path):
 
 @pytest.mark.parametrize("given", ["", "a\0b", 5, None, b"file"])
 def test_what_is_no_path_is_refused(given):
-    with pytest.raises(ValueError, match=r"is no path. Give one as a str or a pathlib.Path"):
+    with pytest.raises(ValueError, match=r"is not a path. Give a str or a pathlib.Path"):
         given_path("path", given)
 
 

@@ -1,4 +1,4 @@
-"""Whether two fits are the same one."""
+"""Fingerprints: equal for equal values and code, different otherwise."""
 
 import enum
 import functools
@@ -45,7 +45,7 @@ class AddsOtherwise(Adds):
 
 
 def made(body):
-    """A class as a notebook's cell makes it: of one name, each time it is run."""
+    """Create a class as a notebook cell does: a new one of the same name at each run."""
     names = {"__name__": "notebook", "np": np, "torch": torch}
     exec(f"class Mine:\n    {body}", names)
     return names["Mine"]
@@ -66,7 +66,7 @@ class HoldsItself:
 
 
 def in_notebook(body, **names):
-    """A function f as a notebook's cell makes it, among global names."""
+    """Create a function f as a notebook cell does, with global names."""
     names = {"__name__": "notebook", "torch": torch, **names}
     exec(body, names)
     return names["f"]
@@ -91,7 +91,7 @@ class Buffer(nn.Module):
         self.register_buffer("scale", torch.tensor(scale), persistent=False)
 
 
-class Colour(enum.Enum):
+class Color(enum.Enum):
     RED = 1
     BLUE = 2
 
@@ -186,8 +186,8 @@ VALUES = {
     "value of a module": lambda: in_notebook("def f(x): return c.TAU", c=module(TAU=1)),
     "other value of a module": lambda: in_notebook("def f(x): return c.TAU", c=module(TAU=2)),
     "recursion": lambda: in_notebook("def f(x): return f(x - 1)"),
-    "enum": lambda: Colour.RED,
-    "other enum": lambda: Colour.BLUE,
+    "enum": lambda: Color.RED,
+    "other enum": lambda: Color.BLUE,
     "slots": lambda: Slots(1),
     "other slots": lambda: Slots(2),
     "private attribute of a module": lambda: Private(1),

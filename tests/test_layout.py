@@ -1,4 +1,4 @@
-"""The layout of the package: imports point downwards, in no circle, and what is private has an underscore."""
+"""The layout of the package: imports point downwards, and private modules have an underscore."""
 
 import ast
 import graphlib
@@ -15,6 +15,7 @@ FLOORS = (
     ("__init__", "testing"),
     ("_plotting",),
     ("_embedder",),
+    ("_fit", "_transform"),
     ("_settings",),
     ("_training",),
     ("_views",),
@@ -23,6 +24,7 @@ FLOORS = (
     ("_networks",),
     ("augment",),
     ("_images",),
+    ("_distributed",),
     ("_hardware",),
     ("_checks", "_filesystem", "_hashing", "_params", "_prefetch", "_warnings"),
 )
@@ -31,13 +33,13 @@ PUBLIC = {"__init__", "augment", "losses", "testing"}
 
 
 def modules() -> dict[str, Path]:
-    """Path of each module by its dotted name below `sklearn_ssl`; a folder is named as it is."""
+    """Return the path of each module by its dotted name below `sklearn_ssl`."""
     paths = {path: path.relative_to(PACKAGE).with_suffix("").parts for path in PACKAGE.rglob("*.py")}
     return {".".join(parts).removesuffix(".__init__"): path for path, parts in paths.items()}
 
 
 def imports_of(path: Path, known: dict[str, Path]) -> set[str]:
-    """Modules of the package that a module imports anywhere, for the type checker alone as well."""
+    """Return the modules of the package that a module imports, including imports for type checkers."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
@@ -89,7 +91,7 @@ PROGRAMS = [*PACKAGE.parent.glob("benchmarks/*.py"), *PACKAGE.parent.glob("examp
 
 @pytest.mark.parametrize("path", PROGRAMS, ids=lambda path: path.stem)
 def test_what_a_program_imports_of_ours_is_there(path):
-    """Also where it cannot be run, for want of another library."""
+    """Imports are also checked in programs that cannot run without another library."""
     nodes = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)]
     for node in nodes:
         if node.module.partition(".")[0] == "sklearn_ssl":

@@ -64,7 +64,7 @@ def resolve_optimizer(value):
 
 
 class Toy(ComponentParamsMixin, TransformerMixin, BaseEstimator):
-    """Multiplies by its loss's factor."""
+    """Estimator that multiplies by the factor of its loss."""
 
     _component_slots = {"loss": resolve_loss, "optimizer": resolve_optimizer}  # noqa: RUF012
 

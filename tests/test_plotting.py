@@ -1,4 +1,4 @@
-"""Views can be looked at, before and after a fit."""
+"""Plots of views, before and after a fit."""
 
 import numpy as np
 import pytest
@@ -46,11 +46,11 @@ def test_a_figure_has_a_row_for_each_image(embedder, images):
     assert len(figure.axes) == 15
 
 
-def test_grey_images_are_drawn_in_grey(embedder, draw_images):
+def test_gray_images_are_drawn_in_gray(embedder, draw_images):
     figure = plot_views(embedder(), draw_images(2, (8, 8, 1)), n_views=2)
     assert figure.axes[0].images[0].get_array().shape == (8, 8)
 
 
 def test_what_a_loss_fills_in_needs_a_loss_that_fills_in(embedder, images):
-    with pytest.raises(ValueError, match=r"The loss NTXent fills nothing in.*'mae'"):
+    with pytest.raises(ValueError, match=r"The loss NTXent does not reconstruct images.*'mae'"):
         plot_reconstructions(embedder().fit(images), images)

@@ -1,10 +1,9 @@
-"""What is made prefetch is what would have been made, and nothing is left behind."""
+"""Results prefetched in a thread: their order, how far ahead it works, and that no thread is left behind."""
 
 import contextlib
 import math
 import signal
 import threading
-import time
 
 import joblib
 import pytest
@@ -16,15 +15,11 @@ def threads():
     return {thread for thread in threading.enumerate() if thread.name.startswith("sklearn_ssl-prefetch")}
 
 
-def slowly(made):
-    """Notes each item as it is made, in 10 ms."""
-
-    def make(item):
-        time.sleep(0.01)
-        made.append(item)
-        return item
-
-    return make
+def noted(items, drawn):
+    """Generate the items, and append each to a list as it is drawn."""
+    for item in items:
+        drawn.append(item)
+        yield item
 
 
 @pytest.mark.parametrize("depth", [1, 2, 5, 100])
@@ -38,23 +33,16 @@ def test_the_next_is_made_while_this_one_is_used():
     begun = [threading.Event() for _ in range(3)]
     with contextlib.closing(prefetch(lambda i: begun[i].set(), range(3))) as results:
         next(results)
-        assert begun[1].wait(10)  # although nobody has asked for it
+        assert begun[1].wait(60)  # although nobody has asked for it
 
 
 @pytest.mark.parametrize("depth", [1, 2, 3])
 def test_no_more_is_made_ahead_than_was_asked_for(depth):
-    made, enough = [], threading.Event()
-
-    def make(item):
-        made.append(item)
-        if item == depth:
-            enough.set()
-
-    with contextlib.closing(prefetch(make, range(100), depth)) as results:
-        next(results)
-        assert enough.wait(10)
-        time.sleep(0.1)  # time for many more
-        assert made == list(range(1 + depth))
+    drawn = []
+    with contextlib.closing(prefetch(abs, noted(range(100), drawn), depth)) as results:
+        for n in range(1, 4):
+            next(results)
+            assert drawn == list(range(n + depth))
 
 
 def test_all_is_made_in_one_other_thread():
@@ -80,11 +68,11 @@ def test_items_that_end_in_an_error_end_it():
 
 def test_who_leaves_early_leaves_no_thread_behind():
     made = []
-    for result in prefetch(slowly(made), range(1000)):
+    for result in prefetch(lambda item: made.append(item) or item, range(1000)):
         if result == 3:
             break
     assert not threads()
-    assert len(made) <= 7  # 0 to 3, two prefetch, and the one in the making
+    assert len(made) <= 6  # 0 to 3, and two ahead
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
@@ -94,28 +82,45 @@ def test_whatever_ends_the_loop_ends_the_thread(error):
             signal.raise_signal(signal.SIGINT)
         raise error
 
-    with pytest.raises(error), contextlib.closing(prefetch(slowly([]), range(1000))) as results:
+    with pytest.raises(error), contextlib.closing(prefetch(abs, range(1000))) as results:
         list(map(use, results))
     assert not threads()
 
 
-def test_ctrl_c_gets_through_while_the_result_is_awaited():
+@pytest.fixture
+def interrupted():
+    """Event that Ctrl-C sets before it raises KeyboardInterrupt."""
+    event = threading.Event()
+
+    def handler(number, frame):
+        event.set()
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, handler)
+    yield event
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="Windows sends no signal to a thread")
+def test_ctrl_c_gets_through_while_the_result_is_awaited(interrupted):
+    got_through = []
+
     def interrupt(item):
         if item == 1:
-            signal.raise_signal(signal.SIGINT)  # to the process: its main thread gets it
-            time.sleep(0.1)
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+            got_through.append(interrupted.wait(60))
         return item
 
     with pytest.raises(KeyboardInterrupt), contextlib.closing(prefetch(interrupt, range(1000))) as results:
         list(results)
+    assert got_through == [True]
     assert not threads()
 
 
 def test_nothing_begins_before_the_first_is_asked_for():
-    made = []
-    results = prefetch(slowly(made), range(3))
-    time.sleep(0.05)
-    assert made == []
+    drawn = []
+    results = prefetch(abs, noted(range(3), drawn))
+    assert drawn == []
     assert not threads()
     results.close()
 

@@ -1,7 +1,8 @@
-"""The check-up of a loss passes what works, and names what does not."""
+"""The checks of a loss pass losses that work, name what is broken in others, and skip what does not apply."""
 
 import functools
 import re
+import unittest
 
 import pytest
 import torch
@@ -9,11 +10,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from sklearn_ssl.losses import NTXent, SSLLoss, ViewSpec, mean_over_pairs, mlp
-from sklearn_ssl.testing import CHECKS, check_loss, loss_checks, parametrize_with_loss_checks
+from sklearn_ssl.testing import CHECKS, check_loss, check_name, loss_checks, parametrize_with_loss_checks
 
 
 def failed_checks(loss):
-    """Names of the checks that a loss fails."""
+    """Return the names of the checks that a loss fails."""
     try:
         check_loss(loss)
     except AssertionError as error:
@@ -22,7 +23,7 @@ def failed_checks(loss):
 
 
 class Alignment(SSLLoss):
-    """The distance between two views: the simplest loss that keeps the contract."""
+    """Distance between two views, the simplest loss that keeps the contract."""
 
     def forward(self, *z):
         return mean_over_pairs(self.pair, z)
@@ -43,7 +44,7 @@ def test_a_function_passes():
     def cosine(z1, z2, *, power=1.0):
         return (1 - F.cosine_similarity(z1, z2, dim=1)).abs().pow(power).mean()
 
-    # A function that is made in another does not pickle.
+    # A function that is defined in another one does not pickle.
     reason = {"check_state_survives_copies": "local function"}
     check_loss(cosine, expected_failed_checks=reason)
     check_loss(F.mse_loss)
@@ -59,7 +60,7 @@ def test_a_plain_module_passes():
 
 
 class SmallSupCon(SSLLoss):
-    """Labels, as in SupCon; -1 has itself for company only."""
+    """Loss with labels, as in SupCon; an image with label -1 is the only one of its class."""
 
     uses_labels = True
 
@@ -77,7 +78,7 @@ def test_a_loss_with_labels_passes():
 
 
 class SmallBYOL(SSLLoss):
-    """Teacher, predictor, step."""
+    """Loss with a teacher, a predictor and its own step."""
 
     teacher_momentum = 0.9
 
@@ -95,7 +96,7 @@ class SmallBYOL(SSLLoss):
 
 
 class SmallMoCo(SSLLoss):
-    """Teacher, queue, no predictor."""
+    """Loss with a teacher and a queue, without a predictor."""
 
     teacher_momentum = 0.9
 
@@ -112,7 +113,7 @@ class SmallMoCo(SSLLoss):
 
 
 class SmallMultiCrop(SSLLoss):
-    """Every local crop to the mean of the full-size views; noise from the batch's generator."""
+    """Distance of local crops to the mean of the full-size views, with noise from the batch's generator."""
 
     view_spec = ViewSpec(2, local=3)
 
@@ -123,7 +124,7 @@ class SmallMultiCrop(SSLLoss):
         return torch.stack([(local - target).square().mean() for local in z[2:]]).mean()
 
 
-# What SmallMultiCrop cannot keep by its nature; teacher, predictor and queue need no exception.
+# Checks that SmallMultiCrop fails by design. A teacher, predictor or queue needs no exception.
 EXPECTED = {
     "check_gradient_is_right_in_float64": "the target is detached",
     "check_does_not_depend_on_the_order_of_images": "each place in the batch has its own noise",
@@ -205,14 +206,14 @@ class Detached(Alignment):
         return super().forward(z1, z2).detach()
 
 
-class KeepsItsCentreInAnAttribute(Alignment):
+class KeepsItsCenterInAnAttribute(Alignment):
     def __init__(self):
         super().__init__()
-        self.centre = 0.0
+        self.center = 0.0
 
     def pair(self, z1, z2):
-        self.centre = 0.9 * self.centre + 0.1 * z1.detach().mean(dim=0)
-        return (z1 - z2 - self.centre).square().mean()
+        self.center = 0.9 * self.center + 0.1 * z1.detach().mean(dim=0)
+        return (z1 - z2 - self.center).square().mean()
 
 
 class PrefersDisagreement(Alignment):
@@ -236,7 +237,7 @@ class FollowsTheLastDigits(Alignment):
 
 
 class RunsAway(Alignment):
-    """Its value falls where its gradient rises."""
+    """Loss whose value decreases along its gradient."""
 
     def pair(self, z1, z2):
         distance = super().pair(z1, z2)
@@ -274,7 +275,7 @@ def test_a_broken_loss_fails_the_checks_of_what_is_broken_and_no_others(loss, br
         (NoDefault, "check_hyperparameters_have_immutable_defaults", "margin has no default"),
         (ReturnsAVector, "check_returns_one_finite_number_with_gradient", "returned a tensor of shape (2,)"),
         (Detached, "check_returns_one_finite_number_with_gradient", "without gradient: was it detached?"),
-        (KeepsItsCentreInAnAttribute, "check_state_survives_copies", "after state_dict the loss is"),
+        (KeepsItsCenterInAnAttribute, "check_state_survives_copies", "after state_dict the loss is"),
         (FollowsTheLastDigits, "check_bfloat16_is_close", "from bfloat16"),
         ("ntxnt", "check_name_leads_to_a_loss", "Unknown loss 'ntxnt'. Did you mean 'ntxent'?"),
     ],
@@ -287,6 +288,70 @@ def test_what_is_broken_is_among_what_is_named(loss, check, words):
 def test_the_message_names_the_loss():
     with pytest.raises(AssertionError, match=r"^The loss 'StrayArange' breaks the contract:\n- check_works"):
         check_loss(StrayArange)
+
+
+# ------------------------------------------------------------------ checks that do not apply
+
+
+class SingleView(SSLLoss):
+    view_spec = ViewSpec(1)
+
+    def forward(self, z):
+        return z.square().mean()
+
+
+class ReadsAValue(Alignment):
+    def pair(self, z1, z2):
+        largest = z1.abs().max().item()
+        return super().pair(z1, z2) + 0 * largest
+
+
+@pytest.mark.parametrize(
+    ("loss", "reasons"),
+    [
+        ("ntxent", {}),
+        (NTXent, {"check_name_leads_to_a_loss": "not given by name"}),
+        (
+            NTXent(temperature=0.5),
+            {
+                "check_hyperparameters_have_immutable_defaults": "already constructed",
+                "check_name_leads_to_a_loss": "not given by name",
+            },
+        ),
+        (
+            SmallBYOL,
+            {
+                "check_prefers_views_that_agree": "its own step",
+                "check_name_leads_to_a_loss": "not given by name",
+            },
+        ),
+        (
+            SingleView,
+            {
+                "check_prefers_views_that_agree": "single view",
+                "check_name_leads_to_a_loss": "not given by name",
+            },
+        ),
+        (
+            ReadsAValue,
+            {
+                "check_works_on_another_device": "needs values, which fake tensors lack",
+                "check_name_leads_to_a_loss": "not given by name",
+            },
+        ),
+    ],
+)
+def test_checks_that_do_not_apply_are_skipped_with_the_reason(loss, reasons):
+    skipped = check_loss(loss)
+    assert list(skipped) == list(reasons)
+    for name, words in reasons.items():
+        assert words in skipped[name]
+
+
+def test_the_checks_of_pytest_are_skipped_too():
+    [check] = [check for check in loss_checks(NTXent) if check_name(check) == "check_name_leads_to_a_loss"]
+    with pytest.raises(unittest.SkipTest, match="not given by name"):
+        check()
 
 
 # ------------------------------------------------------------------ expected failures
@@ -302,9 +367,15 @@ def test_an_expected_failure_that_does_not_happen_is_one():
         check_loss(Alignment, expected_failed_checks={"check_learns": "slow"})
 
 
+def test_an_expected_failure_of_a_check_that_does_not_apply_is_one():
+    words = r"check_name_leads_to_a_loss was skipped, though it was expected to fail \(no name\)"
+    with pytest.raises(AssertionError, match=words):
+        check_loss(Alignment, expected_failed_checks={"check_name_leads_to_a_loss": "no name"})
+
+
 def test_an_expected_failure_of_no_check_is_one():
     with pytest.raises(AssertionError, match="check_leanrs: there is no such check"):
-        check_loss(Alignment, expected_failed_checks={"check_leanrs": "a slip of the pen"})
+        check_loss(Alignment, expected_failed_checks={"check_leanrs": "a typing error"})
 
 
 def test_the_decorator_makes_one_strict_test_of_each_loss_and_check():
@@ -321,5 +392,5 @@ def test_the_decorator_makes_one_strict_test_of_each_loss_and_check():
 
 
 def test_each_check_can_be_called_by_itself():
-    for check in loss_checks(Alignment):
+    for check in loss_checks("ntxent"):
         check()

@@ -1,4 +1,4 @@
-"""Warnings point at the line of the user's program that led to them."""
+"""Warnings point at the line of the user's program that caused them."""
 
 import linecache
 
@@ -10,7 +10,7 @@ from sklearn_ssl.losses import NTXent, local_crops_that_fit
 
 
 class ManyCrops(NTXent):
-    """A loss in the user's file, whose `build` has this package warn."""
+    """Loss in a user's file, whose `build` causes a warning of this package."""
 
     def build(self, spec):
         local_crops_that_fit(1, 0.5, spec)

@@ -1,1 +1,1 @@
-"""From any accepted form of X to an image source."""
+"""Conversion of any accepted form of X to an image source."""

@@ -1,4 +1,4 @@
-"""Images held in memory: arrays, rows of numbers, lists and tensors."""
+"""Validation and conversion of images in memory: arrays, flat rows, lists and tensors."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from sklearn_ssl._images.decode import are_channels_first, header_of_image, pixe
 def as_rows(
     X: Any, image_shape: tuple[int, ...] | None, background: str
 ) -> tuple[Any, tuple[int, ...], bool]:
-    """(rows of shape (n, H*W*C), shape of one image, whether that shape is (C, H, W))."""
+    """Return rows (n, H*W*C), the shape of one image, and whether that shape is (C, H, W)."""
     if isinstance(X, torch.Tensor):
         _check_tensor_axes(X)
         X = X.detach().cpu()
@@ -30,7 +30,7 @@ def as_rows(
         check_values(X)
         return X, checked_image_shape(image_shape), False
     if is_list_of_images(X):
-        X = _stacked(list(X), background)
+        X = _stack(list(X), background)
     array = X if hasattr(X, "shape") else np.asarray(X)
     check_image_axes(array)
     check_values(array)
@@ -39,8 +39,9 @@ def as_rows(
 
 
 def full_shape(shape: tuple[int, ...], n_features: int) -> tuple[int, ...]:
-    """The shape of an image, with -1 filled in and a channel axis; numpy's rules."""
+    """Return the shape of an image with a channel axis and with -1 resolved, as numpy does."""
     try:
+        # bool: the smallest dtype; the array serves to apply the rules of numpy only
         shape = np.empty(n_features, dtype=bool).reshape(shape).shape
     except ValueError:
         raise ValueError(
@@ -51,6 +52,7 @@ def full_shape(shape: tuple[int, ...], n_features: int) -> tuple[int, ...]:
 
 
 def checked_image_shape(image_shape: Any) -> tuple[int, ...]:
+    """Validate the parameter `image_shape` and return it as a tuple."""
     numbers = isinstance(image_shape, Sequence) and all(is_whole(side) for side in image_shape)
     if not numbers or len(image_shape) not in (2, 3):
         raise ValueError(
@@ -60,16 +62,19 @@ def checked_image_shape(image_shape: Any) -> tuple[int, ...]:
 
 
 def check_agrees(image_shape: tuple[int, ...] | None, shape: tuple[int, int, int]) -> None:
-    """Rows have the `image_shape` that is given; images have their own."""
+    """Check that images, which have a shape of their own, do not contradict `image_shape`."""
     if image_shape is not None and full_shape(checked_image_shape(image_shape), math.prod(shape)) != shape:
         raise ValueError(
-            f"image_shape={image_shape}, but the images have the shape {shape}. Leave image_shape out: only "
+            f"image_shape={image_shape}, but the images have the shape {shape}. Remove image_shape: only "
             f"flat rows need it."
         )
 
 
 def check_values(array: Any) -> None:
-    """Raise ValueError for an array of anything but numbers; rows may be a data frame, or objects."""
+    """Raise ValueError if an array holds anything but real numbers.
+
+    Data frames have no dtype, and arrays of objects may hold numbers: scikit-learn converts and checks both.
+    """
     dtype = getattr(array, "dtype", None)
     kind = getattr(dtype, "kind", "f")
     if kind == "c":
@@ -79,14 +84,16 @@ def check_values(array: Any) -> None:
         )
     if kind not in "buifO":
         raise ValueError(
-            f"X holds values of type {dtype}, which are no pixel values: give whole numbers, floats or "
-            f"booleans."
+            f"X holds values of type {dtype}, which are not pixel values: give integers, floats or booleans."
         )
     if np.ma.is_masked(array):
         raise ValueError("Some values of X are masked: give them values, for example X.filled(0).")
 
 
 def check_finite(rows: np.ndarray) -> None:
+    """Raise ValueError if rows contain NaN or infinity; the error names the first such image."""
+    # One pass without a temporary array, as in scikit-learn. The sum of large finite values may overflow, so
+    # that an infinite sum proves nothing: only then are the rows checked one by one.
     with np.errstate(over="ignore", invalid="ignore"):
         if np.isfinite(rows.sum()):
             return
@@ -94,16 +101,17 @@ def check_finite(rows: np.ndarray) -> None:
     if bad:
         kind = "NaN" if np.isnan(rows[bad[0]]).any() else "infinity, or a value too large for float32,"
         raise ValueError(
-            f"Input X contains {kind} in image {bad[0]}; such images: {len(bad)} of {len(rows)}. Leave them "
-            f"out, or replace the values, for example with np.nan_to_num(X)."
+            f"Input X contains {kind} in image {bad[0]}; affected images: {len(bad)} of {len(rows)}. Remove "
+            f"them, or replace the values, for example with np.nan_to_num(X)."
         )
 
 
 def _check_tensor_axes(X: Tensor) -> None:
+    """Raise ValueError if a tensor is not (n, C, H, W), or looks like (n, H, W, C)."""
     shape = tuple(X.shape)
     if len(shape) != 4:
         raise ValueError(f"A torch tensor of images is (n, C, H, W); got the shape {shape}.")
-    if are_channels_first(shape[:0:-1]):
+    if are_channels_first(shape[:0:-1]):  # (C, W, H) if the tensor is (n, H, W, C)
         raise ValueError(
             f"X has the shape {shape}: axis 3, of length {shape[3]}, looks like channels. A torch tensor of "
             f"images is (n, C, H, W): X.permute(0, 3, 1, 2); or give X.numpy()."
@@ -111,13 +119,14 @@ def _check_tensor_axes(X: Tensor) -> None:
 
 
 def check_image_axes(array: np.ndarray) -> None:
+    """Raise ValueError if an array is not (n, H, W[, C]), or looks like (n, C, H, W)."""
     shape = tuple(array.shape)
     if len(shape) == 0:
         given = type(array.item()).__name__
         raise ValueError(f"X is a {given}, not images. Give an array, or a list of images or of paths.")
     if len(shape) == 2:
         raise ValueError(
-            f"X has the shape {shape}: rows of numbers. Say what image a row is, for example "
+            f"X has the shape {shape}: flat rows. Set the shape of an image, for example "
             f"image_shape=(28, 28) or (32, 32, 3); or give images of shape (n, height, width[, channels])."
         )
     if len(shape) not in (3, 4):
@@ -132,52 +141,54 @@ def check_image_axes(array: np.ndarray) -> None:
 
 
 def is_list_of_images(X: Any) -> bool:
+    """Return whether X is a list, a tuple, or an array or column of objects."""
     return isinstance(X, list | tuple) or getattr(X, "dtype", None) is np.dtype(object)
 
 
 def _holds_images(X: Any) -> bool:
-    """Whether the items of X have two axes or more, rather than being rows of numbers."""
+    """Return whether the items of X have at least two axes, instead of being flat rows."""
     if is_list_of_images(X):
         first = next(iter(X), None)
         return isinstance(first, Image.Image) or np.ndim(first) > 1
     return getattr(X, "ndim", 2) > 2
 
 
-def _stacked(images: list, background: str) -> np.ndarray:
-    """One array of a list of PIL images or arrays, all of one shape."""
+def _stack(images: list, background: str) -> np.ndarray:
+    """Stack PIL images or arrays of equal shape."""
     arrays = [_array_of(image, i, background) for i, image in enumerate(images)]
     if all(array.ndim < 2 and (array.ndim or array.dtype.kind in "buif") for array in arrays):
         return np.asarray(images) if arrays else np.empty((0, 1, 1))  # nested lists of numbers
     for i, array in enumerate(arrays):
         if array.ndim not in (2, 3):
             raise ValueError(
-                f"Item {i} of X is {reprlib.repr(images[i])}, no image. Give images alone, as arrays or PIL "
-                f"images, or paths alone."
+                f"Item {i} of X is {reprlib.repr(images[i])}, which is not an image. Give images only, as "
+                f"arrays or PIL images, or paths only."
             )
     for i, array in enumerate(arrays):
         if _n_channels(array) != _n_channels(arrays[0]):
             raise ValueError(
                 f"Image {i} has {_n_channels(array)} channel(s), image 0 has {_n_channels(arrays[0])}: "
-                f"convert them to one kind first, for example image.convert('RGB') with Pillow."
+                f"convert them to the same kind, for example image.convert('RGB') with Pillow."
             )
         if array.shape[:2] != arrays[0].shape[:2]:
             raise ValueError(
                 f"Image {i} has {array.shape[0]} x {array.shape[1]} pixels, image 0 has "
                 f"{arrays[0].shape[0]} x {arrays[0].shape[1]}: resize them to one size, or give "
-                f"their files' paths."
+                f"the paths of their files."
             )
     return np.stack([array.reshape(arrays[0].shape) for array in arrays])
 
 
 def _array_of(image: Any, position: int, background: str) -> np.ndarray:
+    """Convert a PIL image as its file would be converted, or anything that numpy can convert."""
     if not isinstance(image, Image.Image):
         check_values(image)
         array = np.asarray(image)
-        # Objects are what they are as Python's: numbers, strings, ...
+        # The dtype of an array of objects is inferred from its Python values: numbers, strings, ...
         return np.asarray(array.tolist()) if array.dtype == object and array.ndim > 1 else array
-    try:  # as its file would be read: palette, transparency, rotation
+    try:  # palette, transparency and orientation are handled as in files
         return pixels_of_image(image, None, header_of_image(image).channels, background)
-    except Exception as error:  # one that was opened, but not decoded yet
+    except Exception as error:  # Pillow decodes lazily: the file of an opened image may turn out damaged
         raise ValueError(f"The image at position {position} cannot be read: {error}") from error
 
 
@@ -186,6 +197,9 @@ def _n_channels(array: np.ndarray) -> int:
 
 
 def writeable(rows: np.ndarray) -> np.ndarray:
-    """torch warns about read-only memory (joblib's memory maps), which it has no way to respect."""
+    """Return contiguous rows in writeable memory, copied if necessary.
+
+    joblib passes read-only memory maps to its workers; torch has no read-only tensors, and warns about them.
+    """
     rows = np.ascontiguousarray(rows)
     return rows if rows.flags.writeable else rows.copy()

@@ -1,4 +1,4 @@
-"""Images on disk as they are trained on, for several processes at once."""
+"""Disk cache of decoded and resized images, shared by several processes."""
 
 from __future__ import annotations
 
@@ -14,112 +14,119 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-# Of the limit; as much stays when the oldest goes, so that it does not go one by one.
-REST = 0.9
-# Of the limit; after so much of its own, a process looks at what others have put there.
-LOOK_AGAIN = 0.1
-# Bytes before the pixels, by which they are known to be those that were put there.
-CHECKSUM = 16
-# Nothing with another name is ever touched.
-OURS = re.compile(r"\.?[0-9a-f]{32}(\.[0-9a-f]{32}\.partial)?")
+# Fraction of the limit that remains after an eviction; below 1, so that not every write causes another one.
+EVICT_TO = 0.9
+# Fraction of the limit that a process writes before it scans the folder again for files of other processes.
+RESCAN_AFTER = 0.1
+# Size in bytes of the checksum that precedes the pixels in a file.
+CHECKSUM_BYTES = 16
+# Names of the cache's files, partial ones included. A file with another name is never removed.
+CACHE_FILE_NAME = re.compile(r"\.?[0-9a-f]{32}(\.[0-9a-f]{32}\.partial)?")
 
 
 class DiskCache:
-    """A file for each image: a checksum and its pixels, written whole or not at all.
+    """Cache with one file per image, which holds a checksum and the pixels and is written atomically.
 
-    The checksum covers the pixels and the key: a file that a power cut has left full of zeros, or that has
-    another image's name, is not taken for the image.
+    The checksum covers the pixels and the key, so that a file that a loss of power has left full of zeros, or
+    that was renamed, is not mistaken for the image.
 
     Parameters
     ----------
     folder : path-like
-        Made when it is needed, anew where somebody has removed it.
+        Folder of the cache; created when it is needed, again if it was removed.
     limit : int
-        Bytes; each process may exceed it by a tenth.
+        Maximum size in bytes. Each process may exceed it by a tenth.
     """
 
     def __init__(self, folder: str | os.PathLike, limit: int):
         self.folder = Path(folder).expanduser()
         self.limit = limit
-        self._room = -1.0  # nobody has looked yet
+        self._until_scan = -1.0  # bytes to write before the next scan; negative: the first write scans
         self._lock = threading.Lock()
 
     def get(self, key: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor | None:
-        """The image that was put there; None if there is none, or a damaged one."""
+        """Return a cached image, or None if it is not cached or its file is damaged."""
         try:
             data = self._path(key).read_bytes()
         except OSError:
             return None
-        checksum, pixels = data[:CHECKSUM], data[CHECKSUM:]
+        checksum, pixels = data[:CHECKSUM_BYTES], data[CHECKSUM_BYTES:]
         if len(pixels) != math.prod(shape) * dtype.itemsize or checksum != _checksum(key, pixels):
             return None
+        # bytearray: a tensor that shares memory with immutable bytes causes a warning.
         return torch.frombuffer(bytearray(pixels), dtype=dtype).reshape(shape)
 
     def put(self, key: str, image: Tensor) -> None:
-        """Keep an image.
+        """Write an image to the cache.
 
         Parameters
         ----------
         key : str
-            32 hexadecimal digits.
+            Identifier of the image: 32 hexadecimal digits.
         image : Tensor
+            Decoded image.
 
         Raises
         ------
         OSError
-            The folder cannot be written to.
+            If the folder cannot be written to.
         """
         path, pixels = self._path(key), image.contiguous().view(torch.uint8).numpy().tobytes()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             _write(path, _checksum(key, pixels) + pixels)
         except OSError as error:
-            if not path.exists():  # where another process reads the same file, some systems refuse
+            # Windows refuses to replace a file that another process reads; it holds the same image already.
+            if not path.exists():
                 raise OSError(
-                    f"reader__cache={str(self.folder)!r} cannot be written to: {error}. Make room, or give "
-                    f"another folder, or None."
+                    f"reader__cache={str(self.folder)!r} cannot be written to: {error}. Free disk space, or "
+                    f"give another folder or None."
                 ) from error
         with self._lock:
-            self._room -= CHECKSUM + len(pixels)
-            if self._room < 0:
-                self._room = self._made_room()
+            self._until_scan -= CHECKSUM_BYTES + len(pixels)
+            if self._until_scan < 0:
+                self._until_scan = self._evict()
 
-    def _made_room(self) -> float:
-        """Bytes until it has to be looked at again; where there is too much, the oldest goes."""
+    def _evict(self) -> float:
+        """Remove the oldest files above the limit; return the bytes to write until the next scan."""
         files = sorted(self._files())
-        there = sum(size for _, size, _ in files)
-        if there > self.limit:
+        total = sum(size for _, size, _ in files)
+        if total > self.limit:
             for _, size, path in files:
-                if there <= REST * self.limit:
+                if total <= EVICT_TO * self.limit:
                     break
-                with contextlib.suppress(OSError):  # another process removes it, or reads it
+                with contextlib.suppress(OSError):  # another process removes or reads it
                     os.unlink(path)
-                    there -= size
-        return min(self.limit - there, LOOK_AGAIN * self.limit)
+                    total -= size
+        return min(self.limit - total, RESCAN_AFTER * self.limit)
 
     def _files(self) -> list[tuple[int, int, str]]:
-        """(time of change, bytes, path) of each file of ours, other processes' as well."""
+        """Return (modification time, bytes, path) of each file of the cache, whichever process wrote it."""
         found = []
-        for below in _entries(self.folder):
-            if not (re.fullmatch("[0-9a-f]{2}", below.name) and below.is_dir()):
+        for subfolder in _entries(self.folder):
+            if not (re.fullmatch("[0-9a-f]{2}", subfolder.name) and subfolder.is_dir()):
                 continue
-            for entry in _entries(below):
-                if OURS.fullmatch(entry.name):
+            for entry in _entries(subfolder):
+                if CACHE_FILE_NAME.fullmatch(entry.name):
                     with contextlib.suppress(OSError):  # another process has just removed it
                         stat = entry.stat()
                         found.append((stat.st_mtime_ns, stat.st_size, entry.path))
         return found
 
     def _path(self, key: str) -> Path:
-        return self.folder / key[:2] / key
+        return self.folder / key[:2] / key  # subfolders: large folders are slow on some file systems
 
 
 def _checksum(key: str, pixels: bytes) -> bytes:
-    return hashlib.blake2b(pixels, digest_size=CHECKSUM, key=key.encode()).digest()
+    return hashlib.blake2b(pixels, digest_size=CHECKSUM_BYTES, key=key.encode()).digest()
 
 
 def _write(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all; no error where the folder or the part is removed meanwhile."""
+    """Write a file atomically; do nothing if the folder or the partial file is removed meanwhile.
+
+    Without the lock and fsync of `_filesystem.replace_file`: two writers of a key write the same bytes, and a
+    damaged file fails its checksum.
+    """
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
     try:
         partial.write_bytes(data)
@@ -133,7 +140,7 @@ def _write(path: Path, data: bytes) -> None:
 
 
 def _entries(folder: str | os.PathLike) -> list[os.DirEntry]:
-    """What is in a folder; nothing where it has just been removed."""
+    """Return the entries of a folder, none if it was removed."""
     try:
         with os.scandir(folder) as entries:
             return list(entries)

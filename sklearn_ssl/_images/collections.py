@@ -1,4 +1,4 @@
-"""Collections of images that are not in memory as one array: files, PIL images, datasets, memory maps."""
+"""Collections of images that are not a single array in memory: files, PIL images, datasets, memory maps."""
 
 from __future__ import annotations
 
@@ -21,38 +21,42 @@ from sklearn_ssl._images.decode import (
     pixels_of_file,
     pixels_of_image,
 )
-from sklearn_ssl._images.files import SPECIAL, is_special
+from sklearn_ssl._images.files import NOT_REGULAR, is_special
 from sklearn_ssl._images.reader import Reader
 
 
 class ImageCollection(Protocol):
-    """Images by position."""
+    """Interface of a sequence of images that may differ in size and kind."""
 
-    one_by_one: bool  # whether only one thread may read
+    single_threaded: bool  # whether only one thread may read by default
 
     def __len__(self) -> int: ...
 
     def name(self, position: int) -> str:
-        """For messages."""
+        """Return a name for messages, such as the path."""
         ...
 
     def identity(self, position: int) -> tuple | None:
-        """What differs where the image does, without reading it; None if nothing does."""
+        """Return values that change with the image, without reading it; None if there are none."""
         ...
 
-    def header(self, position: int, reader: Reader) -> Header: ...
+    def header(self, position: int, reader: Reader) -> Header:
+        """Return size and kind of an image, without decoding it if possible."""
+        ...
 
     def pixels(
         self, position: int, size: tuple[int, int] | None, channels: int, reader: Reader
     ) -> np.ndarray:
-        """(height, width, channels); 8-bit images of some kinds at that size already."""
+        """Return pixels (height, width, channels); 8-bit PIL images and files are resized to `size`."""
         ...
 
 
 @dataclass(frozen=True)
 class ImageFiles:
+    """Image files."""
+
     paths: Sequence[Path]
-    one_by_one = False
+    single_threaded = False
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -78,22 +82,25 @@ class ImageFiles:
         return pixels_of_file(path, size, channels, reader.max_pixels, reader.background)
 
     def _regular(self, position: int) -> Path:
-        """The path, unless it is a special one."""
+        """Return the path of a regular file; opening a pipe or a device could block forever."""
         path = self.paths[position]
         if is_special(path):
-            raise ValueError(f"it is {SPECIAL}")
+            raise ValueError(f"it is {NOT_REGULAR}")
         return path
 
 
 @dataclass(frozen=True)
 class IndexedImages:
-    """A list of PIL images, a dataset of images or of tuples that begin with one, an array on disk."""
+    """Images by index: a list of PIL images, a memory-mapped array, or a map-style dataset.
 
-    things: Any
-    one_by_one: bool
+    The items of a dataset are images, or tuples whose first element is an image.
+    """
+
+    images: Any
+    single_threaded: bool
 
     def __len__(self) -> int:
-        return len(self.things)
+        return len(self.images)
 
     def name(self, position: int) -> str:
         return "The image"
@@ -112,8 +119,8 @@ class IndexedImages:
         return pixels_of_array(image, channels)
 
     def _image(self, position: int) -> Image.Image | np.ndarray:
-        thing = self.things[position]
-        image = thing[0] if isinstance(thing, tuple | list) else thing
+        item = self.images[position]
+        image = item[0] if isinstance(item, tuple | list) else item
         if isinstance(image, dict):
             raise ValueError(
                 f"it is a dict with the keys {list(image)}: let the dataset return the image itself, or a "
@@ -125,13 +132,13 @@ class IndexedImages:
 
 
 def _array_of_tensor(image: Tensor) -> np.ndarray:
-    """(height, width[, channels]) of (height, width) or (channels, height, width)."""
+    """Convert a tensor (height, width) or (channels, height, width) to an array, channels last."""
     array = image.detach().cpu().numpy()
     if array.ndim != 3:
         return array
     if are_channels_first(array.shape[::-1]):
         raise ValueError(
-            f"it is a torch tensor of the shape {array.shape}, whose last axis looks like channels. A tensor "
-            f"is (channels, height, width): image.permute(2, 0, 1)"
+            f"it is a torch tensor of shape {array.shape}, whose last axis looks like channels. A tensor is "
+            f"(channels, height, width): image.permute(2, 0, 1)"
         )
     return np.moveaxis(array, 0, -1)

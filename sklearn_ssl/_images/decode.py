@@ -1,4 +1,4 @@
-"""Files, PIL images and arrays -> pixels; every rule of what a file's numbers mean is here."""
+"""Decoding of files, PIL images and arrays to pixels: orientation, transparency, bit depth and color."""
 
 from __future__ import annotations
 
@@ -14,35 +14,40 @@ from PIL import ExifTags, Image, ImageColor, ImageOps, UnidentifiedImageError
 
 from sklearn_ssl._images.tiff import bits_of, check_single, is_misread, read_tiff, tiff_shape
 
-# Pillow knows 42 formats; more doors than images need.
+# Formats that are decoded. Pillow supports more than 40; each further decoder is an attack surface.
 FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
 SUFFIXES = (
     *(".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".npy", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff"),
     ".webp",
 )
-# Raised where the rules change: images in a cache were made by some.
-RULES = 2
-HEAD = 352  # bytes at the start of a file that tell of what kind it is
-NPY = b"\x93NUMPY"
-TIFFS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-# Where files that others read have these bytes, what they are, and what reads one.
-OTHERS = (
+# Part of the key of cached images: increment it whenever the same file is decoded to other pixels.
+DECODER_VERSION = 2
+# Number of bytes at the start of a file that are searched for signatures; that of NIfTI ends at byte 348.
+SIGNATURE_BYTES = 352
+NPY_SIGNATURE = b"\x93NUMPY"
+# Little- and big-endian TIFF, then BigTIFF.
+TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+# Formats that other packages read: offset and bytes of the signature, name of the format, code that reads it.
+UNSUPPORTED_FORMATS = (
     (128, b"DICM", "a DICOM file", "pydicom.dcmread(path).pixel_array"),
     (344, b"n+1\0", "a NIfTI volume", "nibabel.load(path).dataobj[..., 0]"),
 )
+GRAY_ALPHA_MESSAGE = "16-bit grayscale with transparency is not supported: save it without transparency"
 
 
 @dataclass(frozen=True)
 class Header:
-    """What is known of an image before its pixels are.
+    """Size and kind of an image, known without decoding its pixels.
 
-    Attributes
+    Parameters
     ----------
     height, width : int
+        Size in pixels.
     channels : int
-        1 for grey, 3 for anything coloured or transparent, else as many as an array has.
+        Number of channels: 1 for grayscale images and 3 for color images, whether they have transparency or
+        not; that of the array for arrays.
     deep : bool
-        More than 8 bits a channel.
+        Whether a channel has more than 8 bits.
     """
 
     height: int
@@ -52,69 +57,74 @@ class Header:
 
 
 def header_of(path: Path) -> Header:
-    """Of a file, without decoding it.
+    """Return the header of a file.
 
     Raises
     ------
     Exception
-        Whatever Pillow, numpy or tifffile say to a file that is no image.
+        Any exception of Pillow, numpy or tifffile, if the file is not an image.
     """
     if _is_npy(path):
         return header_of_array(np.load(path, mmap_mode="r", allow_pickle=False))
-    image = _opened(path)
+    image = _open(path)
     if image is None:
         return _header_of_shape(*tiff_shape(path))
     with image:
         header = header_of_image(image)
-        return replace(header, deep=header.deep or _has_deep_colours(image))
+        return replace(header, deep=header.deep or _has_deep_colors(image))
 
 
 def header_of_image(image: Image.Image) -> Header:
+    """Return the header of a PIL image."""
     width, height = image.size
-    return Header(height, width, 1 if _is_grey(image) else 3, _is_deep(image))
+    return Header(height, width, 1 if _is_gray(image) else 3, _is_deep(image))
 
 
 def pixels_of_file(
     path: Path, size: tuple[int, int] | None, channels: int, max_pixels: int, background: str
 ) -> np.ndarray:
-    """The pixels of a file.
+    """Decode a file.
 
     Parameters
     ----------
     path : Path
-    size : (height, width), optional
-        8-bit images are resized to it (antialiased, short side) and centre-cropped; others, and None: as they
-        are.
+        Path of a regular file.
+    size : (height, width) or None
+        Size to which 8-bit images are resized and center-cropped, antialiased. Other images, and all images
+        if it is None, keep their size.
     channels : int
+        Number of channels of the result.
     max_pixels : int
-        Larger images are refused before they are decoded.
+        Maximum height * width. Larger images are rejected before they are decoded: a small file may
+        decompress to gigabytes.
     background : str
-        Colour behind transparent pixels.
+        Color behind transparent pixels.
 
     Returns
     -------
     ndarray of shape (height, width, channels)
-        uint8, or the file's own type where it has more than 8 bits.
+        uint8, or the dtype of the file if it has more than 8 bits per channel.
 
     Raises
     ------
     Exception
-        Every decoder has its own.
+        Any exception of the decoders, if the file cannot be decoded.
     """
     if _is_npy(path):
         array = np.load(path, mmap_mode="r", allow_pickle=False)
         _check_axes(array.shape)
         _check_pixels(*array.shape[1::-1], max_pixels)
         return pixels_of_array(array, channels)
-    image = _opened(path)
+    image = _open(path)
     if image is None:
-        return pixels_of_array(_upright(*read_tiff(path, max_pixels)), channels)
+        return pixels_of_array(_transpose(*read_tiff(path, max_pixels)), channels)
     with image:
         _check_pixels(*image.size, max_pixels)
-        if _has_deep_colours(image):
-            return pixels_of_array(_deep_colours(path, image, max_pixels, background), channels)
+        if _has_deep_colors(image):
+            return pixels_of_array(_read_deep_colors(path, image, max_pixels, background), channels)
         if size is not None:
-            # A JPEG can be decoded at a half, a quarter or an eighth: still twice as large as needed.
+            # JPEGs can be decoded at 1/2, 1/4 or 1/8 of their size, which is faster. At least twice the
+            # wanted size is decoded, so that the antialiased resize still has pixels to average.
             image.draft(None, (2 * max(size), 2 * max(size)))
         return pixels_of_image(image, size, channels, background)
 
@@ -122,26 +132,26 @@ def pixels_of_file(
 def pixels_of_image(
     image: Image.Image, size: tuple[int, int] | None, channels: int, background: str
 ) -> np.ndarray:
-    """The pixels of a PIL image (of an animation, the frame that it is at): see `pixels_of_file`."""
-    if _orientation(image) != 1:  # else it would be copied
+    """Decode a PIL image (the current frame of an animation); see `pixels_of_file`."""
+    if _orientation(image) != 1:  # exif_transpose would copy an upright image
         image = ImageOps.exif_transpose(image)
     if _is_deep(image):
-        # Not convert(): Pillow clips 16-bit values at 255.
+        # Image.convert would clip 16-bit values at 255.
         return pixels_of_array(np.asarray(image), channels)
-    mode = "L" if channels == 1 and _is_grey(image) else "RGB"
+    mode = "L" if channels == 1 and _is_gray(image) else "RGB"
     if image.has_transparency_data:
-        page = Image.new("RGBA", image.size, background)
-        image = Image.alpha_composite(page, image.convert("RGBA"))
-    if image.mode != mode:  # else it would be copied
+        canvas = Image.new("RGBA", image.size, background)
+        image = Image.alpha_composite(canvas, image.convert("RGBA"))
+    if image.mode != mode:  # convert would copy an image that has the mode already
         image = image.convert(mode)
     if size is not None and (image.height, image.width) != size:
         image = ImageOps.fit(image, size[::-1], Image.Resampling.BILINEAR)
     array = np.asarray(image)
-    return pixels_of_array(_without_colours(array) if channels == 1 else array, channels)
+    return pixels_of_array(_drop_equal_channels(array) if channels == 1 else array, channels)
 
 
 def pixels_of_array(array: Any, channels: int) -> np.ndarray:
-    """An array of shape (height, width[, channels]), with so many channels; grey ones are repeated."""
+    """Validate an array (height, width[, channels]); a single channel is repeated if `channels` is not 1."""
     if np.ma.is_masked(array):
         raise ValueError("some of its pixels are masked: give them values, for example image.filled(0)")
     array = np.asarray(array)
@@ -150,28 +160,35 @@ def pixels_of_array(array: Any, channels: int) -> np.ndarray:
     if array.shape[2] == 1 and channels != 1:
         return np.repeat(array, channels, axis=2)
     if array.shape[2] != channels:
-        raise ValueError(f"it has {array.shape[2]} channels, the images looked at first have {channels}")
+        raise ValueError(
+            f"it has {array.shape[2]} channels, while the images inspected first have {channels}"
+        )
     return array
 
 
 def header_of_array(array: np.ndarray) -> Header:
+    """Return the header of an array (height, width[, channels])."""
     return _header_of_shape(array.shape, array.dtype)
 
 
 def are_channels_first(shape: tuple[int, ...]) -> bool:
-    """Whether the three axes of an image look like (channels, height, width)."""
+    """Return whether the shape of an image looks like (channels, height, width).
+
+    A heuristic: the first axis has 1, 3 or 4 entries, and the last one too many for channels, which is more
+    than 16, or more than 4 if the image would be square.
+    """
     first, height, width = shape
     return first in (1, 3, 4) and width > 4 and (height == width or width > 16)
 
 
-def _without_colours(array: np.ndarray) -> np.ndarray:
-    """(height, width) of an image whose three channels are one: grey that was saved as colours."""
+def _drop_equal_channels(array: np.ndarray) -> np.ndarray:
+    """Return the gray values (height, width) of an image, which may have been saved as RGB."""
     if array.ndim == 2:
         return array
     if (array != array[..., :1]).any():
         raise ValueError(
-            "it is coloured, the images looked at first are grey. Convert one kind, or put a coloured image "
-            "first: then all have three channels"
+            "it is a color image, while the images inspected first are grayscale. Convert them to the same "
+            "kind, or put a color image first: all images then have three channels"
         )
     return array[..., 0]
 
@@ -179,22 +196,24 @@ def _without_colours(array: np.ndarray) -> np.ndarray:
 def _header_of_shape(shape: tuple[int, ...], dtype: np.dtype) -> Header:
     _check_axes(shape)
     if 0 in shape:
-        raise ValueError(f"it has the shape {shape}, without any pixel")
+        raise ValueError(f"it has the shape {shape}, which contains no pixels")
     return Header(*shape[:2], shape[2] if len(shape) == 3 else 1, dtype != np.uint8)
 
 
-def _opened(path: Path) -> Image.Image | None:
-    """None: a TIFF that Pillow does not know, or misreads."""
+def _open(path: Path) -> Image.Image | None:
+    """Open a file with Pillow; return None for a TIFF that Pillow does not support, or misreads."""
     try:
         image = Image.open(path, formats=_formats())
     except UnidentifiedImageError:
-        if _start_of(path)[:4] in TIFFS:
+        if _read_signature(path)[:4] in TIFF_SIGNATURES:
             return None
         raise
     with ExitStack() as closed_unless_returned:
         closed_unless_returned.enter_context(image)
         if image.format == "TIFF":
-            image.filename = ""  # else Pillow maps the file, and mixes up the sides of one that is turned
+            # Without a name, Pillow does not memory-map the file. For an uncompressed TIFF whose orientation
+            # swaps height and width, it would map the file with the swapped size, and scramble the pixels.
+            image.filename = ""
             check_single(image)
             if is_misread(image):
                 return None
@@ -202,37 +221,39 @@ def _opened(path: Path) -> Image.Image | None:
     return image
 
 
-def _deep_colours(path: Path, image: Image.Image, max_pixels: int, background: str) -> np.ndarray:
-    """Colours of 16 bits, (height, width, 3): Pillow would take the upper 8."""
-    if image.format == "PPM" or "transparency" in image.info:
-        raise ValueError(
-            f"this kind of {image.format} with 16 bits a channel is not supported: save it as PNG"
-        )
-    array = _upright(*(read_tiff(path, max_pixels) if image.format == "TIFF" else _read_deep_png(path)))
+def _read_deep_colors(path: Path, image: Image.Image, max_pixels: int, background: str) -> np.ndarray:
+    """Decode 16-bit colors to (height, width, 3); Pillow would reduce them to 8 bits."""
+    if image.format == "PPM":
+        raise ValueError("PPM with 16 bits per channel is not supported: save it as PNG")
+    if "transparency" in image.info:
+        raise ValueError("16-bit RGB with a transparent color is not supported: save it as RGBA")
+    array = _transpose(*(read_tiff(path, max_pixels) if image.format == "TIFF" else _read_deep_png(path)))
     if array.shape[2] == 3:
         return array
     if array.shape[2] != 4:
-        raise ValueError("grey of 16 bits with transparency is not supported: save it without")
-    colours, seen = array[..., :3].astype(np.float32), array[..., 3:] / np.float32(65535)
-    behind = np.array(ImageColor.getrgb(background)[:3], np.float32) * 257
-    return seen * colours + (1 - seen) * behind
+        raise ValueError(GRAY_ALPHA_MESSAGE)
+    colors, alpha = array[..., :3].astype(np.float32), array[..., 3:] / np.float32(65535)
+    behind = np.array(ImageColor.getrgb(background)[:3], np.float32) * 257  # 255 * 257 = 65535
+    return alpha * colors + (1 - alpha) * behind
 
 
 def _read_deep_png(path: Path) -> tuple[np.ndarray, int]:
-    """The pixels and their orientation.
+    """Decode a 16-bit RGB or RGBA PNG; return its pixels and its EXIF orientation.
 
-    Pillow keeps the first byte of each number, and the second one when it takes them for swapped.
+    Pillow keeps the high byte of each big-endian value. A second decoder, told that the values are
+    little-endian, keeps the low byte. (torchvision could decode such files directly, but its decoder
+    is deprecated since 0.29, and that of 0.29.1 crashes the process if the compressed data is damaged.)
     """
     with Image.open(path, formats=["PNG"]) as upper, Image.open(path, formats=["PNG"]) as lower:
         [(codec, box, offset, order)] = lower.tile
         if order not in ("RGB;16B", "RGBA;16B"):
-            raise ValueError("grey of 16 bits with transparency is not supported: save it without")
+            raise ValueError(GRAY_ALPHA_MESSAGE)
         lower.tile = [(codec, box, offset, order[:-1] + "L")]
         return np.asarray(upper).astype(np.uint16) * 256 + np.asarray(lower), _orientation(upper)
 
 
 def _orientation(image: Image.Image) -> int:
-    """As EXIF says, from 1 (upright) to 8; 1 where it makes no sense."""
+    """Return the EXIF orientation, from 1 (upright) to 8; 1 if it is missing or invalid."""
     try:
         orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
     except (SyntaxError, ValueError, TypeError):
@@ -240,8 +261,8 @@ def _orientation(image: Image.Image) -> int:
     return orientation if orientation in range(1, 9) else 1
 
 
-def _upright(array: np.ndarray, orientation: int) -> np.ndarray:
-    """Turned as EXIF says, which Pillow does for its own images."""
+def _transpose(array: np.ndarray, orientation: int) -> np.ndarray:
+    """Undo an EXIF orientation, as `ImageOps.exif_transpose` does for PIL images."""
     if orientation in (5, 6, 7, 8):
         array = array.swapaxes(0, 1)
     flips = {2: (1,), 3: (0, 1), 4: (0,), 6: (1,), 7: (0, 1), 8: (0,)}
@@ -250,58 +271,60 @@ def _upright(array: np.ndarray, orientation: int) -> np.ndarray:
 
 def _check_axes(shape: tuple[int, ...]) -> None:
     if len(shape) not in (2, 3):
-        raise ValueError(f"an image is (height, width) or (height, width, channels), and this is {shape}")
+        raise ValueError(f"an image is (height, width) or (height, width, channels), but this one is {shape}")
     if len(shape) == 3 and are_channels_first(shape):
         raise ValueError(
             f"it has the shape {shape}: axis 0, of length {shape[0]}, looks like channels. numpy images are "
-            f"(height, width, channels): image.transpose(1, 2, 0), for files in a reader__read of your own"
+            f"(height, width, channels): image.transpose(1, 2, 0), for files in your own reader__read"
         )
 
 
 def _check_pixels(width: int, height: int, max_pixels: int) -> None:
     if width * height > max_pixels:
         raise ValueError(
-            f"it has {width} x {height} pixels, more than reader__max_pixels={max_pixels}: raise that if you "
-            "trust it"
+            f"it has {width} x {height} pixels, more than reader__max_pixels={max_pixels}: raise this "
+            "limit if you trust the file"
         )
 
 
 def _is_npy(path: Path) -> bool:
-    start = _start_of(path)
-    for at, magic, kind, reader in OTHERS:
-        if start[at : at + len(magic)] == magic:
+    """Return whether a file is .npy; raise ValueError if it is of a format that other packages read."""
+    start = _read_signature(path)
+    for offset, signature, kind, reader in UNSUPPORTED_FORMATS:
+        if start[offset : offset + len(signature)] == signature:
             raise ValueError(f"it is {kind}: read it with reader__read, for example lambda path: {reader}")
-    return start.startswith(NPY)
+    return start.startswith(NPY_SIGNATURE)
 
 
-def _start_of(path: Path) -> bytes:
-    """The first bytes of a file; of what is in it, where it is a .nii.gz."""
+def _read_signature(path: Path) -> bytes:
+    """Read the first bytes of a file; of a compressed NIfTI file, those of its decompressed content."""
     open_ = gzip.open if path.name.lower().endswith(".nii.gz") else open
     with open_(path, "rb") as file:
-        return file.read(HEAD)
+        return file.read(SIGNATURE_BYTES)
 
 
 @lru_cache(maxsize=1)
 def _formats() -> list[str]:
-    """Those that this Pillow was built with."""
+    """Return the formats that this Pillow was built with: `Image.open` raises KeyError for any other."""
     Image.init()
     return [name for name in FORMATS if name in Image.OPEN]
 
 
-def _is_grey(image: Image.Image) -> bool:
+def _is_gray(image: Image.Image) -> bool:
     return image.mode in ("1", "L", "LA", "F") or image.mode.startswith("I")
 
 
 def _is_deep(image: Image.Image) -> bool:
+    """Return whether Pillow keeps more than 8 bits per channel, as float32 ("F") or integers ("I;16")."""
     return image.mode == "F" or image.mode.startswith("I")
 
 
-def _has_deep_colours(image: Image.Image) -> bool:
-    """Whether Pillow reads 16 bits a channel as 8: of a file that is not decoded yet."""
+def _has_deep_colors(image: Image.Image) -> bool:
+    """Return whether Pillow would reduce the channels of an opened file to 8 bits when it decodes it."""
     if _is_deep(image):
         return False
     if image.format == "TIFF":
         return bits_of(image) > 8
-    if image.format == "PPM":  # the largest number, where it is not 255
+    if image.format == "PPM":  # the arguments of its decoder end with the maximum value
         return any(isinstance(tile[3], tuple) and tile[3][-1] > 255 for tile in image.tile)
-    return any(";16" in str(tile) for tile in image.tile)
+    return any(";16" in str(tile) for tile in image.tile)  # a raw mode such as "RGB;16B" (PNG)

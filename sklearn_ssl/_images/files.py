@@ -1,4 +1,4 @@
-"""Paths of image files."""
+"""Search for image files in folders."""
 
 from __future__ import annotations
 
@@ -8,41 +8,42 @@ from pathlib import Path
 
 from sklearn_ssl._images.decode import SUFFIXES
 
-# Opening one may wait for ever.
-SPECIAL = "no regular file, but a named pipe, a socket or a device"
+# End of error messages about paths that are not opened, because opening or reading them could block forever.
+NOT_REGULAR = "not a regular file but a named pipe, a socket or a device"
 
 
 def is_special(path: Path) -> bool:
-    """Whether a path leads to something that is neither a file nor a folder: a pipe, a socket, a device."""
+    """Return whether a path exists and is neither a file nor a folder: a pipe, a socket or a device."""
     return path.exists() and not (path.is_file() or path.is_dir())
 
 
 def list_images(folder: str | os.PathLike) -> list[Path]:
-    """The image files in a folder and in those below it, sorted: the rows of ``fit(folder)``.
+    """List the image files in a folder and its subfolders, sorted: the rows of ``fit(folder)``.
 
     Parameters
     ----------
     folder : path-like
-        Links to folders are followed. Names that begin with a dot are left out.
+        Folder to search. Symbolic links to folders are followed; files and folders whose names begin with a
+        dot are ignored.
 
     Returns
     -------
     list of Path
-        Those whose names end as images' do, in any case: .bmp, .gif, .jp2, .jpg, .jpeg, .npy, .pgm, .png,
-        .pnm, .ppm, .tif, .tiff, .webp. Nothing is opened: `fit` refuses named pipes and devices among them.
+        Paths with one of the suffixes .bmp, .gif, .jp2, .jpg, .jpeg, .npy, .pgm, .png, .pnm, .ppm, .tif,
+        .tiff and .webp, in lower or upper case. The files are not opened.
 
     Raises
     ------
     FileNotFoundError, NotADirectoryError, PermissionError
-        There is no such folder, or one of those below cannot be listed.
+        If the folder does not exist, is a file, or cannot be read.
     ValueError
-        There is no image in it, or a link in it leads back to where it is.
+        If there is no image file, or a symbolic link leads back to a folder that contains it.
     """
     return files_below(folder, SUFFIXES)
 
 
 def files_below(folder: str | os.PathLike, suffixes: tuple[str, ...] | None) -> list[Path]:
-    """Those with one of these suffixes, or all; see `list_images`."""
+    """List the files with one of the suffixes (None: all files); see `list_images`."""
     folder = Path(folder)
     if not folder.exists():
         raise FileNotFoundError(f"There is no folder {folder}.")
@@ -51,12 +52,14 @@ def files_below(folder: str | os.PathLike, suffixes: tuple[str, ...] | None) -> 
     found = [path for path in _walk(folder) if suffixes is None or path.suffix.lower() in suffixes]
     if not found:
         kinds = "" if suffixes is None else f" whose name ends in {', '.join(suffixes)}"
-        raise ValueError(f"There is no file{kinds} in the folder {folder}, or below it.")
+        raise ValueError(f"There is no file{kinds} in the folder {folder} or its subfolders.")
     return sorted(found)
 
 
 def _walk(folder: Path) -> Iterator[Path]:
-    """What is no folder, in any order; without recursion, for folders may be nested deeper than calls."""
+    """Yield all files in a folder and its subfolders, in any order."""
+    # Iterative, as folders may be nested deeper than the recursion limit. The set holds the ancestors of a
+    # folder, by which cycles of symbolic links are detected.
     pending: list[tuple[Path, frozenset[tuple[int, int]]]] = [(folder, frozenset())]
     while pending:
         folder, above = pending.pop()
@@ -75,6 +78,7 @@ def _walk(folder: Path) -> Iterator[Path]:
 
 
 def _visible(folder: Path) -> list[Path]:
+    """Return the entries of a folder whose names do not begin with a dot."""
     try:
         return [entry for entry in folder.iterdir() if not entry.name.startswith(".")]
     except OSError as error:

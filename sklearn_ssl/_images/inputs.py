@@ -1,4 +1,4 @@
-"""Image inputs: any accepted form of X becomes one image source and its format."""
+"""Conversion of any accepted form of X to an image source and its format."""
 
 from __future__ import annotations
 
@@ -30,25 +30,25 @@ from sklearn_ssl._images.arrays import (
 )
 from sklearn_ssl._images.collections import ImageCollection, ImageFiles, IndexedImages
 from sklearn_ssl._images.decode import SUFFIXES, header_of_image
-from sklearn_ssl._images.files import SPECIAL, files_below, is_special
-from sklearn_ssl._images.lazy import LazySource, look_at_some
+from sklearn_ssl._images.files import NOT_REGULAR, files_below, is_special
+from sklearn_ssl._images.lazy import LazySource, inspect_headers
 from sklearn_ssl._images.pixel_scale import PixelScale, evenly_spaced
 from sklearn_ssl._images.reader import Reader
 from sklearn_ssl._images.resize import resized
 from sklearn_ssl._images.sources import ArraySource, ConcatSource, Source
 from sklearn_ssl._warnings import warn
 
-# Maximum short side of the training resolution "auto": ImageNet's usual one.
+# Maximum short side of the training resolution "auto": the one that is common for ImageNet.
 MAX_AUTO_SIZE = 224
-# Number of images whose values are compared with those of the fit.
-UNIT_SAMPLE = 16
-# A range of pixel values this wide makes values of 0 to 1 implausible.
+# Number of images whose pixel values are compared with those of `fit`.
+N_CHECKED_FOR_UNITS = 16
+# Minimum range of the pixel values in `fit` for which values between 0 and 1 count as different units.
 WIDE_RANGE = 100
 
 
 @dataclass(frozen=True)
 class ImageFormat:
-    """Format of the images of a fit, which later images have to have.
+    """Format of the images that an estimator was fitted on, required of later images.
 
     Parameters
     ----------
@@ -59,7 +59,7 @@ class ImageFormat:
     dtype : torch.dtype
         uint8, or float32 for everything else.
     is_array : bool
-        Whether the images came as an array, whose shape and units bind later images.
+        Whether the images were given as an array. Later images then need the same shape and units.
     """
 
     shape: tuple[int, int, int]
@@ -70,20 +70,21 @@ class ImageFormat:
 
 @dataclass(frozen=True)
 class InputParser:
-    """Parameters under which X becomes an image source.
+    """Converter from X to an image source.
 
     Parameters
     ----------
     owner : str
         Name of the estimator's class, for messages.
     reader : Reader
+        Settings of reading images.
     image_shape : tuple of int, optional
-        Shape of an image where X has flat rows.
+        Shape of an image, for X with flat rows.
     image_size : int, (height, width) or "auto"
-        Training resolution asked for.
+        Training resolution; see `training_size`.
     validate : callable
-        scikit-learn's `validate_data` of the estimator: it checks rows (n_images, n_features) and, with
-        ``reset=True``, remembers their number of features and its names.
+        scikit-learn's `validate_data`, bound to the estimator. It checks rows (n_images, n_features) and,
+        with ``reset=True``, stores the number and the names of the features in the estimator.
     """
 
     owner: str
@@ -95,14 +96,14 @@ class InputParser:
     # ------------------------------------------------------------------ interface
 
     def open_for_training(self, X: Any, X_unlabeled: Any = None) -> tuple[Source, ImageFormat]:
-        """Open the images that `fit` learns from: X, then X_unlabeled.
+        """Open the training images: X, followed by X_unlabeled.
 
         Raises
         ------
         ValueError
-            X is no set of images, or X_unlabeled is not of X's kind.
+            If X is not a set of images, or X_unlabeled is not of the same kind as X.
         FileNotFoundError
-            A path leads nowhere.
+            If a path does not exist.
         """
         source, images = self._open(X, None)
         if X_unlabeled is None:
@@ -110,17 +111,18 @@ class InputParser:
         further, _ = self._open(X_unlabeled, images)
         _check_same_kind(source, further)
         sources = [_shrunk(each, images.size) for each in (source, further)]
+        # Smaller images keep their size, which may differ between X and X_unlabeled.
         if sources[0].size != sources[1].size:
             sources = [_resized(each, images.size) for each in sources]
         return ConcatSource(*sources), images
 
     def open_for_inference(self, X: Any, fitted: ImageFormat, pixels: PixelScale) -> Source:
-        """Open the images of `transform`, which have the format and the units of the fit.
+        """Open the images of `transform`, which need the format and the units of the fit.
 
         Raises
         ------
         ValueError, FileNotFoundError
-            As in `open_for_training`; also where size, channels or units are not the fitted ones.
+            As `open_for_training`; also if size, channels or units differ from those of the fit.
         """
         source, _ = self._open(X, fitted)
         self._check_units(source, fitted, pixels)
@@ -129,7 +131,7 @@ class InputParser:
     # ------------------------------------------------------------------ any form
 
     def _open(self, X: Any, fitted: ImageFormat | None) -> tuple[Source, ImageFormat]:
-        """Open images that define the format (`fitted` is None), or have to fit it."""
+        """Open images, which define the format if `fitted` is None, and have to match it otherwise."""
         if _is_mapped(X) and X.nbytes > self.reader.memory_limit:
             return self._open_mapped(X, fitted)
         collection = self._collection(X, fitted)
@@ -144,7 +146,7 @@ class InputParser:
         return ImageFormat(shape, training_size(self.image_size, shape[:2]), dtype, is_array=True)
 
     def _tensor(self, X: Any, fitted: ImageFormat | None) -> Tensor:
-        """(n, C, H, W), uint8 or float32, of anything that is held in memory."""
+        """Convert X in memory to images (n, C, H, W), uint8 or float32."""
         rows, shape, channels_first = as_rows(X, self.image_shape, self.reader.background)
         if fitted:
             self._check_shape(shape, channels_first, fitted)
@@ -155,10 +157,10 @@ class InputParser:
         images = torch.from_numpy(writeable(rows)).reshape(len(rows), *full_shape(shape, rows.shape[1]))
         if channels_first:
             return images
-        return images.movedim(-1, 1)  # a view: channels-last memory, as convolutions like it
+        return images.movedim(-1, 1)  # a view in channels-last memory format, which suits convolutions
 
     def _open_mapped(self, X: np.ndarray, fitted: ImageFormat | None) -> tuple[Source, ImageFormat]:
-        """Open an array that is too large for memory, whose images are read when they are needed."""
+        """Open a memory-mapped array above the memory limit; its images are read when they are needed."""
         if X.ndim == 2 and self.image_shape is not None:
             X = X.reshape(len(X), *full_shape(checked_image_shape(self.image_shape), X.shape[1]))
         check_image_axes(X)
@@ -167,41 +169,42 @@ class InputParser:
         if fitted:
             self._check_shape((height, width, channels), False, fitted)
         is_uint8 = X.dtype == np.uint8
-        # The others are checked as they are read.
+        # scikit-learn validates two images only, to store the number of features. The others would have to be
+        # read from disk for that; they are checked when they are read.
         first = np.asarray(X[:2]).reshape(len(X[:2]), -1)
         self.validate(first, reset=fitted is None, dtype=np.uint8 if is_uint8 else np.float32)
         dtype = torch.uint8 if is_uint8 else torch.float32
         images = fitted or self._format_of_array((height, width, channels), dtype)
-        indexed = IndexedImages(X, one_by_one=False)
+        indexed = IndexedImages(X, single_threaded=False)
         source = LazySource(indexed, images.size, channels, dtype, self.reader, training=fitted is None)
         return source, images
 
     # ------------------------------------------------------------------ collections
 
     def _collection(self, X: Any, fitted: ImageFormat | None) -> ImageCollection | None:
-        """Files, a dataset, or PIL images of several sizes; None for anything in memory."""
+        """Return files, datasets and PIL images of different sizes as a collection, None for other images."""
         if isinstance(X, str | os.PathLike):
             return ImageFiles(files_below(X, SUFFIXES if self.reader.read is None else None))
         if isinstance(X, Image.Image):
             raise ValueError(f"X is a single image, {X!r}: give a list of them.")
         if isinstance(X, IterableDataset):
             raise ValueError(
-                f"X is {X!r}, a dataset without numbers: give one with __len__ and __getitem__, whose images "
-                f"can be shuffled."
+                f"X is {X!r}, an iterable-style dataset. Give a map-style dataset, with __len__ and "
+                f"__getitem__, whose images can be shuffled."
             )
-        if hasattr(X, "column_names") and hasattr(X, "features"):  # of the package datasets
+        if hasattr(X, "column_names") and hasattr(X, "features"):  # a Hugging Face dataset
             raise ValueError(
                 f"X is a {type(X).__name__} with the columns {list(X.column_names)}: give its column of "
                 f"images, for example X[{_image_column(X)!r}]."
             )
         if isinstance(X, Dataset | SliceDataset):
-            return IndexedImages(X, one_by_one=True)
+            return IndexedImages(X, single_threaded=True)
         paths = _paths(X)
         if paths is not None:
             return ImageFiles(paths)
         if is_list_of_images(X) and len(X) > 0 and all(isinstance(x, Image.Image) for x in X):
             any_size = not fitted.is_array if fitted else len({header_of_image(x) for x in X}) > 1
-            return IndexedImages(list(X), one_by_one=True) if any_size else None
+            return IndexedImages(list(X), single_threaded=True) if any_size else None
         return None
 
     def _open_collection(
@@ -223,14 +226,14 @@ class InputParser:
         return LazySource(collection, images.size, channels, images.dtype, self.reader, training), images
 
     def _format_of_collection(self, collection: ImageCollection) -> ImageFormat:
-        """Format of all images, decided by sizes and kinds of some."""
-        headers = look_at_some(collection, self.reader)
+        """Derive the format from the headers of some of the images."""
+        headers = inspect_headers(collection, self.reader)
         typical = int(np.median([min(header.height, header.width) for header in headers.values()]))
         kinds = {header.channels: collection.name(position) for position, header in headers.items()}
-        if len(kinds) > 1 and set(kinds) != {1, 3}:
+        if len(kinds) > 1 and set(kinds) != {1, 3}:  # grayscale images among color images get three channels
             examples = ", ".join(f"{channels} ({name})" for channels, name in sorted(kinds.items()))
             raise ValueError(
-                f"The images have different numbers of channels: {examples}. Give those of one kind."
+                f"The images have different numbers of channels: {examples}. Give images of one kind."
             )
         size = training_size(self.image_size, (typical, typical))
         deep = any(header.deep for header in headers.values())
@@ -241,7 +244,7 @@ class InputParser:
 
     def _check_shape(self, shape: tuple[int, ...], channels_first: bool, fitted: ImageFormat) -> None:
         if -1 in shape:
-            return  # rows, whose length scikit-learn checks
+            return  # flat rows: scikit-learn checks their length
         height, width, channels = (*shape[1:], shape[0]) if channels_first else (*shape, 1)[:3]
         if fitted.shape != (height, width, channels):
             raise ValueError(
@@ -254,25 +257,27 @@ class InputParser:
         if not fitted.is_array or len(collection) == 0:
             return
         channels = fitted.shape[2]
-        headers = look_at_some(collection, self.reader).values()
+        headers = inspect_headers(collection, self.reader).values()
         other = max(header.channels for header in headers)
-        if other != channels and (other > 1 or channels != 3) and (other, channels) != (3, 1):
+        # Gray images can be repeated to three channels, and three channels reduced to one if they are equal,
+        # which is checked when an image is read.
+        if other != channels and (other, channels) not in ((1, 3), (3, 1)):
             raise ValueError(f"{self.owner} was fitted on {channels} channels; these images have {other}.")
         if fitted.dtype == torch.float32 and not all(header.deep for header in headers):
             raise ValueError(
-                f"These images have 8 bits a channel (0 to 255), but {self.owner} was fitted on an array of "
-                f"another dtype than uint8, whose units may be others. Read them into such an array first."
+                f"These images have 8 bits per channel (0 to 255), but {self.owner} was fitted on an array "
+                f"of another dtype than uint8, whose units may differ. Load them into an array of that dtype."
             )
 
     def _check_units(self, source: Source, fitted: ImageFormat, pixels: PixelScale) -> None:
-        """Refuse pixel values of 0 to 1 where those of `fit` were 0 to 255 or more, and the reverse.
+        """Reject pixel values from 0 to 1 if those of `fit` were from 0 to 255 or more, and the reverse.
 
-        The values tell, not their type: floats of 0 to 255 are right after a fit on uint8. A single image may
-        be as dark, or as bright, in the right units: it is embedded, with a warning.
+        Values are compared, not dtypes: floats from 0 to 255 are valid after a fit on uint8. A single image
+        causes a warning only, as it may be that dark or bright in the right units.
         """
         if len(source) == 0 or source.dtype == fitted.dtype == torch.uint8:
             return
-        images = source.batch(evenly_spaced(len(source), UNIT_SAMPLE)).to(torch.float32)
+        images = source.batch(evenly_spaced(len(source), N_CHECKED_FOR_UNITS)).to(torch.float32)
         given, example = _other_units(pixels, images, source.dtype)
         if not given:
             return
@@ -283,7 +288,7 @@ class InputParser:
         )
         if len(source) > 1:
             raise ValueError(message)
-        warn(message)  # the caller of `transform`, which scikit-learn wraps
+        warn(message)
 
 
 def training_size(image_size: Any, given: tuple[int, int]) -> tuple[int, int]:
@@ -292,9 +297,14 @@ def training_size(image_size: Any, given: tuple[int, int]) -> tuple[int, int]:
     Parameters
     ----------
     image_size : int, (height, width) or "auto"
-        "auto": the images' own, at most 224 pixels on the short side.
+        "auto": the size of the images, reduced to at most 224 pixels on the short side.
     given : (height, width)
         Size of the images.
+
+    Raises
+    ------
+    ValueError
+        If `image_size` is none of these.
     """
     if isinstance(image_size, str) and image_size == "auto":
         shrink = min(1.0, MAX_AUTO_SIZE / min(given))
@@ -315,24 +325,25 @@ def _check_same_kind(first: Source, second: Source) -> None:
 
 
 def _other_units(fitted: PixelScale, images: Tensor, dtype: torch.dtype) -> tuple[str, str]:
-    """What is odd about the values, and what would mend it; empty strings if they suit."""
+    """Describe values in other units, and code that converts them; empty strings if the units match."""
     low, high = (each.item() for each in images.aminmax())
-    # Whole numbers of 0 and 1 are a dark image, or a mask.
+    # Images with no values except 0 and 1 may be dark images, or masks, in the right units.
     if fitted.span.min() >= WIDE_RANGE and low >= 0 and high <= 1 and (images != images.round()).any():
-        return "lie between 0 and 1", "X * 255; or X.round(), if they are as dark as that"
+        return "lie between 0 and 1", "X * 255; or X.round(), if they are really that dark"
     of_unit = fitted.bounded and fitted.span.max() == 1
-    # Floats may have been fitted on with a few values above 1 that were not looked at, uint8 cannot.
+    # `fit` samples pixels and may have missed a few float values above 1: the mean decides, except for uint8.
     if of_unit and (images.mean() > 1 or (dtype == torch.uint8 and high > 1)):
         return f"reach {high:g}", "X / 255"
     return "", ""
 
 
 def _shrunk(source: Source, size: tuple[int, int]) -> Source:
-    """Reduced once, before training; smaller images stay: views enlarge them as they crop."""
+    """Downsample images once, before training; smaller images are left to the views, which enlarge crops."""
     return _resized(source, size) if min(source.size) > min(size) else source
 
 
 def _resized(source: Source, size: tuple[int, int]) -> Source:
+    """Return the images in memory, resized to `size`."""
     if source.size == size:
         return source
     index = torch.arange(len(source))
@@ -340,9 +351,10 @@ def _resized(source: Source, size: tuple[int, int]) -> Source:
 
 
 def _paths(X: Any) -> list[Path] | None:
-    """Of a list, an array or a column of paths; a frame or an array of one column is one too.
+    """Return the paths in a list, an array or a column; None if X contains something else.
 
-    Raises ValueError where only some rows are paths, and the others no images either.
+    A data frame or an array with a single column is accepted, too. Raises ValueError if some rows are paths
+    and the others are neither paths nor images.
     """
     if hasattr(X, "columns") and X.shape[1] == 1:
         X = X[X.columns[0]]
@@ -354,29 +366,30 @@ def _paths(X: Any) -> list[Path] | None:
     others = [i for i, x in enumerate(rows) if not isinstance(x, str | os.PathLike)]
     if others and len(others) < len(rows) and np.ndim(rows[others[0]]) == 0:
         raise ValueError(
-            f"Row {others[0]} of X is {reprlib.repr(rows[others[0]])}, no path; such rows: {len(others)} of "
-            f"{len(rows)}. Leave them out."
+            f"Row {others[0]} of X is {reprlib.repr(rows[others[0]])}, which is not a path; affected rows: "
+            f"{len(others)} of {len(rows)}. Remove them."
         )
     return None if others else [Path(x) for x in rows]
 
 
 def _image_column(X: Any) -> str:
-    """The name of the column whose type is called Image, or of the first one."""
+    """Return the name of the first column of type Image, or of the first column if there is none."""
     names = [name for name in X.column_names if type(X.features[name]).__name__ == "Image"]
     return (names or list(X.column_names))[0]
 
 
 def _check_files(paths: Sequence[Path]) -> None:
+    """Check that all paths are those of regular files; errors name the first that is not."""
     for position, path in enumerate(paths):
         where = f"{path} (position {position} of {len(paths)})"
         if path.is_dir():
             raise IsADirectoryError(f"{where} is a folder. Give the paths of the images in it.")
         if is_special(path):
-            raise ValueError(f"{where} is {SPECIAL}.")
+            raise ValueError(f"{where} is {NOT_REGULAR}.")
         if not path.is_file():
             raise FileNotFoundError(f"There is no file {where}.")
 
 
 def _is_mapped(X: Any) -> bool:
-    """Whether an array lies in a file, as ``np.load(path, mmap_mode="r")`` makes it."""
+    """Return whether an array is memory-mapped, as by ``np.load(path, mmap_mode="r")``, or a view of such."""
     return isinstance(X, np.memmap) or isinstance(getattr(X, "base", None), np.memmap)

@@ -1,4 +1,4 @@
-"""Images that are read when they are needed, by threads, and kept while there is room."""
+"""Image source that reads images when they are needed, in threads, and keeps them if memory suffices."""
 
 from __future__ import annotations
 
@@ -14,36 +14,41 @@ from torch import Tensor
 from sklearn_ssl._hashing import fingerprint
 from sklearn_ssl._images.cache import DiskCache
 from sklearn_ssl._images.collections import ImageCollection
-from sklearn_ssl._images.decode import RULES, Header
+from sklearn_ssl._images.decode import DECODER_VERSION, Header
 from sklearn_ssl._images.pixel_scale import evenly_spaced
 from sklearn_ssl._images.reader import Reader
 from sklearn_ssl._images.resize import resized
 
-# Images looked at before the others, to learn of what size and kind they are.
-LOOKED_AT_FIRST = 64
-# Errors of a machine that has too many files open.
-MACHINE = (errno.EMFILE, errno.ENFILE)
+# Maximum number of images whose headers are inspected before any image is decoded, to determine the size and
+# the kind of all images.
+N_INSPECTED = 64
+# Error numbers for too many open files, in this process or on the machine: no fault of an image.
+TOO_MANY_FILES_ERRNOS = (errno.EMFILE, errno.ENFILE)
 
 
 class LazySource:
-    """Images that are read when they are needed, by threads; kept while there is room.
+    """Image source that reads a collection when its images are needed, in threads.
 
     Parameters
     ----------
     items : ImageCollection
+        Images to read.
     size : (height, width)
-        Every image is resized (antialiased, short side) and centre-cropped to it.
+        Size to which every image is resized (short side, antialiased) and center-cropped.
     channels : int
+        Number of channels of every image.
     dtype : torch.dtype
-        uint8, or float32 where some have more than 8 bits, whose levels are kept.
+        uint8; or float32 if some images have more than 8 bits per channel, all levels of which are kept.
     reader : Reader
+        Settings of reading images.
     training : bool
-        Whether images will be wanted again, and bad ones have another in their place rather than black.
+        If True, images are kept in memory if they fit, and an unreadable one is replaced by another image.
+        If False, nothing is kept, and unreadable images are black.
 
     Attributes
     ----------
     bad : dict of int to str
-        Positions that could not be read so far, and why; only with ``on_error="skip"``.
+        Positions of the images found unreadable so far, and the reasons. Empty unless ``on_error="skip"``.
     """
 
     device = torch.device("cpu")
@@ -59,59 +64,60 @@ class LazySource:
         training: bool,
     ):
         self.items = items
-        self._length = len(items)  # a dataset may change its mind
+        self._length = len(items)  # fixed here: the length of a dataset might change
         self.size = size
         self.channels = channels
         self.dtype = dtype
         self.reader = reader
-        self.stands_in = training
+        self.replaces_bad = training
         self.bad: dict[int, str] = {}
         shape = (len(items), channels, *size)
         fits = math.prod(shape) * dtype.itemsize <= reader.memory_limit
         self._kept = torch.empty(shape, dtype=dtype) if training and fits else None
         self._is_kept = np.zeros(len(items), dtype=bool)
         self._cache = None if reader.cache is None else DiskCache(reader.cache, reader.cache_limit)
-        self._kind = fingerprint(RULES, size, channels, dtype, reader.background, reader.read)
+        self._kind = fingerprint(DECODER_VERSION, size, channels, dtype, reader.background, reader.read)
         self._threads = ThreadPoolExecutor(self._workers(), thread_name_prefix="sklearn_ssl-read")
 
     def __len__(self) -> int:
         return self._length
 
     def batch(self, index: Tensor) -> Tensor:
-        """The images of these numbers; `stand_ins` says which others are in place of bad ones."""
+        """Return the images at given positions; unreadable ones are replaced (see `stand_ins`) or black."""
         if self._kept is not None and self._is_kept[index.numpy()].all():
             return self._kept[index]
         images = torch.zeros(len(index), self.channels, *self.size, dtype=self.dtype)
         positions = index.tolist()
         is_read = list(self._threads.map(self._read_into, images, positions))
-        for i in range(len(images)) if self.stands_in else ():
+        # Replaced after all threads are done: a replacement may be another image of the same batch.
+        for i in range(len(images)) if self.replaces_bad else ():
             if not is_read[i]:
                 images[i] = self._stand_in(positions[i])[1]
         return images
 
-    def _read_into(self, place: Tensor, position: int) -> bool:
-        """False: it cannot be read, and is to be skipped."""
+    def _read_into(self, target: Tensor, position: int) -> bool:
+        """Copy an image to `target`; return False if it is unreadable and to be skipped."""
         image = self._image_or_none(position)
         if image is not None:
-            place.copy_(image)
+            target.copy_(image)
         return image is not None
 
     def stand_ins(self, index: Tensor) -> Tensor:
-        """The numbers of the images that `batch` has given for these."""
+        """Return the positions of the images that `batch` returned for these positions."""
         if not self.bad:
             return index
         others = [self._stand_in(p)[0] if p in self.bad else p for p in index.tolist()]
         return torch.tensor(others, dtype=index.dtype)
 
     def identity(self) -> tuple:
-        """Of each image what tells it from others; a dataset's have to be read for that."""
+        """Return the identity of every image. Datasets are read and hashed for that."""
         kind = self.size, self.channels, self.dtype, self.reader.background
         return kind, [self._identity(p) or self._digest(p) for p in range(len(self))]
 
     # ------------------------------------------------------------------ one image
 
     def _image_or_none(self, position: int) -> Tensor | None:
-        """None: it cannot be read, and is to be skipped."""
+        """Return an image, or None if it is unreadable and to be skipped."""
         if position in self.bad:
             return None
         try:
@@ -123,7 +129,7 @@ class LazySource:
             return None
 
     def _stand_in(self, position: int) -> tuple[int, Tensor]:
-        """The next one that can be read: it depends on the images alone, not on what was read before."""
+        """Return position and pixels of the next readable image, independent of what has been read before."""
         for step in range(1, len(self)):
             other = (position + step) % len(self)
             image = self._image_or_none(other)
@@ -132,6 +138,7 @@ class LazySource:
         raise ValueError(f"None of the {len(self)} images can be read. {self.bad[position]}")
 
     def _image(self, position: int) -> Tensor:
+        """Return an image from memory, or read it and keep it if memory suffices."""
         if self._is_kept[position]:
             return self._kept[position]
         image = self._cached(position)
@@ -141,6 +148,7 @@ class LazySource:
         return image
 
     def _cached(self, position: int) -> Tensor:
+        """Return an image from the disk cache, or decode it and write it to the cache, if there is one."""
         if self._cache is None:
             return self._decode(position)
         identity = self._identity(position)
@@ -156,7 +164,7 @@ class LazySource:
     def _identity(self, position: int) -> tuple | None:
         try:
             return self.items.identity(position)
-        except OSError:  # a file that is not there: reading it says so
+        except OSError:  # the file is missing; the error is raised when it is read
             return None
 
     def _digest(self, position: int) -> str | None:
@@ -171,40 +179,41 @@ class LazySource:
             raise unreadable(self.items, position, error) from error
 
     def _as_tensor(self, pixels: np.ndarray) -> Tensor:
-        """(channels, *size), of the source's type."""
+        """Convert decoded pixels to an image (channels, *size) of the dtype of the source."""
         if pixels.dtype.kind not in "buif" or 0 in pixels.shape:
-            raise ValueError(f"it is an array of {pixels.dtype} of shape {pixels.shape}")
+            raise ValueError(f"it is an array of dtype {pixels.dtype} and shape {pixels.shape}")
         if pixels.dtype != np.uint8 and self.dtype == torch.uint8:
             raise ValueError(
-                "it has more than 8 bits a channel, the images looked at first have 8. Convert one kind, or "
-                "give the deeper images first"
+                "it has more than 8 bits per channel, while the images inspected first have 8. Convert them "
+                "to the same kind, or put an image with more bits first"
             )
         kind = np.uint8 if self.dtype == torch.uint8 else np.float32
-        with np.errstate(over="ignore"):
+        with np.errstate(over="ignore"):  # float64 may become infinity in float32, which is rejected below
             image = torch.from_numpy(np.array(pixels.transpose(2, 0, 1), dtype=kind, order="C"))
         if image.is_floating_point() and not image.isfinite().all():
-            raise ValueError("it has NaN or infinity among its pixels: replace or leave it out")
+            raise ValueError("it contains NaN or infinity: replace these values, or remove the image")
         if self.dtype == torch.float32 and pixels.dtype == np.uint8:
-            image *= 257  # the white of 8 bits becomes that of 16, where files have either
+            image *= 257  # to the 16-bit range, 65535 = 257 * 255, as other images have more than 8 bits
         return resized(image[None], self.size)[0]
 
     def _workers(self) -> int:
         if self.reader.workers != "auto":
             return int(self.reader.workers)
-        # In a worker of joblib torch has a share of the processors.
-        return 1 if self.items.one_by_one else min(cpu_count(), torch.get_num_threads())
+        # joblib limits the threads of torch in its workers, so that they share the processors.
+        return 1 if self.items.single_threaded else min(cpu_count(), torch.get_num_threads())
 
 
 class UnreadableImage(ValueError):
-    """With its place and the cause."""
+    """Error for an image that cannot be read; its message names the image and the cause."""
 
 
 def unreadable(items: ImageCollection, position: int, error: Exception) -> UnreadableImage:
-    """The error in our words, unless it is the machine's rather than the image's.
+    """Return an `UnreadableImage` for an error of a decoder; re-raise errors that are no fault of the image.
 
-    MemoryError is the image's: pixels are limited, but a damaged file can promise gigabytes of other things.
+    MemoryError is considered a fault of the image: the number of pixels is limited, but other fields of a
+    damaged file may still claim gigabytes.
     """
-    if getattr(error, "errno", None) in MACHINE:
+    if getattr(error, "errno", None) in TOO_MANY_FILES_ERRNOS:
         raise error
     why = str(error) or type(error).__name__
     return UnreadableImage(f"{_where(items, position)} cannot be read as an image: {why}")
@@ -214,10 +223,10 @@ def _where(items: ImageCollection, position: int) -> str:
     return f"{items.name(position)} (position {position})"
 
 
-def look_at_some(items: ImageCollection, reader: Reader) -> dict[int, Header]:
-    """By position, headers of up to 64 of them, evenly spaced."""
+def inspect_headers(items: ImageCollection, reader: Reader) -> dict[int, Header]:
+    """Return the headers of up to `N_INSPECTED` evenly spaced images, by position."""
     headers, first = {}, None
-    positions = evenly_spaced(len(items), LOOKED_AT_FIRST).tolist()
+    positions = evenly_spaced(len(items), N_INSPECTED).tolist()
     for position in positions:
         try:
             headers[position] = items.header(position, reader)
@@ -226,5 +235,5 @@ def look_at_some(items: ImageCollection, reader: Reader) -> dict[int, Header]:
             if reader.on_error == "raise":
                 raise first from error
     if not headers:
-        raise ValueError(f"None of the {len(positions)} images looked at first can be read. {first}")
+        raise ValueError(f"None of the {len(positions)} images inspected first can be read. {first}")
     return headers

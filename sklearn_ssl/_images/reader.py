@@ -1,4 +1,4 @@
-"""How images are read: the settings `reader__...`."""
+"""Settings of reading images: the parameters `reader__<name>`."""
 
 from __future__ import annotations
 
@@ -15,32 +15,36 @@ from sklearn_ssl._checks import check_choice, check_number
 
 @dataclass(frozen=True)
 class Reader:
-    """How images are read; `reader__<name>` of `SSLImageEmbedder`.
+    """Settings of reading images: the parameters `reader__<name>` of `SSLImageEmbedder`.
 
     Parameters
     ----------
     on_error : {"raise", "skip"}, default="raise"
-        What happens to an image that cannot be read. "skip": `fit` does without it, with a warning, and
-        lists it in `skipped_`; `transform` gives it a row of NaN.
-    read : callable, optional
-        Reads a file in your own way, whatever it is: path -> array of shape (height, width[, channels]).
-        None: BMP, GIF, JPEG, JPEG 2000, PNG, PPM, TIFF, WebP and .npy.
+        Handling of unreadable images. "raise": raise an error. "skip": `fit` ignores them, with a warning,
+        and lists them in `skipped_`; `transform` returns rows of NaN for them.
+    read : callable, default=None
+        Function that reads a file of any format: it maps a path to an array of shape
+        (height, width[, channels]). None: read BMP, GIF, JPEG, JPEG 2000, PNG, PPM, TIFF, WebP and .npy.
     background : str, default="white"
-        Colour behind transparent pixels, in any of Pillow's words.
+        Color behind transparent pixels, in any notation that Pillow accepts.
     max_pixels : int, default=89_478_485
-        Larger images are refused before they are decoded: a small file can be one of many gigabytes. The
-        default is Pillow's.
+        Maximum height * width. Larger images are rejected before they are decoded, as a small file may
+        decompress to gigabytes. The default is that of Pillow.
     memory_limit : int, default=2**31
-        Bytes. Images that take no more, as they are trained on, are kept in memory once they were read.
-    cache : path, optional
-        A folder in which images of files are kept as they are trained on: later epochs, fits and processes
-        need not decode them again. A file that has changed, or whose copy in the folder is damaged, is read
-        anew; where what `read` calls has changed, give another folder.
+        Maximum size in bytes of the decoded and resized training images up to which they are kept in memory.
+    cache : str or path-like, default=None
+        Folder of a disk cache of decoded and resized image files, shared by epochs, fits and processes. Files
+        that change, and damaged entries of the cache, are read again. Use another folder if functions that
+        `read` calls change, as this cannot be detected. None: no disk cache.
     cache_limit : int, default=20 * 2**30
-        Bytes; of what is in the folder, the oldest goes when it becomes more.
+        Maximum size of the disk cache in bytes; the oldest entries are removed.
     workers : int or "auto", default="auto"
-        Threads that read, each with an image of full size in hand. "auto": as many as torch uses; one for PIL
-        images and datasets, of which not all can be used by several.
+        Number of threads that read images; each holds one image of full size in memory. "auto": the number of
+        threads of torch; 1 for PIL images and datasets, as not all of them are thread-safe.
+
+    See Also
+    --------
+    list_images : List the image files of a folder.
     """
 
     on_error: str = "raise"
@@ -61,6 +65,7 @@ class Reader:
         for name in ("max_pixels", "memory_limit", "cache_limit"):
             check_number(f"reader__{name}", getattr(self, name), whole=True, at_least=1)
         check_number("reader__workers", self.workers, whole=True, at_least=1, instead=("auto",))
+        # Pillow warns above MAX_IMAGE_PIXELS and raises an error above twice that number.
         if Image.MAX_IMAGE_PIXELS is not None and self.max_pixels > 2 * Image.MAX_IMAGE_PIXELS:
             raise ValueError(
                 f"reader__max_pixels={self.max_pixels}: Pillow itself refuses more than "
@@ -70,28 +75,29 @@ class Reader:
             ImageColor.getrgb(self.background)
         except (ValueError, AttributeError, TypeError):
             raise ValueError(
-                f"reader__background={self.background!r}: give a colour, such as 'white' or '#204080'."
+                f"reader__background={self.background!r}: give a color, such as 'white' or '#204080'."
             ) from None
 
 
 def make_reader(reader: Reader | None, params: dict[str, Any]) -> Reader:
-    """Return the settings given as `reader=`, with those of `reader_params` in their place."""
+    """Return the settings given as `reader`, updated by those of `reader_params`."""
     target = resolve_reader(reader)
     return replace(target, **params) if isinstance(target, Reader) else target(**params)
 
 
 def resolve_reader(reader: Any) -> Reader | type[Reader]:
-    """Return the settings, or the class whose defaults hold where none are given.
+    """Return the settings, or the class with the default settings if none are given.
 
     Raises
     ------
     ValueError
+        If `reader` is neither a `Reader` nor None.
     """
     if reader is None:
         return Reader
     if isinstance(reader, Reader):
         return reader
     raise ValueError(
-        f"reader={reader!r}: give a sklearn_ssl.Reader, or None. A function of your own that reads a file is "
+        f"reader={reader!r}: give a sklearn_ssl.Reader, or None. To read files by your own function, set "
         f"reader__read=function."
     )

@@ -1,4 +1,4 @@
-"""Resizing and centre-cropping."""
+"""Resizing and center-cropping."""
 
 from __future__ import annotations
 
@@ -8,26 +8,27 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Sides of the view: no image is made longer than that on the way to it.
-LONGEST = 4
+# Maximum length of an image before it is center-cropped, relative to the wanted size.
+MAX_RELATIVE_LENGTH = 4
 Size = tuple[int, int]  # (height, width), in pixels
 
 
 def resize_and_center(images: Tensor, size: Size) -> Tensor:
-    """Resize until the short side fits, then cut out the centre: a view without randomness.
+    """Resize images such that the short side fits, then crop the center.
 
     Parameters
     ----------
     images : Tensor of shape (n, channels, height, width), float
+        Images.
     size : tuple of two ints
-        (height, width) wanted.
+        (height, width) of the result.
 
     Returns
     -------
     Tensor of shape (n, channels, *size)
-        Bilinear, antialiased where it shrinks; the images themselves when their size fits.
+        Interpolated bilinearly, with antialiasing if reduced; the same tensor if its size is `size` already.
     """
-    images = cut_ends(images, size)
+    images = _crop_elongated(images, size)
     given, wanted = tuple(images.shape[-2:]), tuple(size)
     if given == wanted:
         return images
@@ -38,21 +39,22 @@ def resize_and_center(images: Tensor, size: Size) -> Tensor:
     return images[..., top : top + wanted[0], left : left + wanted[1]].contiguous()  # (n, C, *size)
 
 
-def cut_ends(images: Tensor, size: Size) -> Tensor:
-    """The middle of images that are far longer than `size` is, in relation to their width.
+def _crop_elongated(images: Tensor, size: Size) -> Tensor:
+    """Crop the center of images that are far more elongated than `size`.
 
-    What is made of an image of 1 x 10,000 pixels stays bounded: four times the view, whose middle is cut out.
+    Otherwise an image of 1 x 10,000 pixels would be enlarged to height x 10,000 height pixels, all but the
+    center of which is then discarded.
     """
     smallest = min(old / new for old, new in zip(images.shape[-2:], size, strict=True))
     for axis, new in zip((-2, -1), size, strict=True):
-        surplus = images.shape[axis] - math.ceil(LONGEST * new * smallest)
-        if surplus > 1:  # as much on either side
+        surplus = images.shape[axis] - math.ceil(MAX_RELATIVE_LENGTH * new * smallest)
+        if surplus > 1:  # an equal number on either side, so that the center stays
             images = images.narrow(axis, surplus // 2, images.shape[axis] - surplus // 2 * 2)
     return images
 
 
 def resized(images: Tensor, size: tuple[int, int]) -> Tensor:
-    """Resized and centred, in the images' own dtype."""
+    """Resize and center-crop images of any dtype, which is preserved."""
     if tuple(images.shape[2:]) == tuple(size):
         return images
     made = resize_and_center(images.to(torch.float32), size)

@@ -1,4 +1,4 @@
-"""Image sources: images by index, all of one size, channel count and dtype."""
+"""Image sources: images by index, all of the same size, number of channels and dtype."""
 
 from __future__ import annotations
 
@@ -10,33 +10,33 @@ from torch import Tensor
 
 
 class Source(Protocol):
-    """Images by number, all of one size, channel count and dtype."""
+    """Interface of images by index, all of the same size, number of channels and dtype."""
 
     size: tuple[int, int]  # (H, W)
     channels: int
     dtype: torch.dtype  # uint8 or float32
     device: torch.device  # of the batches
-    lazy: bool  # whether a batch is read when it is asked for
-    bad: dict[int, str]  # what could not be read so far, where that is no error, and why
+    lazy: bool  # whether images are read when a batch is requested
+    bad: dict[int, str]  # positions of the images found unreadable so far, and the reasons
 
     def __len__(self) -> int: ...
 
     def batch(self, index: Tensor) -> Tensor:
-        """Images of shape (len(index), channels, *size)."""
+        """Return images (len(index), channels, *size)."""
         ...
 
     def stand_ins(self, index: Tensor) -> Tensor:
-        """The numbers of the images that `batch` gave: others in place of bad ones."""
+        """Return the positions of the images that `batch` returns: others in place of unreadable ones."""
         ...
 
     def identity(self) -> Any:
-        """What differs where the images do, for a fingerprint."""
+        """Return values that change with the images, for a fingerprint."""
         ...
 
 
 @dataclass
 class ArraySource:
-    """Images in memory: one tensor of shape (n, channels, H, W)."""
+    """Images in memory, in a single tensor (n, channels, H, W)."""
 
     images: Tensor
     lazy: ClassVar[bool] = False
@@ -66,7 +66,7 @@ class ArraySource:
 
 @dataclass
 class ConcatSource:
-    """One source after the other."""
+    """Concatenation of two sources."""
 
     first: Source
     second: Source
@@ -94,7 +94,7 @@ class ConcatSource:
 
     @property
     def bad(self) -> dict[int, str]:
-        second = dict(self.second.bad)  # a copy: a thread that reads may add to it meanwhile
+        second = dict(self.second.bad)  # a copy, as a reading thread may add entries meanwhile
         return {**self.first.bad, **{p + len(self.first): why for p, why in second.items()}}
 
     def identity(self) -> tuple:
@@ -102,9 +102,9 @@ class ConcatSource:
 
 
 def to_device(source: Source, device: torch.device) -> Source:
-    """The images where `device` reads them fastest: on a GPU itself, if they are in memory and it has room.
+    """Move images to a GPU if they are in memory and take at most a third of its free memory.
 
-    They may take a third of the memory that is free there; otherwise each batch is copied when it is needed.
+    Otherwise the source is returned unchanged, and each batch is copied to the device when it is needed.
     """
     parts = [source.first, source.second] if isinstance(source, ConcatSource) else [source]
     if device.type != "cuda" or any(part.lazy for part in parts):

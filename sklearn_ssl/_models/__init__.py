@@ -1,1 +1,1 @@
-"""Fitted encoders as files."""
+"""Model files: fitted encoders without code."""

@@ -1,4 +1,7 @@
-"""Files of tensors and plain values: safetensors, with a checksum; written whole, read without code."""
+"""Files of tensors and plain values: safetensors with a JSON header and a checksum.
+
+A file is replaced atomically, and reading it executes no code.
+"""
 
 from __future__ import annotations
 
@@ -18,98 +21,107 @@ from torch import Tensor
 
 from sklearn_ssl._filesystem import check_regular, replace_file
 from sklearn_ssl._hardware.devices import is_out_of_memory
-from sklearn_ssl._models.schema import FormError, check_form, printable
+from sklearn_ssl._models.schema import SchemaError, check_schema, printable
 
-# Of the file's layout. A reader takes every version up to its own.
-FORMAT = 1
-# Words that stand for what JSON has not; a dict that has one of them as a key is written as pairs.
-TENSOR, TUPLE, PAIRS = "$tensor", "$tuple", "$pairs"
+# Version of the file format; all versions up to this one can be read.
+FORMAT_VERSION = 1
+# Keys that mark types unknown to JSON: {"$tensor": name}, {"$tuple": [...]}, {"$pairs": [[key, value], ...]}.
+# A dict that itself contains one of these keys, or keys other than strings, is written as pairs.
+TENSOR_KEY, TUPLE_KEY, PAIRS_KEY = "$tensor", "$tuple", "$pairs"
 
 
 class ArchiveError(ValueError):
-    """A file that is not what was asked for, or no longer what was written."""
+    """Raised if a file is damaged, or is not of the requested kind."""
 
 
 def write_archive(
     path: str | os.PathLike, kind: str, content: Any, unless: Callable[[], bool] = lambda: False
 ) -> None:
-    """Write a file in place of the one there was, in one go: a reader sees the old one or the new one.
+    """Write a file atomically: a reader sees either the old file or the new one.
 
     Parameters
     ----------
     path : path-like
-        Its folder exists.
+        Path of the file, in an existing folder.
     kind : str
-        What the file is; `read_archive` asks for it.
+        Kind of the file, which `read_archive` checks.
     content : dict, list, tuple, Tensor, str, int, float, bool or None, nested
-        Tensors may be anywhere in it, on any device.
+        Content of the file. Tensors may be on any device.
     unless : callable, optional
-        As for `replace_file`.
+        See `replace_file`.
 
     Raises
     ------
     TypeError
-        There is something else in it.
+        If the content contains a value of another type.
     OSError
-        The folder cannot be written to, or the disk is full; the file is then as before.
+        If the folder cannot be written to or the disk is full; the old file is then unchanged.
     """
     tensors: dict[str, Tensor] = {}
-    head = json.dumps({"format": FORMAT, "kind": kind, "content": _encode(content, "", tensors)})
+    head = json.dumps({"format": FORMAT_VERSION, "kind": kind, "content": _encode(content, "", tensors)})
     metadata = {"sklearn_ssl": head, "sha256": _checksum(head, tensors)}
-    own = _each_its_own(tensors)
+    unshared = _unshared(tensors)
     try:
-        # safetensors writes a file of its own beside this one, and renames it: `path` is alone in its folder.
-        replace_file(path, lambda new: save_file(own, new, metadata), unless)
+        # safetensors itself writes a temporary file beside `new` and renames it. `replace_file` gives `new` a
+        # folder of its own, so that no such file is left beside `path`.
+        replace_file(path, lambda new: save_file(unshared, new, metadata), unless)
     except SafetensorError as error:  # "I/O error: No space left on device"
         raise OSError(errno.EIO, f"{path} cannot be written: {error}") from error
 
 
-def read_archive(path: str | os.PathLike, kind: str, form: Any = object, *, tensors: bool = True) -> Any:
-    """What `write_archive` was given, with tensors on the CPU; nothing in the file is executed.
+def read_archive(path: str | os.PathLike, kind: str, schema: Any = object, *, tensors: bool = True) -> Any:
+    """Return the content of a file, with tensors on the CPU; nothing in the file is executed.
 
     Parameters
     ----------
     path : path-like
+        Path of a file that `write_archive` has written.
     kind : str
-    form : type, dict, list, tuple or callable, optional
-        Of the content; see `check_form`.
+        Expected kind of the file.
+    schema : type, dict, list, tuple or callable, optional
+        Schema of the content; see `check_schema`.
     tensors : bool, default=True
-        False: a quick look, with None for each tensor, at a file whose checksum is not looked at.
+        If False, read the plain values only: tensors are None, and the checksum is not verified.
+
+    Returns
+    -------
+    dict, list, tuple, Tensor, str, int, float, bool or None, nested
+        Content that `write_archive` was given.
 
     Raises
     ------
     ArchiveError
-        The file is of another kind, of a later format, or damaged, or its content has another form.
+        If the file is damaged, of another kind or of a later format, or its content does not match `schema`.
     OSError
-        There is no such file, or it cannot be read.
+        If the file does not exist or cannot be read.
     """
     check_regular(path)
-    with open(path, "rb"):  # the system's own words for a missing file
+    with open(path, "rb"):  # raises the usual OSError for a missing or unreadable file
         pass
     try:
         head, read = _read(path, tensors)
-        content = _decode(_of_this_format(json.loads(head), kind)["content"], read)
-        check_form(content, form, "content")
+        content = _decode(_checked_head(json.loads(head), kind)["content"], read)
+        check_schema(content, schema, "content")
         return content
-    except FormError as error:
+    except SchemaError as error:
         raise ArchiveError(f"{path} is not a file of sklearn_ssl, or it is damaged: {error}.") from None
     except ArchiveError as error:
         raise ArchiveError(f"{path} {error}") from None
-    except (MemoryError, OSError):  # no fault of the file's
+    except (MemoryError, OSError):  # not the fault of the file
         raise
-    except Exception as error:  # whatever safetensors and json say to bytes that are none of ours
+    except Exception as error:  # safetensors and json raise many types for damaged files
         if is_out_of_memory(error):
             raise
         raise ArchiveError(f"{path} is not a file of sklearn_ssl, or it is damaged: {error}") from error
 
 
 def plain_items(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Those that `write_archive` takes."""
+    """Return the items whose values `write_archive` accepts."""
     return {name: value for name, value in row.items() if is_plain(value)}
 
 
 def is_plain(content: Any) -> bool:
-    """Whether `write_archive` takes it."""
+    """Return whether `write_archive` accepts a value."""
     try:
         _encode(content, "", {})
     except TypeError:
@@ -118,24 +130,26 @@ def is_plain(content: Any) -> bool:
 
 
 def _read(path: str | os.PathLike, with_tensors: bool) -> tuple[str, Mapping[str, Tensor | None]]:
+    """Return the JSON header and the tensors by name; without tensors, every name maps to None."""
     with safe_open(path, framework="pt", device="cpu") as file:
         metadata = file.metadata() or {}
         if not with_tensors:
             return metadata["sklearn_ssl"], defaultdict(lambda: None)
-        # Copies: the file is mapped into memory, and may be replaced.
+        # Cloned because the file is memory-mapped, and may be replaced while the tensors are in use.
         tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
     head = metadata["sklearn_ssl"]
     if metadata["sha256"] != _checksum(head, tensors):
-        raise ArchiveError("is damaged: its contents are not those that were written (SHA-256).")
+        raise ArchiveError("is damaged: its SHA-256 checksum does not match.")
     return head, tensors
 
 
-def _of_this_format(head: dict, kind: str) -> dict:
-    check_form(head, {"format": int, "kind": str, "content": object}, "head")
-    if head["format"] > FORMAT:
+def _checked_head(head: dict, kind: str) -> dict:
+    """Return the header if its version and kind can be read."""
+    check_schema(head, {"format": int, "kind": str, "content": object}, "head")
+    if head["format"] > FORMAT_VERSION:
         raise ArchiveError(
-            f"has format {head['format']}, of a later version of sklearn_ssl than this one, which reads "
-            f"formats up to {FORMAT}: pip install -U sklearn-ssl."
+            f"has format {head['format']}, of a later version of sklearn_ssl; this version reads formats up "
+            f"to {FORMAT_VERSION}. Upgrade: pip install -U sklearn-ssl."
         )
     if head["kind"] != kind:
         raise ArchiveError(f"is a {printable(head['kind'])}, not a {kind}.")
@@ -143,45 +157,46 @@ def _of_this_format(head: dict, kind: str) -> dict:
 
 
 def _encode(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
-    """Return the value as JSON has it; tensors go into the dict.
+    """Return a JSON representation of a value, and add its tensors to the dict.
 
-    A tensor is named by its key, as in the state dict that it is from, so that other tools find it under the
-    name that they expect; by its whole place where two have the same key.
+    A tensor is stored under its own key, as in the state dict that contains it, so that other tools find it
+    under the name that they expect. If this key is taken, its full path is used.
     """
     if isinstance(value, Tensor):
         key = name.rpartition("/")[2]
         key = name if key in tensors else key
-        while key in tensors:  # {"a/b": x, "a": {"b": y}}
+        while key in tensors:  # paths can collide, too: {"a/b": x, "a": {"b": y}}
             key += "'"
         tensors[key] = value.detach().cpu().contiguous()
-        return {TENSOR: key}
+        return {TENSOR_KEY: key}
     if isinstance(value, np.generic):
         value = value.item()
     if value is None or type(value) in (bool, int, float, str):
         return value
     if isinstance(value, tuple):
-        return {TUPLE: _encode(list(value), name, tensors)}
+        return {TUPLE_KEY: _encode(list(value), name, tensors)}
     if isinstance(value, list):
         return [_encode(item, f"{name}/{i}", tensors) for i, item in enumerate(value)]
     if not isinstance(value, dict):
         raise TypeError(f"A {type(value).__name__} ({name or 'content'}) cannot be written to a file.")
     items = {key: _encode(item, f"{name}/{key}", tensors) for key, item in value.items()}
-    if all(type(key) is str for key in items) and not items.keys() & {TENSOR, TUPLE, PAIRS}:
+    if all(type(key) is str for key in items) and not items.keys() & {TENSOR_KEY, TUPLE_KEY, PAIRS_KEY}:
         return items
-    return {PAIRS: [[key, item] for key, item in items.items()]}
+    return {PAIRS_KEY: [[key, item] for key, item in items.items()]}
 
 
 def _decode(value: Any, tensors: dict[str, Tensor]) -> Any:
+    """Invert `_encode`."""
     if isinstance(value, list):
         return [_decode(item, tensors) for item in value]
     if not isinstance(value, dict):
         return value
-    if TENSOR in value:
-        return tensors[value[TENSOR]]
-    if TUPLE in value:
-        return tuple(_decode(value[TUPLE], tensors))
-    if PAIRS in value:
-        return {key: _decode(item, tensors) for key, item in value[PAIRS]}
+    if TENSOR_KEY in value:
+        return tensors[value[TENSOR_KEY]]
+    if TUPLE_KEY in value:
+        return tuple(_decode(value[TUPLE_KEY], tensors))
+    if PAIRS_KEY in value:
+        return {key: _decode(item, tensors) for key, item in value[PAIRS_KEY]}
     return {key: _decode(item, tensors) for key, item in value.items()}
 
 
@@ -189,14 +204,14 @@ def _checksum(head: str, tensors: dict[str, Tensor]) -> str:
     digest = hashlib.sha256(head.encode())
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())  # as bytes: numpy has no bfloat16
     return digest.hexdigest()
 
 
-def _each_its_own(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Copies of those that share memory, which they could not do in a file."""
-    places = Counter(tensor.untyped_storage().data_ptr() for tensor in tensors.values())
+def _unshared(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Copy tensors that share memory, which safetensors refuses to write."""
+    uses = Counter(tensor.untyped_storage().data_ptr() for tensor in tensors.values())
     return {
-        name: tensor.clone() if places[tensor.untyped_storage().data_ptr()] > 1 else tensor
+        name: tensor.clone() if uses[tensor.untyped_storage().data_ptr()] > 1 else tensor
         for name, tensor in tensors.items()
     }

@@ -1,4 +1,4 @@
-"""Fitted estimators without code: a file of tensors and plain values, and pickles of arrays."""
+"""Serialization of fitted estimators: model files without code, and the state that is pickled."""
 
 from __future__ import annotations
 
@@ -23,21 +23,22 @@ from sklearn_ssl._images.pixel_scale import PixelScale
 from sklearn_ssl._images.reader import Reader, make_reader
 from sklearn_ssl._models.container import ArchiveError, is_plain, plain_items, read_archive, write_archive
 from sklearn_ssl._models.schema import printable
+from sklearn_ssl._models.structure import have_same_structure
 from sklearn_ssl._networks.backbones import averaged, make_backbone
 from sklearn_ssl._networks.inference import detached_copy, has_hooks, make_encoder
 from sklearn_ssl._networks.student import load_plain_state
-from sklearn_ssl._networks.torchvision_models import RESNETS, choose_stem
 from sklearn_ssl._warnings import warn
 
 KIND = "model"
-# Parameters that are places on the machine: not a model's business.
-PLACES = ("checkpoint", "reader_params.cache", "reader_params.cache_limit")
-# What a stranger's file could have read, downloaded, written or called.
-NEVER_TAKEN = (*PLACES, "backbone_params.weights", "callbacks")
-# What `pack` puts in place of `encoder_`.
-WEIGHTS = "_encoder_weights"
-# Fields of a PixelScale that are numbers of each channel.
-SCALE = ("low", "span", "mean", "std")
+# Parameters that are paths on the user's machine, or belong to one; never written to a model file.
+MACHINE_PATH_PARAMS = ("checkpoint", "reader_params.cache", "reader_params.cache_limit")
+# Parameters never read from a model file: an untrusted file could make them read, download or write files,
+# or call code.
+UNTRUSTED_PARAMS = (*MACHINE_PATH_PARAMS, "backbone_params.weights", "callbacks")
+# Key under which `pack` stores the state dict of `encoder_`.
+ENCODER_WEIGHTS = "_encoder_weights"
+# Fields of a `PixelScale` that hold one value per channel.
+PIXEL_SCALE_FIELDS = ("low", "span", "mean", "std")
 NUMBER = (int, float)
 
 
@@ -52,9 +53,10 @@ def _is_device(value: Any) -> bool:
         return False
 
 
-# What is taken from a file of what `fit` leaves; nothing else, and no parameter among it.
-FITTED = {
-    WEIGHTS: {str: Tensor},
+# Schema of the fitted attributes in a model file. Other attributes are ignored, so that a file cannot set
+# parameters or methods.
+FITTED_SCHEMA = {
+    ENCODER_WEIGHTS: {str: Tensor},
     "_n_features_out": _is_size,
     "_images": {
         "shape": lambda value: _are_sizes(value, 3),
@@ -62,7 +64,7 @@ FITTED = {
         "dtype": lambda value: value in ("uint8", "float32"),
         "is_array": bool,
     },
-    "_pixels": {**{name: [float] for name in SCALE}, "bounded": bool},
+    "_pixels": {**{name: [float] for name in PIXEL_SCALE_FIELDS}, "bounded": bool},
     "augment_?": str,
     "backbone_?": str,
     "batch_size_": _is_size,
@@ -81,10 +83,11 @@ FITTED = {
     "warmup_": NUMBER,
     "weight_decay_": NUMBER,
 }
-PARAMS = {str: object, "backbone_params?": ({str: object}, None)}
-FORM = {"version": str, "params": PARAMS, "left_out": {str: str}, "fitted": FITTED}
-FLOATS = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
-INTEGERS = (torch.bool, torch.uint8, torch.int32, torch.int64)
+PARAMS_SCHEMA = {str: object, "backbone_params?": ({str: object}, None)}
+MODEL_SCHEMA = {"version": str, "params": PARAMS_SCHEMA, "left_out": {str: str}, "fitted": FITTED_SCHEMA}
+# Types of the weights that a file may contain.
+FLOAT_TYPES = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
+INTEGER_TYPES = (torch.bool, torch.uint8, torch.int32, torch.int64)
 
 
 def _are_sizes(value: Any, n: int) -> bool:
@@ -92,7 +95,7 @@ def _are_sizes(value: Any, n: int) -> bool:
         isinstance(value, list | tuple)
         and len(value) == n
         and all(map(_is_size, value))
-        and _is_size(math.prod(value))
+        and _is_size(math.prod(value))  # the number of pixels is limited as well as each side
     )
 
 
@@ -100,49 +103,50 @@ def _are_sizes(value: Any, n: int) -> bool:
 
 
 def save_model(embedder: BaseEstimator, path: str | os.PathLike) -> None:
-    """See `SSLImageEmbedder.save`."""
+    """Write a fitted embedder to a model file; see `SSLImageEmbedder.save`."""
     params = embedder.get_params(deep=False)
     state = {name: value for name, value in vars(embedder).items() if name != "_training_state"}
     fitted = {name: value for name, value in pack(state).items() if name not in params}
     if "encoder_" in fitted:
-        _check_is_users_own(embedder)
-        fitted[WEIGHTS] = _arrays(fitted.pop("encoder_").state_dict())
+        # `pack` keeps the module itself if its layers cannot be recreated from a name.
+        _check_backbone_is_custom(embedder)
+        fitted[ENCODER_WEIGHTS] = _arrays(fitted.pop("encoder_").state_dict())
     if "feature_names_in_" in fitted:
         fitted["feature_names_in_"] = list(map(str, fitted["feature_names_in_"]))
     fitted["history_"] = [plain_items(row) for row in fitted["history_"]]
-    params["backbone_params"], start = _without_start(state, fitted[WEIGHTS])
-    # As plain settings, of which paths on the machine are left out.
+    params["backbone_params"], start = _without_pretrained(state, fitted[ENCODER_WEIGHTS])
+    # A Reader instance is stored as plain settings, from which the machine's paths are then removed.
     reader = make_reader(params["reader"], params["reader_params"] or {})
     params |= {"reader": None, "reader_params": _changed(reader) or None}
     params, left_out = _plain_params(params)
     if start is not None:
-        left_out["backbone__weights"] = _named(start)
-    fitted = _known(plain_items(_tensors({name: _in_words(value) for name, value in fitted.items()})))
+        left_out["backbone__weights"] = _description(start)
+    fitted = _known(plain_items(_tensors({name: _as_plain(value) for name, value in fitted.items()})))
     if "backbone_" not in fitted:
-        left_out["backbone"] = _named(embedder.backbone_)
+        left_out["backbone"] = _description(embedder.backbone_)
     version = metadata.version("sklearn-ssl")
     write_archive(path, KIND, dict(version=version, params=params, left_out=left_out, fitted=fitted))
 
 
 def _changed(reader: Reader) -> dict[str, Any]:
-    """Return the settings that are not those of a plain Reader."""
+    """Return the settings that differ from the defaults of `Reader`."""
     return {name: value for name, value in vars(reader).items() if value != getattr(Reader, name)}
 
 
 def _plain_params(params: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
-    """What a file without code can hold of the parameters, and what it cannot, in words."""
+    """Return the parameters that a model file can store, and descriptions of the others by name."""
     left_out: dict[str, str] = {}
-    for name, value in _without(params, PLACES).items():
+    for name, value in _without(params, MACHINE_PATH_PARAMS).items():
         nested = name.endswith("_params") and isinstance(value, dict)
-        items = {key: _in_words(item) for key, item in (value if nested else {name: value}).items()}
+        items = {key: _as_plain(item) for key, item in (value if nested else {name: value}).items()}
         prefix = f"{name.removesuffix('_params')}__" if nested else ""
-        left_out |= {prefix + key: _named(item) for key, item in items.items() if not is_plain(item)}
+        left_out |= {prefix + key: _description(item) for key, item in items.items() if not is_plain(item)}
         params[name] = plain_items(items) if nested else items[name]
-    return plain_items(_without(params, PLACES)), left_out
+    return plain_items(_without(params, MACHINE_PATH_PARAMS)), left_out
 
 
 def _without(params: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
-    """Parameters without some of them, and without some entries of those that are dicts."""
+    """Return parameters except the named ones; "name.key" names one entry of a dict."""
     return {
         name: {key: item for key, item in value.items() if f"{name}.{key}" not in names}
         if isinstance(value, dict)
@@ -153,16 +157,17 @@ def _without(params: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
 
 
 def _known(fitted: dict[str, Any]) -> dict[str, Any]:
-    names = {name.removesuffix("?") for name in FITTED}
+    """Return the attributes that the schema contains."""
+    names = {name.removesuffix("?") for name in FITTED_SCHEMA}
     return {name: value for name, value in fitted.items() if name in names}
 
 
-def _check_is_users_own(embedder: BaseEstimator) -> None:
-    """No name says how to make the encoder: its backbone has to be the user's."""
+def _check_backbone_is_custom(embedder: BaseEstimator) -> None:
+    """Raise an error if the layers of a named backbone were changed; a custom backbone is given to `load`."""
     if isinstance(embedder.backbone_, str):
         raise ValueError(
-            f"The layers of encoder_ are no longer those of backbone={embedder.backbone_!r}, and a file "
-            f"without code could not say what they are. Save the weights alone: "
+            f"The layers of encoder_ are no longer those of backbone={embedder.backbone_!r}, and a model "
+            f"file cannot store layers. Save the weights alone: "
             f"torch.save(embedder.encoder_.state_dict(), path)."
         )
 
@@ -170,26 +175,26 @@ def _check_is_users_own(embedder: BaseEstimator) -> None:
 def load_model(
     make: type[BaseEstimator], path: str | os.PathLike, backbone: nn.Module | Callable | None
 ) -> BaseEstimator:
-    """See `sklearn_ssl.load`."""
-    content = read_archive(path, KIND, FORM)
-    params, fitted = _without(content["params"], NEVER_TAKEN), _known(content["fitted"])
+    """Read a model file; see `sklearn_ssl.load`. `make` is the class of the estimator."""
+    content = read_archive(path, KIND, MODEL_SCHEMA)
+    params, fitted = _without(content["params"], UNTRUSTED_PARAMS), _known(content["fitted"])
     left_out = {printable(name): printable(value) for name, value in content["left_out"].items()}
     unknown = params.keys() - make().get_params(deep=False).keys()
     if unknown:
         raise ValueError(
             f"{path} was written by sklearn_ssl {printable(content['version'])}, whose parameters "
-            f"{sorted(unknown)} this version does not have: pip install -U sklearn-ssl."
+            f"{sorted(unknown)} this version does not have. Upgrade: pip install -U sklearn-ssl."
         )
-    given_again = left_out.pop("backbone", None)
-    _check_values(path, params, fitted, has_name=given_again is None)
-    if given_again and backbone is None:
+    custom_backbone = left_out.pop("backbone", None)  # description of a backbone that has no name
+    _check_values(path, params, fitted, has_name=custom_backbone is None)
+    if custom_backbone and backbone is None:
         raise ValueError(
-            f"The backbone of {path} was {given_again}, whose code is not in the file. Give the class, "
-            f"factory or module that it was: load(path, backbone=...)."
+            f"The backbone of {path} was {custom_backbone}, whose code is not in the file. Pass the same "
+            f"class, factory or module: load(path, backbone=...)."
         )
-    if backbone is not None and not given_again:
-        raise ValueError(f"{path} has the backbone {fitted['backbone_']!r}: leave backbone= out.")
-    if given_again:
+    if backbone is not None and not custom_backbone:
+        raise ValueError(f"{path} contains the backbone {fitted['backbone_']!r}: omit backbone=.")
+    if custom_backbone:
         params["backbone"] = fitted["backbone_"] = backbone
     if "feature_names_in_" in fitted:
         fitted["feature_names_in_"] = np.array(fitted["feature_names_in_"], dtype=object)
@@ -197,17 +202,17 @@ def load_model(
     vars(embedder).update(_unpacked(path, {**params, **fitted}))
     if left_out:
         given = ", ".join(f"{name}={value}" for name, value in left_out.items())
-        when = "before files are read or it is fitted" if "reader__read" in left_out else "before another fit"
-        warn(f"A file without code could not hold {given}: set it again {when}.")
+        when = "before reading files or fitting" if "reader__read" in left_out else "before another fit"
+        warn(f"A model file cannot store {given}: set it again {when}.")
     return embedder
 
 
 def _check_values(
     path: str | os.PathLike, params: dict[str, Any], fitted: dict[str, Any], has_name: bool
 ) -> None:
-    """Refuse what has the right form, and yet cannot be a model."""
-    scale = {name: torch.tensor(fitted["_pixels"][name]) for name in SCALE}
-    tensors = {**fitted[WEIGHTS], **scale}
+    """Raise an error for values that match the schema, but cannot belong to a model."""
+    scale = {name: torch.tensor(fitted["_pixels"][name]) for name in PIXEL_SCALE_FIELDS}
+    tensors = {**fitted[ENCODER_WEIGHTS], **scale}
     wrong = [name for name, value in tensors.items() if not _is_finite(value)]
     wrong += [
         name for name in ("std", "span", "pixels.std") if name in tensors and not (tensors[name] > 0).all()
@@ -215,33 +220,36 @@ def _check_values(
     wrong += [name for name, value in scale.items() if value.shape != (fitted["_images"]["shape"][2],)]
     if has_name != ("backbone_" in fitted):
         wrong.append("backbone_")
-    depth = (params.get("backbone_params") or {}).get("depth")  # each layer takes memory, without weights too
-    if isinstance(depth, int | float) and depth > len(fitted[WEIGHTS]):
+    # Each layer takes memory even on "meta", and every layer has a weight: a depth beyond their number is
+    # refused before the network is created.
+    depth = (params.get("backbone_params") or {}).get("depth")
+    if isinstance(depth, int | float) and depth > len(fitted[ENCODER_WEIGHTS]):
         wrong.append("backbone__depth")
     if wrong:
-        raise ArchiveError(f"{path} is no model that can be used: its {printable(wrong[0])} cannot be.")
+        raise ArchiveError(f"{path} is not a usable model: its {printable(wrong[0])} is invalid.")
 
 
 def _is_finite(value: Tensor) -> bool:
-    return value.dtype in INTEGERS or (value.dtype in FLOATS and bool(value.isfinite().all()))
+    return value.dtype in INTEGER_TYPES or (value.dtype in FLOAT_TYPES and bool(value.isfinite().all()))
 
 
 def _unpacked(path: str | os.PathLike, packed: dict[str, Any]) -> dict[str, Any]:
+    """Call `unpack`; report a named network that cannot be created as an error in the file."""
     try:
         return unpack(packed)
     except (OverflowError, RuntimeError, TypeError) as error:
         if is_out_of_memory(error) or not isinstance(packed["backbone_"], str):
             raise
-        raise ArchiveError(f"{path} names a network that cannot be made: {error}") from error
+        raise ArchiveError(f"{path} names a network that cannot be created: {error}") from error
 
 
-def _in_words(value: Any) -> Any:
-    """As plain values can say it."""
+def _as_plain(value: Any) -> Any:
+    """Convert devices and paths to strings."""
     return str(value) if isinstance(value, torch.device | os.PathLike) else value
 
 
-def _named(value: Any) -> str:
-    """What a parameter was, for people."""
+def _description(value: Any) -> str:
+    """Return a short description of a parameter that cannot be stored."""
     return getattr(value, "__qualname__", None) or repr(value)[:100]
 
 
@@ -249,20 +257,22 @@ def _named(value: Any) -> str:
 
 
 def pack(state: Mapping[str, Any]) -> dict[str, Any]:
-    """The state of an estimator with arrays for tensors; for `encoder_` too, where its layers have a name.
+    """Return the state of an estimator for pickling, with numpy arrays in place of tensors.
 
-    So it needs no device, and holds no module but those that a user has made.
+    `encoder_` is replaced by its weights if its layers can be recreated from the backbone's name. A packed
+    state can thus be unpickled without a GPU, and contains no modules other than the user's own.
     """
     packed = dict(state)
     packed.pop("_kept_network", None)
     encoder = packed.pop("encoder_", None)
-    if encoder is not None and _can_be_made_again(state, encoder):
-        packed[WEIGHTS] = _arrays(encoder.state_dict())
+    if encoder is not None and _can_be_recreated(state, encoder):
+        packed[ENCODER_WEIGHTS] = _arrays(encoder.state_dict())
     elif encoder is not None:
         packed["encoder_"] = detached_copy(encoder).cpu()
     if "_pixels" in packed:
         scale = asdict(packed["_pixels"])
-        packed["_pixels"] = {name: scale[name].tolist() for name in SCALE} | {"bounded": scale["bounded"]}
+        packed["_pixels"] = {name: scale[name].tolist() for name in PIXEL_SCALE_FIELDS}
+        packed["_pixels"]["bounded"] = scale["bounded"]
     if "device_" in packed:
         packed["device_"] = str(packed["device_"])
     if "_images" in packed:
@@ -274,10 +284,10 @@ def pack(state: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def unpack(packed: Mapping[str, Any]) -> dict[str, Any]:
-    """What `pack` was given, on the CPU."""
+    """Invert `pack`; all tensors are on the CPU."""
     state = dict(packed)
     if "_pixels" in state:
-        scale = {name: torch.tensor(state["_pixels"][name]) for name in SCALE}
+        scale = {name: torch.tensor(state["_pixels"][name]) for name in PIXEL_SCALE_FIELDS}
         state["_pixels"] = PixelScale(**scale, bounded=state["_pixels"]["bounded"])
     if "device_" in state:
         state["device_"] = torch.device(state["device_"])
@@ -288,34 +298,40 @@ def unpack(packed: Mapping[str, Any]) -> dict[str, Any]:
         state["image_shape_"], state["image_size_"] = state["_images"].shape, state["_images"].size
     if "_training_state" in state:
         state["_training_state"] = _tensors(state["_training_state"])
-    if WEIGHTS in state:
-        weights = _tensors(state.pop(WEIGHTS))
+    if ENCODER_WEIGHTS in state:
+        weights = _tensors(state.pop(ENCODER_WEIGHTS))
         state["encoder_"] = _with_weights(_new_encoder(state, weights), weights)
     return state
 
 
 def _new_encoder(state: Mapping[str, Any], weights: dict[str, Any]) -> nn.Module:
-    """Layers like those of the fitted encoder, which has these weights; by name, on "meta".
+    """Create an encoder for these weights; a named backbone is created on "meta", without memory.
 
-    A small file can name a network of gigabytes, which is given memory when its weights are seen to be there.
+    A small file can name a network of several gigabytes. Its memory is allocated only after the shapes of the
+    weights in the file have been compared with it.
     """
-    backbone_, params = state["backbone_"], _without_start(state, weights)[0] or {}
-    with lent_generators(0, torch.device("cpu")), _making(backbone_):
+    backbone_, params = state["backbone_"], _without_pretrained(state, weights)[0] or {}
+    with lent_generators(0, torch.device("cpu")), _without_memory(backbone_):
         backbone = make_backbone(backbone_, params, state["image_shape_"][2], tuple(state["image_size_"]))
     encoder = make_encoder(state["_pixels"], backbone)
+    # `fit` appends average pooling to backbones that return maps, which adds a level to the weights' names.
     if encoder.state_dict().keys() != weights.keys():
         encoder = make_encoder(state["_pixels"], averaged(backbone))
     return encoder.eval()
 
 
-def _making(backbone: Any) -> AbstractContextManager:
+def _without_memory(backbone: Any) -> AbstractContextManager:
+    """Return the context in which a named backbone is created on "meta"; do nothing for other backbones."""
     if not isinstance(backbone, str):
         return nullcontext()
     return ParametersOnMeta() if backbone.startswith("regnet") else torch.device("meta")
 
 
 class ParametersOnMeta(TorchFunctionMode):
-    """Layers made inside have no memory; other tensors do: a RegNet reads its widths from one."""
+    """Create parameters, which use `torch.empty`, on "meta", and all other tensors as usual.
+
+    Unlike `torch.device("meta")`, this suits RegNets, which read the widths of layers from a tensor.
+    """
 
     def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None):
         kwargs = kwargs or {}
@@ -323,15 +339,16 @@ class ParametersOnMeta(TorchFunctionMode):
 
 
 def _with_weights(encoder: nn.Module, weights: dict[str, Tensor]) -> nn.Module:
+    """Load weights into an encoder after a comparison of all shapes; allocate its memory if necessary."""
     shapes = [
         {name: tuple(value.shape) for name, value in each.items()} for each in (encoder.state_dict(), weights)
     ]
     for name in {**shapes[0], **shapes[1]}:
-        made, kept = (each.get(name, "nothing") for each in shapes)
-        if made != kept:
+        expected, stored = (each.get(name, "nothing") for each in shapes)
+        if expected != stored:
             raise ValueError(
-                f"The backbone does not fit the weights that were kept: size mismatch of {printable(name)}: "
-                f"it has {made}, and the weights have {kept}."
+                f"The backbone does not match the stored weights: size mismatch of {printable(name)}: the "
+                f"backbone has {expected}, and the weights have {stored}."
             )
     if any(value.is_meta for value in encoder.state_dict().values()):
         encoder = encoder.to_empty(device="cpu")
@@ -339,34 +356,38 @@ def _with_weights(encoder: nn.Module, weights: dict[str, Tensor]) -> nn.Module:
     return encoder
 
 
-def _without_start(state: Mapping[str, Any], weights: dict[str, Any]) -> tuple[dict | None, Any]:
-    """`backbone_params` without a pretrained start, but with the stem that came of it; and that start."""
+def _without_pretrained(state: Mapping[str, Any], weights: dict[str, Any]) -> tuple[dict | None, Any]:
+    """Return `backbone_params` without pretrained weights, which are no longer needed, and those weights.
+
+    The stem of a ResNet may depend on the pretrained weights; it is set explicitly.
+    """
+    # Imported here because torchvision takes long to import.
+    from sklearn_ssl._networks.torchvision_models import RESNETS, choose_stem
+
     params = state.get("backbone_params")
-    start = (params or {}).get("weights")
-    if start is None:
+    pretrained = (params or {}).get("weights")
+    if pretrained is None:
         return params, None
     rest = {name: value for name, value in params.items() if name != "weights"}
     if state["backbone_"] in RESNETS:
         first = {"conv1.weight": weights["backbone.conv1.weight"]}
         rest["stem"] = choose_stem(rest.get("stem", "auto"), tuple(state["image_size_"]), first)
-    return rest, start
+    return rest, pretrained
 
 
-def _can_be_made_again(state: Mapping[str, Any], encoder: nn.Module) -> bool:
-    """Whether the layers are those that the backbone's name makes; its weights may be any."""
+def _can_be_recreated(state: Mapping[str, Any], encoder: nn.Module) -> bool:
+    """Return whether the backbone's name recreates the layers of the encoder, apart from their weights."""
     if not isinstance(state["backbone_"], str) or any(map(has_hooks, encoder.modules())):
         return False
-    weights = encoder.state_dict()
     try:
-        again = _new_encoder(state, weights)
+        again = _new_encoder(state, encoder.state_dict())
     except (KeyError, ValueError):
         return False
-    shapes = [{name: value.shape for name, value in each.items()} for each in (again.state_dict(), weights)]
-    return shapes[0] == shapes[1] and str(again) == str(encoder)
+    return have_same_structure(again, encoder)
 
 
 def _arrays(value: Any) -> Any:
-    """With numpy arrays for the tensors that it holds, where numpy has their type."""
+    """Replace tensors by numpy arrays, except for bfloat16, which numpy does not have."""
     if isinstance(value, Tensor):
         value = value.detach().cpu()
         return value if value.dtype == torch.bfloat16 else value.numpy().copy()
@@ -374,13 +395,14 @@ def _arrays(value: Any) -> Any:
 
 
 def _tensors(value: Any) -> Any:
-    """The inverse of `_arrays`."""
+    """Invert `_arrays`."""
     if isinstance(value, np.ndarray) and value.dtype != object:
         return torch.from_numpy(value.copy())
     return _mapped(_tensors, value)
 
 
 def _mapped(function: Callable[[Any], Any], value: Any) -> Any:
+    """Apply a function to the items of a dict, list or tuple; return other values unchanged."""
     if isinstance(value, dict):
         return {name: function(item) for name, item in value.items()}
     if isinstance(value, list | tuple):

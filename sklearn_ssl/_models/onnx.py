@@ -1,4 +1,4 @@
-"""Encoders for ONNX runtimes."""
+"""Export of encoders to ONNX."""
 
 from __future__ import annotations
 
@@ -14,12 +14,14 @@ from sklearn_ssl._networks.inference import detached_copy
 
 
 def export_onnx(encoder: nn.Module, image_shape: tuple[int, int, int], path: str | os.PathLike) -> None:
-    """Write an encoder as one ONNX file with "images" (n, *image_shape) and "embeddings" (n, d), any n.
+    """Write an encoder to one ONNX file with a dynamic batch size.
+
+    The input is "images" (n, *image_shape), the output "embeddings" (n, d).
 
     Raises
     ------
     ImportError
-        A package is missing that torch needs for it.
+        If a package that torch needs for the export is missing.
     """
     missing = [name for name in ("onnx", "onnxscript") if find_spec(name) is None]
     if missing:

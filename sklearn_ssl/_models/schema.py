@@ -1,81 +1,88 @@
-"""The form of plain content: what a file may hold, and where."""
+"""Schemas of plain content: which values a file may contain, and where."""
 
 from __future__ import annotations
 
 from typing import Any
 
 
-class FormError(ValueError):
-    """Content has not the form that it should have."""
+class SchemaError(ValueError):
+    """Raised if content does not match its schema."""
 
 
-def check_form(value: Any, form: Any, where: str) -> None:
-    """Compare content with its form.
+def check_schema(value: Any, schema: Any, where: str) -> None:
+    """Compare content with a schema.
 
     Parameters
     ----------
     value : dict, list, tuple, Tensor, str, int, float, bool or None, nested
-    form : type, None, callable, tuple, list or dict
-        A type, which is the value's own (a bool is no int; object: anything); None; a function that says
-        whether it accepts the value; a tuple of forms, one of which the value has; a list of one form, which
-        the items of a list or tuple have. Of a dict, names with the forms of their values, where "name?" may
-        be missing and other names are not looked at; or one type of all keys, with the form of all values.
+        Content to check.
+    schema : type, None, callable, tuple, list or dict
+        One of:
+
+        - a type, matched exactly (a bool is not an int), or object, which matches anything;
+        - None, which matches None;
+        - a function, which returns whether it accepts the value;
+        - a tuple of schemas, one of which must match;
+        - a list of one schema, which every item of a list or tuple must match;
+        - a dict from names to the schemas of their values. A name that ends in "?" is optional, and names
+          that the schema does not contain are ignored;
+        - a dict from one type, which every key must match, to the schema of every value.
     where : str
-        Place of the value, for the message.
+        Path of the value in the content, for the message.
 
     Raises
     ------
-    FormError
-        It names the first place where they differ.
+    SchemaError
+        If the content does not match; the message names the first path that differs.
     """
-    if isinstance(form, dict):
-        _check_dict(value, form, where)
-    elif isinstance(form, list):
+    if isinstance(schema, dict):
+        _check_dict(value, schema, where)
+    elif isinstance(schema, list):
         if not isinstance(value, list | tuple):
-            raise _wrong(value, where)
+            raise _mismatch(value, where)
         for i, item in enumerate(value):
-            check_form(item, form[0], f"{where}/{i}")
-    elif not any(_fits(value, each) for each in (form if isinstance(form, tuple) else (form,))):
-        raise _wrong(value, where)
+            check_schema(item, schema[0], f"{where}/{i}")
+    elif not any(_matches(value, each) for each in (schema if isinstance(schema, tuple) else (schema,))):
+        raise _mismatch(value, where)
 
 
-def _check_dict(value: Any, form: dict, where: str) -> None:
+def _check_dict(value: Any, schema: dict, where: str) -> None:
     if not isinstance(value, dict):
-        raise _wrong(value, where)
-    for name, inner in form.items():
+        raise _mismatch(value, where)
+    for name, inner in schema.items():
         if isinstance(name, type):
             for key, item in value.items():
-                check_form(key, name, f"{where}/")
-                check_form(item, inner, f"{where}/{key}")
+                check_schema(key, name, f"{where}/")
+                check_schema(item, inner, f"{where}/{key}")
         elif name.removesuffix("?") in value:
-            check_form(value[name.removesuffix("?")], inner, f"{where}/{name.removesuffix('?')}")
+            check_schema(value[name.removesuffix("?")], inner, f"{where}/{name.removesuffix('?')}")
         elif not name.endswith("?"):
-            raise FormError(f"{where}/{name} is missing")
+            raise SchemaError(f"{where}/{name} is missing")
 
 
-def _fits(value: Any, form: Any) -> bool:
-    if form is None or form is object:
-        return value is None or form is object
-    if isinstance(form, type):
-        return type(value) is form
-    if isinstance(form, list | dict):
+def _matches(value: Any, schema: Any) -> bool:
+    if schema is None or schema is object:
+        return value is None or schema is object
+    if isinstance(schema, type):
+        return type(value) is schema
+    if isinstance(schema, list | dict):
         try:
-            check_form(value, form, "")
-        except FormError:
+            check_schema(value, schema, "")
+        except SchemaError:
             return False
         return True
-    return form(value)
+    return schema(value)
 
 
-def _wrong(value: Any, where: str) -> FormError:
-    return FormError(f"{printable(where)} is {value!r:.80}")
+def _mismatch(value: Any, where: str) -> SchemaError:
+    return SchemaError(f"{printable(where)} is {value!r:.80}")
 
 
 def is_count(value: Any) -> bool:
-    """A whole number of at least 0."""
+    """Return whether a value is an int of at least 0."""
     return type(value) is int and value >= 0
 
 
-def printable(text: str, most: int = 100) -> str:
-    """Text of a stranger's file for a terminal: characters that would steer it are escaped."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text[:most])
+def printable(text: str, max_length: int = 100) -> str:
+    """Return untrusted text, truncated and with control characters escaped, for output to a terminal."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text[:max_length])

@@ -1,4 +1,7 @@
-"""Backbones by name, with a stem or patches that fit the image size, or of any `nn.Module`; feature maps."""
+"""Backbones by name, with a stem or patches that fit the image size, or of any `nn.Module`; feature maps.
+
+Torchvision takes longer to import than the rest of the package: it is imported where a backbone is made.
+"""
 
 from __future__ import annotations
 
@@ -7,24 +10,18 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
-from torchvision.models import ResNet
 
 from sklearn_ssl._checks import as_nested
-from sklearn_ssl._networks.torchvision_models import (
-    RESNETS,
-    TORCHVISION,
-    layers_of,
-    resnet,
-    torchvision_model,
-)
-from sklearn_ssl._networks.vit import ViT, make_vit
-from sklearn_ssl._networks.weights import first_five
+from sklearn_ssl._networks.weights import first_five, layers_of
 from sklearn_ssl._params import did_you_mean
 from sklearn_ssl._warnings import warn
+
+if TYPE_CHECKING:
+    from sklearn_ssl._networks.vit import ViT
 
 # Names of the classifier, the last layer, in models of torchvision, timm and many other packages.
 CLASSIFIER_NAMES = ("classifier", "fc", "head", "heads", "last_linear", "logits")
@@ -59,6 +56,9 @@ def resolve_backbone(backbone: str | nn.Module | Callable) -> Callable:
             "backbone must be a name such as 'resnet18', an nn.Module, or a factory (a class or function "
             f"that returns an nn.Module); got {backbone!r}."
         )
+    from sklearn_ssl._networks.torchvision_models import RESNETS, TORCHVISION, resnet, torchvision_model
+    from sklearn_ssl._networks.vit import make_vit
+
     name = "resnet18" if backbone == "auto" else backbone
     if name == "vit":
         return make_vit
@@ -167,7 +167,9 @@ def feature_maps(backbone: nn.Module, x: Tensor) -> Tensor:
     ValueError
         If the backbone does not expose feature maps.
     """
-    if isinstance(backbone, ViT):
+    from torchvision.models import ResNet
+
+    if is_vit(backbone):
         grid = (x.shape[2] // backbone.patch_size, x.shape[3] // backbone.patch_size)
         return backbone.tokens(x).transpose(1, 2).unflatten(2, grid)
     if isinstance(backbone, ResNet):
@@ -179,8 +181,15 @@ def feature_maps(backbone: nn.Module, x: Tensor) -> Tensor:
         return x
     raise ValueError(
         f"the backbone {type(backbone).__name__} does not show its feature maps. Backbones that do: "
-        f"{', '.join(RESNETS)}, vit, and modules that return maps (n, d, height, width)"
+        f"{', '.join(_resnets())}, vit, and modules that return maps (n, d, height, width)"
     )
+
+
+def is_vit(backbone: nn.Module) -> TypeGuard[ViT]:
+    """Return whether a backbone is the vision transformer of `backbone="vit"`."""
+    from sklearn_ssl._networks.vit import ViT
+
+    return isinstance(backbone, ViT)
 
 
 def _is_pooled(backbone: nn.Sequential) -> bool:
@@ -212,7 +221,7 @@ def _dry_run(module: nn.Module, label: str, in_channels: int, image_size: tuple[
         size = " x ".join(map(str, (in_channels, *image_size)))
         raise ValueError(
             f"backbone {label} cannot take images of {size}: {str(error).rstrip('.')}. "
-            f"Backbones that take any size: {', '.join(RESNETS)}; or set image_size=224."
+            f"Backbones that take any size: {', '.join(_resnets())}; or set image_size=224."
         ) from error
     finally:
         for part, training in modes:
@@ -250,7 +259,15 @@ def _warn_of_classifier(module: nn.Module, label: str, feature_dim: int) -> None
         )
 
 
+def _resnets() -> tuple[str, ...]:
+    from sklearn_ssl._networks.torchvision_models import RESNETS
+
+    return RESNETS
+
+
 def _unknown_name(name: str) -> str:
+    from sklearn_ssl._networks.torchvision_models import RESNETS, TORCHVISION
+
     return (
         f"Unknown backbone {name!r}.{did_you_mean(name, ('auto', 'vit', *TORCHVISION))}"
         f" Available: auto, vit, {', '.join(RESNETS)}, and every other name in"

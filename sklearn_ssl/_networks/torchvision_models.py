@@ -13,7 +13,7 @@ from torchvision import models
 from torchvision.models import WeightsEnum, get_model
 
 from sklearn_ssl._checks import check_choice
-from sklearn_ssl._networks.weights import load_weights, read_weights, widen_filters
+from sklearn_ssl._networks.weights import layers_of, load_weights, read_weights, widen_filters
 
 # `torchvision.models` itself holds the classification models only.
 TORCHVISION = tuple(models.list_models(module=models))
@@ -181,8 +181,3 @@ def _redraw(conv: nn.Conv2d, in_channels: int) -> None:
     std = conv.weight.detach().std() * math.sqrt(conv.in_channels / in_channels)
     conv.in_channels = in_channels
     conv.weight = nn.Parameter(std * torch.randn(conv.out_channels, in_channels, *conv.kernel_size))
-
-
-def layers_of(model: nn.Module, kind: type | tuple[type, ...]) -> list[tuple[str, nn.Module]]:
-    """Return (name, layer) in the order of creation, which in torchvision is the order of use."""
-    return [(name, layer) for name, layer in model.named_modules() if isinstance(layer, kind)]

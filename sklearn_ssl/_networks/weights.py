@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torchvision.models import WeightsEnum, get_model, get_model_weights
+
+if TYPE_CHECKING:
+    from torchvision.models import WeightsEnum
 
 # Prefixes that wrappers and training scripts add to all names of a state dict.
 WRAPPER_PREFIXES = ("module.", "backbone.", "encoder_.")
@@ -49,6 +51,8 @@ def read_weights(
     ValueError
         If `weights` is none of these, or a file contains no state dict.
     """
+    from torchvision.models import get_model, get_model_weights
+
     if weights is None:
         return None
     published = get_model_weights(name)
@@ -118,6 +122,11 @@ def load_weights(model: nn.Module, name: str, state: dict[str, Tensor]) -> None:
     with torch.no_grad():
         for key, value in state.items():
             own[key].copy_(value)
+
+
+def layers_of(model: nn.Module, kind: type | tuple[type, ...]) -> list[tuple[str, nn.Module]]:
+    """Return (name, layer) in the order of creation, which in torchvision is the order of use."""
+    return [(name, layer) for name, layer in model.named_modules() if isinstance(layer, kind)]
 
 
 def first_five(keys: Any) -> str:

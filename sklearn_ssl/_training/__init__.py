@@ -1,1 +1,1 @@
-"""One fit: the training loop and what it is made of."""
+"""The training loop and its parts: network, optimizer, schedule, batches and checkpoints."""

@@ -1,4 +1,4 @@
-"""Assembly of a training: network, loss and optimizer from the settings of a fit."""
+"""Construction of the network and of the loss from the settings of a fit."""
 
 from __future__ import annotations
 
@@ -31,20 +31,21 @@ def build_student(
     loss_name: str,
     loss_params: dict[str, Any],
 ) -> tuple[Student, Any, int]:
-    """Build the network, and the loss's own parameters for it.
+    """Build backbone and projector, and the loss's own parameters in place.
 
     Returns
     -------
     student : Student
-        On the CPU.
+        Network on the CPU.
     projector : tuple of int or nn.Module
-        Widths of the projector, where `projector` is a function of the features' width; else as given.
+        Widths of the projector if `projector` is a function of the feature width; otherwise `projector`.
     feature_dim : int
+        Width of the backbone's features.
 
     Raises
     ------
     ValueError
-        A part cannot be made, or does not fit the others.
+        If a part cannot be created, or does not match the others.
     """
     channels = images.shape[2]
     network, feature_dim = build_backbone(
@@ -77,15 +78,16 @@ def output_width(module: nn.Module, in_dim: int) -> int:
 
 
 def _make_projector(projector: Any, loss: SSLLoss, feature_dim: int) -> nn.Module:
+    """Copy the user's module, or let the loss build one of the given widths; then test it."""
     try:
         if isinstance(projector, nn.Module):
-            made = copy.deepcopy(projector).cpu()  # the user's own is not trained
+            made = copy.deepcopy(projector).cpu()  # the user's module is not trained in place
         else:
             made = loss.make_projector(feature_dim, tuple(projector))
         output_width(made, feature_dim)
     except Exception as error:  # a module may raise anything
         raise ValueError(
-            f"projector={shortened(projector)} cannot turn {feature_dim} features, the backbone's, into "
+            f"projector={shortened(projector)} cannot map the backbone's {feature_dim} features to "
             f"projections of shape (n, width): {error}"
         ) from error
     return made

@@ -1,4 +1,4 @@
-"""Batches of an epoch."""
+"""Training set, and the shuffled batches of each epoch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sklearn_ssl._training.seeds import SHUFFLE, derive_seed
 
 
 class TrainingSet(Dataset):
-    """Images and, for a loss that wants them, labels."""
+    """Images, and labels for a loss that uses them."""
 
     def __init__(self, source: Source, y: Tensor | None = None):
         self.source = source
@@ -29,20 +29,23 @@ class TrainingSet(Dataset):
 
 
 class EpochBatches:
-    """The batches of one epoch after another: (images, index, y), shuffled by (seed, epoch).
+    """Iterable over the batches (images, index, y) of the current epoch, shuffled by (seed, epoch).
 
     Parameters
     ----------
     dataset : TrainingSet
+        Images and labels.
     batch_size : int
+        Number of images in a batch.
     seed : int
+        Seed of the training.
     device : torch.device
-        Device of the training, to which batches in memory are copied without waiting.
+        Training device. Batches on the CPU are pinned for a CUDA device.
     steps_done : callable
-        Return the number of steps of the whole training that are done: an epoch that was interrupted goes on
-        after its last one.
+        Function that returns the number of completed steps of the whole training. It determines the epoch,
+        and the batch at which an interrupted epoch resumes.
     out_of_time : callable
-        Return whether to end the epoch early.
+        Function that returns whether to end the epoch early.
     """
 
     def __init__(
@@ -69,8 +72,9 @@ class EpochBatches:
         epoch, done = divmod(self.steps_done(), len(self))
         shuffle = torch.Generator().manual_seed(derive_seed(self.seed, SHUFFLE, epoch))
         order = torch.randperm(len(self.dataset), generator=shuffle)
-        # A last incomplete batch is left out; another shuffle brings its images in.
+        # The last incomplete batch is dropped; its images take part in other epochs.
         batches = order[: len(self) * self.batch_size].split(self.batch_size)
+        # `closing` ends the reading thread if the loop is left early.
         with closing(self._all_read(batches[done:])) as read:
             for batch in read:
                 if self.out_of_time():
@@ -78,7 +82,7 @@ class EpochBatches:
                 yield batch
 
     def _all_read(self, batches: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
-        # Where reading takes time, a thread reads while the step before is computed.
+        # If reading is slow, a thread reads the next batch during the current step.
         takes_time = self.dataset.source.lazy or self.dataset.source.device.type != self.device.type
         return prefetch(self._read, batches) if takes_time else (self._read(index) for index in batches)
 
@@ -86,5 +90,5 @@ class EpochBatches:
         images = self.dataset.source.batch(index)
         index = self.dataset.source.stand_ins(index)
         if images.device.type == "cpu" and self.device.type == "cuda":
-            images = images.pin_memory()  # so that the copy to the GPU waits for nothing
+            images = images.pin_memory()  # allows an asynchronous copy to the GPU
         return images, index, None if self.dataset.y is None else self.dataset.y[index]

@@ -1,4 +1,4 @@
-"""Checkpoints: a training that goes on after its process has ended."""
+"""Checkpoints, from which a training is resumed after its process has ended."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from sklearn_ssl._models.schema import is_count
 from sklearn_ssl._training.net import SSLNet, StopTraining
 
 KIND = "checkpoint"
-# In the middle of an epoch, one in so many seconds.
+# Seconds between two checkpoints within an epoch.
 INTERVAL = 300.0
-# Of the time of a training that writing may take: it is done more seldom than told where it takes longer.
-SHARE = 0.1
+# Maximum fraction of the training time spent on writing: where a file takes long, it is written less often.
+MAX_TIME_FRACTION = 0.1
 NUMBER = (int, float)
-# How far a training has come, and which it is.
-PLACE = {
+# Form of the part of a file that tells its training and progress.
+PROGRESS = {
     "training": {"steps_done": is_count, "seed": is_count},
     "finished": lambda value: value in (None, "schedule", "callback"),
     "fingerprint": str,
 }
 STATE = {
-    **PLACE["training"],
+    **PROGRESS["training"],
     "student": {str: object},
     "teacher": ({str: object}, None),
     "loss": {str: object},
@@ -38,7 +38,7 @@ STATE = {
     "meter": ({"steps": is_count, "seconds": NUMBER, "sums": {str: NUMBER}, "counts": {str: int}}, None),
 }
 FORM = {
-    **PLACE,
+    **PROGRESS,
     "training": STATE,
     "history": [{"epoch": is_count, "train_loss": NUMBER}],
     "bad": {int: str},
@@ -46,21 +46,22 @@ FORM = {
 
 
 class Checkpoint(Callback):
-    """The file of one training, as a skorch callback that writes it.
+    """Skorch callback that writes the file of one training.
 
-    It is written before the first step, so that a folder that cannot be written to is known at once; after
-    every epoch, in its middle every five minutes, and at the end; but so seldom that writing takes a tenth
-    of the time at most.
+    The file is written before the first step, so that a folder without write permission is noticed at once;
+    after every epoch, every five minutes within an epoch, and at the end. Writing takes at most a tenth of
+    the time: if it takes longer, the file is written less often.
 
     Parameters
     ----------
     folder : Path
-        Made if it is not there.
+        Folder of the file; created if missing.
     loss_name : str
+        Name of the loss, for the name of the file.
     fingerprint : str
-        The same for the same training.
+        Content hash that identifies the training.
     source : Source
-        Its images, of which some may be bad.
+        Training images, some of which may turn out to be unreadable.
     """
 
     def __init__(self, folder: Path, loss_name: str, fingerprint: str, source: Source):
@@ -71,17 +72,21 @@ class Checkpoint(Callback):
         self.source = source
 
     def read(self) -> dict | None:
-        """What was written; None if nothing was.
+        """Return the content of the file, or None if there is no file.
 
-        {"training": state, "history": rows, "bad": images that could not be read, "finished": what ended it
-        as planned, "schedule" or "callback", or None}.
+        Returns
+        -------
+        dict or None
+            "training": state of `SSLNet.training_state`; "history": rows; "bad": positions of unreadable
+            images and why; "finished": "schedule" or "callback" if one of them has ended the training, else
+            None.
 
         Raises
         ------
         ValueError
-            The file is damaged, or another training's.
+            If the file is damaged, or is that of another training.
         OSError
-            The file cannot be read.
+            If the file cannot be read.
         """
         remove_abandoned(self.path.parent)
         try:
@@ -98,7 +103,7 @@ class Checkpoint(Callback):
             )
         return kept
 
-    # ------------------------------------------------------------------ while it trains
+    # ------------------------------------------------------------------ callbacks of skorch
 
     def on_train_begin(self, net: SSLNet, **kwargs: Any) -> None:
         self._make_room()
@@ -120,10 +125,10 @@ class Checkpoint(Callback):
             remove_abandoned(self.path.parent)
 
     def _is_due(self, interval: float) -> bool:
-        return time.monotonic() - self.written > max(interval, self.seconds / SHARE)
+        return time.monotonic() - self.written > max(interval, self.seconds / MAX_TIME_FRACTION)
 
     def _write_or_stop(self, net: SSLNet) -> None:
-        """Write the file; end the training if that fails, so that its result is kept."""
+        """Write the file; on failure stop the training in such a way that the model is kept."""
         try:
             self._write(net)
         except OSError as error:
@@ -131,7 +136,7 @@ class Checkpoint(Callback):
 
     def _write(self, net: SSLNet) -> None:
         began = time.monotonic()
-        # What callbacks note, and a file cannot hold, stays out.
+        # Without entries of callbacks that a file cannot hold.
         rows = [plain_items({**row, "batches": []}) for row in net.history if "train_loss" in row]
         content = {"training": net.training_state(), "history": rows, "finished": net.finished}
         content |= {"bad": net.skipped(self.source), "fingerprint": self.fingerprint}
@@ -139,16 +144,16 @@ class Checkpoint(Callback):
             write_archive(self.path, KIND, content, lambda: self._is_further(content))
         except OSError as error:
             raise OSError(
-                f"The checkpoint {self.path} cannot be written: {error}. Make room, or give another folder "
-                f"as checkpoint=, or None."
+                f"The checkpoint {self.path} cannot be written: {error}. Free disk space, or give another "
+                f"folder as checkpoint=, or None."
             ) from error
         self.written = time.monotonic()
         self.seconds = self.written - began
 
     def _is_further(self, content: dict) -> bool:
-        """Whether another process has come further with this very training, and has written that."""
+        """Return whether the existing file, of another process, holds more of this very training."""
         try:
-            there = read_archive(self.path, KIND, PLACE, tensors=False)
+            there = read_archive(self.path, KIND, PROGRESS, tensors=False)
         except (FileNotFoundError, ArchiveError):
             return False
         same = there["training"]["seed"] == content["training"]["seed"]
@@ -160,6 +165,6 @@ class Checkpoint(Callback):
 
 
 def _progress(content: dict) -> tuple[bool, int, bool]:
-    """Larger for a training that has come further; one that a callback has ended can go on."""
+    """Return a key that orders states of one training; one that a callback has ended can still go on."""
     finished = content["finished"]
     return finished == "schedule", content["training"]["steps_done"], finished is not None

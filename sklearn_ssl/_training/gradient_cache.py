@@ -1,4 +1,4 @@
-"""A large batch in little memory: its projections first, then its gradient part by part."""
+"""Gradient cache: exact gradients of a loss on a large batch, computed one micro-batch at a time."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from sklearn_ssl._hardware.ambient import rng_state, set_rng_state
 
 
 class InParts:
-    """A network that takes a batch in several parts, one after the other, without gradient.
+    """Wrapper that applies a network to a batch in several parts, without gradient.
 
     Parameters
     ----------
     network : Student or Teacher
+        Network to apply.
     parts : int
-        As many parts, of nearly equal size. BatchNorm sees a part at a time.
+        Number of parts, of nearly equal size. BatchNorm normalizes each part separately.
     """
 
     def __init__(self, network: nn.Module, parts: int):
@@ -28,17 +29,17 @@ class InParts:
 
     @torch.no_grad()
     def __call__(self, views: Sequence[Tensor]) -> list[Tensor]:
-        """Projections [z, ...], one tensor of shape (n, dim) for each view."""
+        """Return the projections [z, ...], one tensor of shape (n, dim) for each view."""
         return self._joined([self.network(part) for part in self._split(views)])
 
     def __getattr__(self, name: str) -> NoReturn:
         raise AttributeError(
-            f"with micro_batches={self.parts} a loss has student(views) and teacher(views) only, but this "
-            f"one uses `.{name}`. Set micro_batches=1, and a smaller batch_size if memory is short"
+            f"with micro_batches={self.parts} a loss can only call student(views) and teacher(views), but "
+            f"this one uses `.{name}`. Set micro_batches=1, and a smaller batch_size if memory is short"
         )
 
     def _split(self, views: Sequence[Tensor]) -> list[tuple[Tensor, ...]]:
-        """The views, a part of the images at a time."""
+        """Return all views of the first part of the images, then of the second, and so on."""
         return list(zip(*(view.tensor_split(self.parts) for view in views), strict=True))
 
     def _joined(self, z: list[list[Tensor]]) -> list[Tensor]:
@@ -46,11 +47,12 @@ class InParts:
 
 
 class GradientCache(InParts):
-    """A student for a loss on large batches; only one part's activations are in memory at a time.
+    """Student for large batches; holds the activations of only one part in memory at a time.
 
-    The loss gets projections that are leaves of the graph. After `loss.backward()` they hold its gradient,
-    and `backward` takes each part through the network once more to carry it on to the weights. The sum over
-    the parts is the large batch's gradient, exactly, with BatchNorm's statistics taken over each part.
+    The loss receives projections that are leaves of the autograd graph. `loss.backward()` stores the gradient
+    of the loss in them. `backward` then runs each part through the network again, and propagates this
+    gradient to the weights. The sum over the parts is exactly the gradient of the large batch, except that
+    BatchNorm uses the statistics of each part.
 
     References
     ----------
@@ -69,16 +71,16 @@ class GradientCache(InParts):
         return z
 
     def backward(self) -> None:
-        """Add the gradient to the network's weights; after `loss.backward()`."""
+        """Propagate the gradient to the network's weights; call it after `loss.backward()`."""
         buffers = [buffer.clone() for buffer in self.network.buffers()]
         for call in self.calls:
             self._backward_of(call)
-        # BatchNorm's running statistics have seen the batch already.
+        # The first pass has updated BatchNorm's running statistics; the second must not update them again.
         for buffer, before in zip(self.network.buffers(), buffers, strict=True):
             buffer.copy_(before)
 
     def _backward_of(self, call: _Call) -> None:
-        # Dropout and the like must fall as they did the first time.
+        # Dropout must draw the same masks as in the first pass.
         set_rng_state(call.rng_state, call.views[0].device)
         gradients = [torch.zeros_like(z) if z.grad is None else z.grad for z in call.z]
         for part, gradient in zip(self._split(call.views), self._split(gradients), strict=True):
@@ -87,7 +89,7 @@ class GradientCache(InParts):
 
 @dataclass
 class _Call:
-    """What a loss asked the network for, and what it got."""
+    """Inputs, outputs and random state of one call of the network by the loss."""
 
     views: Sequence[Tensor]
     z: list[Tensor]

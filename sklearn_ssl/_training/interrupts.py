@@ -1,4 +1,4 @@
-"""Ctrl-C between two steps, so that none is left half done."""
+"""Deferral of Ctrl-C to the end of a training step, so that no step is left incomplete."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from types import FrameType
 
 @dataclass
 class Interrupt:
-    """Ctrl-C during a piece of work.
+    """State of Ctrl-C during a training.
 
     Attributes
     ----------
     asked_for : bool
-        It was pressed, and waits for the end of the step in hand.
+        Whether the user has pressed Ctrl-C, and the training is to stop after the current step.
     raised : bool
-        It was raised as a KeyboardInterrupt.
+        Whether Ctrl-C was raised as a KeyboardInterrupt.
     """
 
     asked_for: bool = False
     raised: bool = False
 
-    def is_the_users(self) -> bool:
-        """Whether a KeyboardInterrupt that was caught is the user's, in contrast to one that code raised."""
+    def is_from_user(self) -> bool:
+        """Return whether a caught KeyboardInterrupt is due to Ctrl-C, rather than raised by a callback."""
         return self.asked_for or self.raised
 
 
@@ -35,10 +35,10 @@ NO_INTERRUPT = Interrupt()
 
 @contextmanager
 def interrupt_held_back() -> Iterator[Interrupt]:
-    """Hold back the first Ctrl-C, which is only noted; a second one is raised.
+    """Record the first Ctrl-C instead of raising it; raise a second one.
 
-    A program's own way with Ctrl-C stays as it is, and is only watched. In other threads than the main one,
-    which never see Ctrl-C, and where it is ignored, nothing is done.
+    A signal handler of the user's program is called as usual, and only observed. Nothing is changed if
+    signals are ignored, or outside of the main thread, where Python does not deliver them.
     """
     interrupt = Interrupt()
     usual = signal.getsignal(signal.SIGINT)
@@ -60,5 +60,5 @@ def interrupt_held_back() -> Iterator[Interrupt]:
     try:
         yield interrupt
     finally:
-        if signal.getsignal(signal.SIGINT) is note:
+        if signal.getsignal(signal.SIGINT) is note:  # not if a callback has installed another handler
             signal.signal(signal.SIGINT, usual)

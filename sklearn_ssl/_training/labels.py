@@ -19,15 +19,16 @@ from sklearn_ssl._warnings import warn
 
 
 def check_is_target(y: Any, n_images: int) -> None:
-    """Refuse a y that is no target of the images in X, such as further images.
+    """Check that y contains one target for each image of X.
 
     Raises
     ------
     ValueError
+        If y contains images, or its length differs from that of X.
     """
     if y is None:
         return
-    advice = "Images without labels are a keyword: fit(X, X_unlabeled=images)."
+    advice = "Pass images without labels by keyword: fit(X, X_unlabeled=images)."
     items = y[:1] if isinstance(y, list | tuple) else ()
     if (
         isinstance(y, str | os.PathLike | Dataset)
@@ -44,25 +45,26 @@ def check_is_target(y: Any, n_images: int) -> None:
 
 
 def class_numbers(y: Any, n_samples: int, loss_name: str) -> Tensor:
-    """Encode labels as class numbers, with -1 for unlabeled as in scikit-learn's semi-supervised module.
+    """Encode labels as class numbers, with -1 for unlabeled as in `sklearn.semi_supervised`.
 
     Parameters
     ----------
     y : array-like of shape (n_images,) or None
-        Classes of the first images; -1, NaN, None and pandas' NA are unlabeled.
+        Classes of the first images; -1, NaN, None and pandas' NA mark unlabeled images.
     n_samples : int
         Number of all training images; those after the first n_images are unlabeled.
     loss_name : str
-        For messages.
+        Name of the loss, for messages.
 
     Returns
     -------
     Tensor of shape (n_samples,), int64
+        Class numbers from 0, or -1.
 
     Raises
     ------
     ValueError
-        There are no labels.
+        If y is None.
     """
     if y is None:
         raise ValueError(
@@ -73,7 +75,7 @@ def class_numbers(y: Any, n_samples: int, loss_name: str) -> Tensor:
     if unlabeled.all():
         warn(
             f"The loss {loss_name!r} learns from labels, but every y is -1, unlabeled: it can only learn "
-            "from the views. Give the classes that are known, or take a loss without labels ('ntxent')."
+            "from the views. Give the known classes, or choose a loss without labels ('ntxent')."
         )
     numbers = np.full(n_samples, -1)
     numbers[: len(y)][~unlabeled] = LabelEncoder().fit_transform(y[~unlabeled])
@@ -81,7 +83,7 @@ def class_numbers(y: Any, n_samples: int, loss_name: str) -> Tensor:
 
 
 def _is_unlabeled(label: Any) -> bool:
-    """Return whether this stands for no label: -1, or a missing value."""
+    """Return whether a label marks an unlabeled image: -1, or a missing value."""
     if label is None or type(label).__name__ in ("NAType", "NaTType"):
         return True
-    return isinstance(label, Real) and (label == -1 or label != label)
+    return isinstance(label, Real) and (label == -1 or label != label)  # NaN is not equal to itself

@@ -11,14 +11,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# The loss is read from the device, and looked at, once in so many steps: reading waits for the device.
+# Number of steps between two transfers of the loss from the device, each of which waits for the device. The
+# loss is checked for infinity and NaN at the same time.
 READ_EVERY = 16
-# Where numbers have become too large.
+# Advice for a training that has diverged.
 REMEDY = "Try a lower lr, optimizer__clip_norm=1.0, a longer warmup, or precision='float32'."
 
 
 class Meter:
-    """Means of the loss and its terms over an epoch; values stay on the device until they are read."""
+    """Running means of the loss and its terms over an epoch; values remain on the device until they are read.
+
+    Parameters
+    ----------
+    loss_name : str
+        Name of the loss, for messages.
+    """
 
     def __init__(self, loss_name: str):
         self.loss_name = loss_name
@@ -38,30 +45,32 @@ class Meter:
             self.read()
 
     def read(self) -> None:
-        """Fetch what is still on the device.
+        """Transfer the values that are still on the device, and add them to the sums.
 
         Raises
         ------
         FloatingPointError
-            The loss is no longer a number.
+            If the loss is infinite or NaN.
         """
         unread, self._unread, where, self._where = self._unread, [], self._where, []
-        for name in {name: None for terms in unread for name in terms}:  # in their order
+        for name in {name: None for terms in unread for name in terms}:  # a dict preserves their order
             values = torch.stack(
                 [terms[name].to(torch.float64) for terms in unread if name in terms]
             ).tolist()
             if name == "loss":
                 self._check_finite(values, where)
-            # One after the other, whenever they are read: a training that goes on adds the same way.
+            # Added one at a time: the rounded sum does not depend on when values are read, so that a resumed
+            # training reports the same means.
             self._sums[name] = functools.reduce(operator.add, values, self._sums.get(name, 0.0))
             self._counts[name] = self._counts.get(name, 0) + len(values)
 
     def mean(self, name: str) -> float:
-        """Mean over the steps in which it was reported; nan before the first."""
+        """Return the mean of a term over the steps that reported it; NaN if none has."""
         self.read()
         return self._sums[name] / self._counts[name] if name in self._counts else math.nan
 
     def terms(self) -> list[str]:
+        """Return the names of all terms except the loss itself."""
         self.read()
         return [name for name in self._sums if name != "loss"]
 
@@ -72,13 +81,13 @@ class Meter:
         return self.seconds() / max(1, self.steps)
 
     def state(self) -> dict[str, Any]:
-        """What was counted so far, as plain numbers."""
+        """Return sums, counts and elapsed time as plain numbers."""
         self.read()
         counted = {"sums": dict(self._sums), "counts": dict(self._counts)}
         return {"steps": self.steps, "seconds": self.seconds(), **counted}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Go on counting where `state` was taken."""
+        """Continue from the sums, counts and elapsed time of `state`."""
         self.steps, self.started = state["steps"], time.monotonic() - state["seconds"]
         self._sums, self._counts = dict(state["sums"]), dict(state["counts"])
 

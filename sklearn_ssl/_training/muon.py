@@ -13,65 +13,70 @@ from torch.optim import Optimizer
 from sklearn_ssl._checks import check_number, shortened
 from sklearn_ssl._hardware.devices import is_fast_in_bf16
 
-# Coefficients a, b and c of Muon's Newton-Schulz iteration.
-QUINTIC = (3.4445, -4.7750, 2.0315)
-# Root mean square of a step at rate 1: about that of AdamW.
-ROOT_MEAN_SQUARE = 0.2
+# Coefficients a, b, c of the quintic Newton-Schulz iteration, from the reference implementation of Muon.
+NEWTON_SCHULZ_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+# Root mean square of an update at a learning rate of 1; about that of AdamW, so that rates are comparable.
+UPDATE_RMS = 0.2
 
 
 class Muon(Optimizer):
     r"""Momentum orthogonalized by Newton-Schulz for matrices and kernels, AdamW for everything else.
 
-    The momentum of a layer's weights, as a matrix M of at most as many rows as columns, is replaced by the
-    nearest matrix whose rows are orthonormal, or about that,
+    The momentum of a layer's weights, as a matrix M with no more rows than columns, is replaced by an
+    approximation O(M) of the nearest matrix with orthonormal rows,
 
     .. math::
         M \leftarrow \mu M + (1 - \mu) g, \qquad
         w \leftarrow (1 - \gamma \beta) w - 0.2 \gamma \sqrt{m}\, O(M)
 
-    with gradient g, momentum :math:`\mu`, rate :math:`\gamma`, weight decay :math:`\beta` and m columns. The
-    factor gives the step the size of AdamW's. O takes :math:`X = M / \|M\|_F` through
+    with gradient g, momentum :math:`\mu`, learning rate :math:`\gamma`, weight decay :math:`\beta` and m
+    columns. The factor gives the update the size of AdamW's. O(M) starts from :math:`X = M / \|M\|_F` and
+    iterates
 
     .. math::
         X \leftarrow a X + b (X X^\top) X + c (X X^\top)^2 X
 
-    some times, which brings its singular values near 1: directions in which the gradient is small are
-    learned as fast as those in which it is large.
+    which moves all singular values towards 1: directions in which the gradient is small are learned as fast
+    as those in which it is large.
 
     Parameters
     ----------
     params : iterable
+        Parameters, or parameter groups.
     lr : float
-        :math:`\gamma`.
+        Learning rate :math:`\gamma`.
     momentum : float, default=0.95
-        :math:`\mu`.
+        Momentum :math:`\mu`.
     rows : int, default=128
-        Matrices of more rows are cut into parts of at most as many, and each part is orthogonalized alone:
-        the time that it takes grows with the rows, not with their square.
+        Maximum number of rows of a block. Larger matrices are divided into blocks, which are orthogonalized
+        separately: the time grows linearly with the number of rows instead of quadratically.
     iterations : int, default=3
-        Number of Newton-Schulz iterations. The author's 5 are needed for matrices with thousands of rows.
+        Number of Newton-Schulz iterations. The reference implementation uses 5, which are needed for
+        matrices with thousands of rows.
     betas : tuple of two floats, default=(0.9, 0.999)
+        Decay rates of AdamW's moment estimates.
     eps : float, default=1e-8
-        Decay rates and denominator offset of AdamW.
+        Term added to AdamW's denominator.
     weight_decay : float, default=0.0
-        :math:`\beta`, usually given by parameter group.
+        Weight decay :math:`\beta`, usually set for each parameter group.
 
     Raises
     ------
     ValueError
-        A setting is out of its range.
+        If a setting is out of range.
 
     Notes
     -----
-    A kernel (n, channels, height, width) is a matrix of n rows. Vectors, and tensors of three axes such as
-    positions and class tokens, are left to AdamW. Products are in bf16 where the device is fast in it.
+    A convolution kernel (n, channels, height, width) is treated as a matrix of n rows. Vectors, and tensors
+    of three axes such as position embeddings and class tokens, are updated by AdamW. Products are computed in
+    bf16 on devices with fast bf16 arithmetic.
 
     References
     ----------
     Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024,
-    kellerjordan.github.io/posts/muon; the size of steps from Liu et al., "Muon is Scalable for LLM
-    Training", arXiv:2502.16982, section 2.2; parts of matrices from Khaled et al., "MuonBP: Faster Muon via
-    Block-Periodic Orthogonalization", arXiv:2510.16981, here without whole matrices in between.
+    kellerjordan.github.io/posts/muon. Size of the updates: Liu et al., "Muon is Scalable for LLM Training",
+    arXiv:2502.16982, section 2.2. Blocks: Khaled et al., "MuonBP: Faster Muon via Block-Periodic
+    Orthogonalization", arXiv:2510.16981, here without the periodic orthogonalization of whole matrices.
     """
 
     def __init__(
@@ -111,6 +116,7 @@ class Muon(Optimizer):
         return loss
 
     def _step_group(self, weights: list[Tensor], group: dict) -> None:
+        """Update matrices and kernels by Muon, all other weights by AdamW."""
         matrices = [p for p in weights if p.ndim in (2, 4)]
         others = [p for p in weights if p.ndim not in (2, 4)]
         if matrices:
@@ -127,10 +133,12 @@ class Muon(Optimizer):
         torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
         directions = orthogonalized([as_matrix(m) for m in momentum], group["rows"], group["iterations"])
         for p, direction in zip(weights, directions, strict=True):
-            size = ROOT_MEAN_SQUARE * math.sqrt(max(direction.shape))
+            # An n x m matrix (n <= m) with orthonormal rows has a root mean square of 1 / sqrt(m).
+            size = UPDATE_RMS * math.sqrt(max(direction.shape))
             p.add_(as_weights(direction, p), alpha=-group["lr"] * size)
 
     def _step_others(self, weights: list[Tensor], group: dict) -> None:
+        """Take a step of AdamW, with one call for all weights in each operation."""
         for p in weights:
             if "step" not in self.state[p]:
                 self.state[p].update(step=0, mean=torch.zeros_like(p), square=torch.zeros_like(p))
@@ -150,7 +158,7 @@ class Muon(Optimizer):
 
 
 def checked_betas(betas: Any) -> tuple[float, float]:
-    """AdamW's two rates of decay, each of at least 0 and below 1."""
+    """Return AdamW's two decay rates if both are in [0, 1)."""
     if not isinstance(betas, tuple | list) or len(betas) != 2:
         raise ValueError(f"optimizer__betas={shortened(betas)}: give two numbers, for example (0.9, 0.999).")
     beta1, beta2 = (
@@ -160,12 +168,15 @@ def checked_betas(betas: Any) -> tuple[float, float]:
 
 
 def as_matrix(weights: Tensor) -> Tensor:
-    """A matrix, or a kernel (n, channels, height, width) as one (n, height * width * channels)."""
+    """Return a matrix unchanged, and a kernel (n, channels, height, width) as (n, height * width * channels).
+
+    The channels come last, as in channels_last memory, so that the kernel is not copied.
+    """
     return (weights.permute(0, 2, 3, 1) if weights.ndim == 4 else weights).flatten(1)
 
 
 def as_weights(matrix: Tensor, like: Tensor) -> Tensor:
-    """Back from `as_matrix`."""
+    """Invert `as_matrix` for weights of the shape of `like`."""
     if like.ndim == 2:
         return matrix
     n, channels, height, width = like.shape
@@ -173,9 +184,9 @@ def as_weights(matrix: Tensor, like: Tensor) -> Tensor:
 
 
 def orthogonalized(matrices: list[Tensor], rows: int, iterations: int) -> list[Tensor]:
-    """Of each matrix one whose singular values are near 1, in parts of at most this many rows.
+    """Replace the singular values of each matrix by values near 1, in blocks of at most `rows` rows.
 
-    Where a matrix has more rows than columns, it is its columns that count as rows.
+    Matrices with more rows than columns are transposed first.
     """
     wide = [m if m.shape[0] <= m.shape[1] else m.T for m in matrices]
     cut = [m.tensor_split(math.ceil(m.shape[0] / rows)) for m in wide]
@@ -185,25 +196,28 @@ def orthogonalized(matrices: list[Tensor], rows: int, iterations: int) -> list[T
 
 
 def _in_batches(matrices: list[Tensor], iterations: int) -> list[Tensor]:
-    """`newton_schulz` of each, those of one shape at a time: many small products are slow."""
-    places: dict[torch.Size, list[int]] = {}
-    for place, matrix in enumerate(matrices):
-        places.setdefault(matrix.shape, []).append(place)
-    made = {}
-    for shape, alike in places.items():
-        batch = matrices[0].new_empty(len(alike), *shape, dtype=_dtype_of_products(matrices[0]))
-        torch._foreach_copy_(list(batch), [matrices[place] for place in alike])
-        made.update(zip(alike, newton_schulz(batch, iterations), strict=True))
-    return [made[place] for place in range(len(matrices))]
+    """Apply `newton_schulz` to batches of matrices of the same shape; many small products would be slow."""
+    indices_by_shape: dict[torch.Size, list[int]] = {}
+    for i, matrix in enumerate(matrices):
+        indices_by_shape.setdefault(matrix.shape, []).append(i)
+    results = {}
+    for shape, indices in indices_by_shape.items():
+        batch = matrices[0].new_empty(len(indices), *shape, dtype=_product_dtype(matrices[0]))
+        torch._foreach_copy_(list(batch), [matrices[i] for i in indices])
+        results.update(zip(indices, newton_schulz(batch, iterations), strict=True))
+    return [results[i] for i in range(len(matrices))]
 
 
 def newton_schulz(batch: Tensor, iterations: int) -> Tensor:
-    """Matrices (k, n, m) to others of the same singular vectors, whose values are near 1; zero stays zero."""
-    a, b, c = QUINTIC
+    """Move the singular values of matrices (k, n, m) near 1, except zeros; keep the singular vectors."""
+    a, b, c = NEWTON_SCHULZ_COEFFICIENTS
+    # The iteration converges for singular values of at most 1, which the Frobenius norm bounds. The sum of
+    # squares is accumulated in float32 at least: bf16 would round it too coarsely.
     at_least_float32 = torch.promote_types(batch.dtype, torch.float32)
     norm = torch.linalg.vector_norm(batch, dim=(1, 2), keepdim=True, dtype=at_least_float32)
     batch = batch / norm.clamp(min=1e-30).to(batch.dtype)
     for _ in range(iterations):
+        # X <- (a I + b A + c A A) X with A = X X^T, which is symmetric and small because n <= m.
         squared = batch @ batch.mT
         polynomial = torch.baddbmm(squared, squared, squared, beta=b, alpha=c)
         polynomial.diagonal(dim1=1, dim2=2).add_(a)
@@ -211,6 +225,6 @@ def newton_schulz(batch: Tensor, iterations: int) -> Tensor:
     return batch
 
 
-def _dtype_of_products(matrix: Tensor) -> torch.dtype:
+def _product_dtype(matrix: Tensor) -> torch.dtype:
     fast = matrix.dtype == torch.float32 and is_fast_in_bf16(matrix.device)
     return torch.bfloat16 if fast else matrix.dtype

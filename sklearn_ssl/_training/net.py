@@ -1,4 +1,4 @@
-"""The training loop: skorch's net with a self-supervised step, and the outcome of a training."""
+"""The training loop: a skorch net with a self-supervised step, and the outcome of a training."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ from sklearn_ssl._training.interrupts import NO_INTERRUPT, Interrupt
 from sklearn_ssl._training.meter import REMEDY, Meter
 from sklearn_ssl._training.optimizers import decay_groups
 from sklearn_ssl._training.schedule import Schedule, momentum_at
-from sklearn_ssl._training.seeds import LAYERS, LOSS_EPOCH, LOSS_STEP, VIEWS, derive_seed
+from sklearn_ssl._training.seeds import GLOBAL_GENERATORS, LOSS_EPOCH, LOSS_STEP, VIEWS, derive_seed
 from sklearn_ssl._views.random_views import RandomViews
 from sklearn_ssl.losses._base import Batch, SSLLoss
 
 
 class StopTraining(Exception):
-    """End the training between two steps.
+    """Raised to end the training between two steps.
 
     Parameters
     ----------
     end : {"schedule", "interrupted", "failed"}
-        As in `Outcome`.
+        Reason; see `Outcome`.
     error : Exception, optional
-        Error that is no fault of the model's, such as a full disk.
+        Error not caused by the model, such as a full disk.
     """
 
     def __init__(self, end: str, error: Exception | None = None):
@@ -54,22 +54,22 @@ class Outcome:
     Parameters
     ----------
     end : {"schedule", "callback", "interrupted", "failed"}
-        What ended it: the schedule (epochs or time), a callback, the user's Ctrl-C, or an error outside
-        of the model. The first two finish a training; after the others it can go on.
+        Reason why the training ended: the schedule (epochs or time), a callback, Ctrl-C, or an error outside
+        of the model. The first two finish a training; after the others it can be resumed.
     error : Exception or None
-        Error that is still to be raised, once the model is kept.
+        Error to raise after the model has been stored.
     student : Student
-        The trained network.
+        Trained network.
     history : list of dict
-        A row for each epoch.
+        One row for each epoch.
     steps, epochs : int
-        Steps done, and epochs begun.
+        Number of completed steps, and of epochs begun.
     passes : float
-        Passes over the images.
+        Number of passes over the images.
     skipped : dict of int to str
-        Positions of images that could not be read, in this fit and those that it continues, and why.
+        Positions of unreadable images, in this fit and in those that it resumes, and the reasons.
     state : dict
-        State to go on from, as `SSLNet.training_state` returns it.
+        State from which the training can be resumed; see `SSLNet.training_state`.
     """
 
     end: str
@@ -84,25 +84,38 @@ class Outcome:
 
 
 class SSLNet(NeuralNet):
-    """The training loop: skorch's, with a self-supervised step.
+    """Training loop of skorch with a self-supervised step.
 
     Parameters
     ----------
     module : Student
+        Network to train.
     criterion : SSLLoss
-        Built (`SSLLoss.build`).
+        Loss, after a call of `SSLLoss.build`.
     loss_name : str
-        For messages.
+        Name of the loss, for messages.
     make_optimizer : callable
-        (parameter groups, lr) -> torch Optimizer.
+        Function (parameter groups, lr) -> `torch.optim.Optimizer`.
     weight_decay : float
+        Weight decay; not applied to biases and normalization layers.
     schedule : Schedule
+        Length of the training, and learning rate.
     draw_views : RandomViews
+        Augmentation.
     pixels : PixelScale
+        Scale of the pixel values.
     seed : int
+        Seed from which all randomness is derived.
+    batch_size : int
+        Number of images in a step.
     micro_batches : int
-        Parts in which a batch goes through the network.
+        Number of parts in which a batch passes through the network.
     compile : bool
+        Whether to compile the backbone with `torch.compile`.
+    device : torch.device
+        Training device.
+    callbacks : list of skorch.callbacks.Callback
+        Callbacks of the training.
     """
 
     def __init__(
@@ -148,7 +161,7 @@ class SSLNet(NeuralNet):
         self.rate = 0.0
         self.meter = Meter(loss_name)
         self.in_step = False
-        self.end: str | None = None  # as in Outcome; None while it trains
+        self.end: str | None = None  # see Outcome; None during training
         self.skipped_before: dict[int, str] = {}
 
     # ------------------------------------------------------------------ components
@@ -161,11 +174,11 @@ class SSLNet(NeuralNet):
         super().initialize_module()
         self.module_.to(memory_format=torch.channels_last)
         if self.criterion.teacher_momentum is not None:
-            momentum_at(self.criterion, 0.0)  # wrong ones are told before anything is trained
+            momentum_at(self.criterion, 0.0)  # reports an invalid momentum before training
             self.teacher_ = Teacher(self.module_)
         if self.compile_network:
             for student in [self.module_, *([self.teacher.average] if self.teacher else [])]:
-                student.backbone.compile(dynamic=False)  # in place: the state dict keeps its names
+                student.backbone.compile(dynamic=False)  # in place: names in the state dict are kept
         return self
 
     def initialize_optimizer(self, triggered_directly: bool | None = None) -> SSLNet:
@@ -180,15 +193,18 @@ class SSLNet(NeuralNet):
     # ------------------------------------------------------------------ the loop
 
     def train(self, dataset: TrainingSet, started: float, interrupt: Interrupt = NO_INTERRUPT) -> Outcome:
-        """Train until the schedule ends, a callback stops, or the user interrupts; unless it is finished.
+        """Train until the schedule ends, a callback stops the training, or the user interrupts it.
+
+        A resumed training that is finished already is not continued.
 
         Parameters
         ----------
         dataset : TrainingSet
+            Images and labels.
         started : float
-            `time.monotonic()` when the user called `fit`: `max_time` counts from there.
+            Value of `time.monotonic()` at the call of `fit`, from which `max_time` is counted.
         interrupt : Interrupt
-            Whether the user has pressed Ctrl-C.
+            State of Ctrl-C.
 
         Returns
         -------
@@ -222,7 +238,7 @@ class SSLNet(NeuralNet):
         )
 
     def _train_until_stopped(self, dataset: TrainingSet) -> tuple[str, Exception | None]:
-        """Run the loop; return what has ended it, and an error that is still to be raised."""
+        """Run the loop; return the reason why it ended, and an error to raise later."""
         try:
             with memory_advice(self.batch_size, self.micro_batches), fast_float32(self.device):
                 self.fit_loop(dataset, epochs=self._epochs_left())
@@ -232,23 +248,24 @@ class SSLNet(NeuralNet):
             return stop.end, stop.error
         except KeyboardInterrupt:
             self._record_finished_epoch()
-            # skorch's EarlyStopping ends a training by raising this itself.
-            return "interrupted" if self.interrupt.is_the_users() else "callback", None
+            # Callbacks such as skorch's EarlyStopping raise KeyboardInterrupt to end a training.
+            return "interrupted" if self.interrupt.is_from_user() else "callback", None
 
     def _notify_train_end(self, dataset: TrainingSet) -> Exception | None:
+        """Call the callbacks; return an error to raise later."""
         try:
             self.notify("on_train_end", X=dataset, y=None)
-        except StopTraining as stop:  # a checkpoint that cannot be written
+        except StopTraining as stop:  # the checkpoint cannot be written
             return stop.error
         return None
 
     @property
     def finished(self) -> str | None:
-        """What has finished the training as planned, "schedule" or "callback"; None if it can go on."""
+        """Reason why the training is finished, "schedule" or "callback"; None if it can be resumed."""
         return self.end if self.end in ("schedule", "callback") else None
 
     def skipped(self, source: Source) -> dict[int, str]:
-        """Return positions of images that could not be read, those of earlier fits included, and why."""
+        """Return the reasons for unreadable images by position, including those of resumed fits."""
         return dict(sorted({**self.skipped_before, **source.bad}.items()))
 
     def _epochs_left(self) -> int:
@@ -266,7 +283,9 @@ class SSLNet(NeuralNet):
 
     def on_epoch_begin(self, net: NeuralNet, **kwargs: Any) -> None:
         self.history.new_epoch()
-        self.history.record("epoch", self.epoch + 1)  # skorch counts rows, and an interruption loses one
+        # skorch numbers epochs by rows of the history, from which the row of an interrupted epoch is missing.
+        self.history.record("epoch", self.epoch + 1)
+        # A resumed epoch keeps its meter if this has seen all of its earlier steps.
         if not self.in_mid_epoch() or self.meter.steps != self.steps_done % self.epoch_size:
             self.meter = Meter(self.loss_name)
         self.module_.train()
@@ -277,7 +296,7 @@ class SSLNet(NeuralNet):
     def run_single_epoch(
         self, iterator: Any, training: bool, prefix: str, step_fn: Callable, **_: Any
     ) -> None:
-        """One pass over the images; unlike skorch's, it does not wait for the device at each step."""
+        """Run one epoch; unlike skorch's version, do not wait for the device in each step."""
         if iterator is None:
             return
         for batch in iterator:
@@ -289,12 +308,12 @@ class SSLNet(NeuralNet):
             self.notify("on_batch_end", batch=batch, training=training)
         self._record_epoch()
         if self.out_of_time():
-            # The epoch is in the history; its callbacks still see its end.
+            # fit_loop does not notify the callbacks of the end of an epoch that ends by an exception.
             self.notify("on_epoch_end", dataset_train=iterator.dataset, dataset_valid=None)
             raise StopTraining("schedule")
 
     def train_step(self, batch: tuple[Tensor, Tensor, Tensor | None], **_: Any) -> None:
-        """Views, loss, gradient, optimizer, teacher: everything that one batch causes."""
+        """Train on one batch: views, loss, gradient, optimizer step, and update of the teacher."""
         self.in_step = True
         self._set_rate()
         self._zero_grad_optimizer()
@@ -308,10 +327,11 @@ class SSLNet(NeuralNet):
         self.in_step = False
 
     def train_step_single(self, batch: tuple[Tensor, Tensor, Tensor | None], **_: Any) -> None:
-        """The gradient of one batch."""
-        # Dropout, and many an `augment` of others, know the global generators only: lend them some that
-        # depend on the step. Fits in several threads take turns here, whether they draw from them or not.
-        with lent_generators(derive_seed(self.seed, LAYERS, self.steps_done), self.device):
+        """Compute the gradient of one batch."""
+        # Dropout and many augmentations of other libraries draw from the global generators, which are seeded
+        # here by the step and restored afterwards. They exist once per process, so that fits in several
+        # threads wait for one another here.
+        with lent_generators(derive_seed(self.seed, GLOBAL_GENERATORS, self.steps_done), self.device):
             drawn = self._draw(*batch)
             terms = self._gradient(drawn) if self.micro_batches == 1 else self._gradient_in_parts(drawn)
         self.meter.add(terms, self.steps_done, self.rate)
@@ -367,11 +387,11 @@ class SSLNet(NeuralNet):
         if self.teacher is not None:
             self.teacher.follow(self.module_, momentum_at(self.criterion_, self.progress()))
 
-    # ------------------------------------------------------------------ where we are
+    # ------------------------------------------------------------------ progress
 
     @property
     def epoch(self) -> int:
-        """The running epoch, from 0."""
+        """Number of the current epoch, from 0."""
         return self.steps_done // self.epoch_size
 
     def in_mid_epoch(self) -> bool:
@@ -381,32 +401,33 @@ class SSLNet(NeuralNet):
         return math.ceil(self.steps_done / self.epoch_size)
 
     def seconds(self) -> float:
-        """Time trained, earlier fits of a warm start included."""
+        """Return the training time in seconds, including the fits that this one resumes."""
         return self.seconds_before + time.monotonic() - self.started
 
-    def progress(self, prefetch: float = 0.0) -> float:
-        """Share of the training that is done, `prefetch` steps from now."""
-        return self.schedule.progress((self.steps_done + prefetch) / self.epoch_size, self.seconds())
+    def progress(self, steps_ahead: float = 0.0) -> float:
+        """Return the fraction of the training that is completed in `steps_ahead` steps from now."""
+        return self.schedule.progress((self.steps_done + steps_ahead) / self.epoch_size, self.seconds())
 
     def out_of_time(self) -> bool:
-        """Whether the next step would end nearer to the limit if it were left out."""
+        """Return whether the time limit is closer to now than to the end of the next step."""
         if self.schedule.max_time is None or self.steps_done == 0:
             return False
         typical_step = self.meter.seconds_per_step()
         return self.seconds() + typical_step / 2 > self.schedule.max_time
 
     def _record_finished_epoch(self) -> None:
-        """After an interruption between an epoch's last step and its record."""
+        """Record a complete epoch that was interrupted after its last step, before it was recorded."""
         if self.steps_done and not self.in_mid_epoch() and "lr" not in self.history[-1]:
             self._record_epoch()
 
     def _record_epoch(self) -> None:
-        if self.meter.steps == 0:  # the time was up before the first
+        """Check loss and weights, and add the means of the epoch to the history."""
+        if self.meter.steps == 0:  # the time limit was reached before the first step
             return
-        self.meter.read()  # a loss that was no number says in which step
+        self.meter.read()  # before the weights: an error of the loss names the step
         self._check_weights()
         row = self.history[-1]
-        row["batches"] = []  # skorch would keep 356 bytes for each batch, for ever
+        row["batches"] = []  # skorch would keep 356 bytes for each batch
         seconds = self.meter.seconds()
         self.history.record("train_loss", self.meter.mean("loss"))
         for term in self.meter.terms():
@@ -416,11 +437,12 @@ class SSLNet(NeuralNet):
         self.history.record("images_per_second", self.meter.steps * self.batch_size / seconds)
 
     def _check_weights(self) -> None:
-        """Refuse weights that are no longer numbers; the loss was computed before the last step changed them.
+        """Check that all weights are finite, as the last loss was computed before their last update.
 
         Raises
         ------
         FloatingPointError
+            If a weight is infinite or NaN.
         """
         floats = [value for value in self.module_.state_dict().values() if value.is_floating_point()]
         if not torch.stack([value.isfinite().all() for value in floats]).all():
@@ -432,10 +454,10 @@ class SSLNet(NeuralNet):
     def _generator(self, purpose: int, number: int) -> torch.Generator:
         return torch.Generator(self.device).manual_seed(derive_seed(self.seed, purpose, number))
 
-    # ------------------------------------------------------------------ going on later
+    # ------------------------------------------------------------------ saving and resuming
 
     def training_state(self) -> dict:
-        """Everything that training on needs: tensors, numbers and lists only."""
+        """Return everything needed to resume the training: tensors, numbers, and containers of them."""
         return {
             "student": self.module_.state_dict(),
             "teacher": None if self.teacher is None else self.teacher.state_dict(),
@@ -449,26 +471,37 @@ class SSLNet(NeuralNet):
         }
 
     def resume(self, earlier: dict[str, Any]) -> SSLNet:
-        """Go on where an earlier training stopped.
+        """Restore the state of an earlier training.
 
         Parameters
         ----------
         earlier : dict
-            "training" (`training_state`), "history" (rows), "finished" ("schedule", "callback" or None) and
-            "bad" (images that could not be read).
+            "training" (see `training_state`), "history" (rows), "finished" ("schedule", "callback" or None)
+            and "bad" (reasons for unreadable images by position).
+
+        Returns
+        -------
+        SSLNet
+            The net itself.
+
+        Raises
+        ------
+        ValueError
+            If the state belongs to another optimizer.
         """
         self.end, self.skipped_before = earlier["finished"], earlier["bad"]
         state = earlier["training"]
-        kinds = [
+        # Optimizers are recognized by the names of their settings, as state dicts contain no class name.
+        setting_names = [
             set(optimizer["param_groups"][0])
             for optimizer in (state["optimizer"], self.optimizer_.state_dict())
         ]
-        if kinds[0] != kinds[1]:
-            raise ValueError("The state is another optimizer's.")
+        if setting_names[0] != setting_names[1]:
+            raise ValueError("The state belongs to another optimizer.")
         load_plain_state(self.module_, state["student"])
         load_plain_state(self.criterion_, state["loss"])
         self.optimizer_.load_state_dict(state["optimizer"])
-        _lay_out_like_parameters(self.optimizer_)
+        _restore_memory_format(self.optimizer_)
         if self.teacher is not None:
             load_plain_state(self.teacher, state["teacher"] or {})
         self.steps_done = state["steps_done"]
@@ -480,8 +513,8 @@ class SSLNet(NeuralNet):
         return self
 
 
-def _lay_out_like_parameters(optimizer: torch.optim.Optimizer) -> None:
-    """What a file has kept in plain order lies in memory as it did: fused steps want it, and are faster."""
+def _restore_memory_format(optimizer: torch.optim.Optimizer) -> None:
+    """Restore each optimizer state to its parameter's memory format, which fused optimizers require."""
     for parameter, state in optimizer.state.items():
         for name, value in state.items():
             if isinstance(value, Tensor) and value.shape == parameter.shape:
@@ -489,7 +522,13 @@ def _lay_out_like_parameters(optimizer: torch.optim.Optimizer) -> None:
 
 
 def check_loss_value(name: str, terms: dict[str, Tensor]) -> None:
-    """Refuse what is not one differentiable number."""
+    """Check that a loss is a single differentiable number, and that each term is a single number.
+
+    Raises
+    ------
+    ValueError
+        If it is not.
+    """
     loss = terms.get("loss")
     if not isinstance(loss, Tensor) or loss.numel() != 1:
         given = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else repr(loss)

@@ -1,4 +1,4 @@
-"""Optimizers by name, and what weight decay touches."""
+"""Optimizers by name, their default settings, and parameter groups for weight decay."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from sklearn_ssl._training.muon import Muon, checked_betas
 
 
 def sgd(params, lr: float, *, momentum: float = 0.9, nesterov: bool = False, clip_norm: float | None = None):
-    """Stochastic gradient descent with momentum."""
+    """Create stochastic gradient descent with momentum."""
     momentum = check_number("optimizer__momentum", momentum, at_least=0, below=1)
     nesterov = check_bool("optimizer__nesterov", nesterov)
     return clipped(torch.optim.SGD(params, lr, momentum=momentum, nesterov=nesterov), clip_norm)
 
 
 def adamw(params, lr: float, *, betas=(0.9, 0.999), eps: float = 1e-8, clip_norm: float | None = None):
-    """Adam with decoupled weight decay (arXiv:1711.05101)."""
+    """Create Adam with decoupled weight decay (arXiv:1711.05101)."""
     params = list(params)
     betas = checked_betas(betas)
     eps = check_number("optimizer__eps", eps, at_least=0)
-    # One kernel instead of a dozen passes over all weights; other devices have none.
+    # The fused kernel replaces about a dozen passes over all weights; only CPU and CUDA have it.
     fused = all(p.device.type in ("cpu", "cuda") for group in params for p in group["params"])
     return clipped(torch.optim.AdamW(params, lr, betas=betas, eps=eps, fused=fused), clip_norm)
 
@@ -44,15 +44,15 @@ def muon(
     eps: float = 1e-8,
     clip_norm: float | None = None,
 ):
-    """Momentum whose matrices are orthogonalized, and AdamW for what is no matrix."""
+    """Create Muon: orthogonalized momentum for matrices and kernels, AdamW for all other weights."""
     settings = dict(momentum=momentum, rows=rows, iterations=iterations, betas=betas, eps=eps)
     return clipped(Muon(params, lr, **settings), clip_norm)
 
 
 OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {"sgd": sgd, "adamw": adamw, "muon": muon}
 AUTO_OPTIMIZER = "muon"
-# From benchmarks/defaults.py.
-BASE_SETTINGS = {
+# Default learning rate (for 256 images in a step) and weight decay; measured with benchmarks/defaults.py.
+DEFAULT_SETTINGS = {
     "muon": {"lr": 8e-3, "weight_decay": 1e-2},
     "sgd": {"lr": 0.06, "weight_decay": 5e-4},
     "adamw": {"lr": 2e-3, "weight_decay": 1e-2},
@@ -60,12 +60,12 @@ BASE_SETTINGS = {
 
 
 def resolve_optimizer(optimizer: Any) -> Callable[..., Optimizer]:
-    """The function or class whose keywords are the `optimizer__<name>` parameters.
+    """Return the function or class whose keyword arguments are the parameters `optimizer__<name>`.
 
     Raises
     ------
     ValueError
-        Neither a known name nor a subclass of `torch.optim.Optimizer`.
+        If `optimizer` is neither a known name nor a subclass of `torch.optim.Optimizer`.
     """
     if inspect.isclass(optimizer) and issubclass(optimizer, Optimizer):
         return optimizer
@@ -80,12 +80,14 @@ def resolve_optimizer(optimizer: Any) -> Callable[..., Optimizer]:
 
 
 def optimizer_maker(optimizer: Any, params: dict[str, Any], device: torch.device) -> Callable[..., Optimizer]:
-    """What makes the optimizer from parameter groups and `lr`; a class is first tried on two weights.
+    """Return the function that creates the optimizer from parameter groups and `lr`.
+
+    A class given by the user is first tested with one step on two small weights.
 
     Raises
     ------
     ValueError
-        It does not take the keywords, or its steps need more than a gradient.
+        If the class rejects the keyword arguments, or its `step` needs more than gradients.
     """
     make = functools.partial(resolve_optimizer(optimizer), **params)
     if isinstance(optimizer, str):
@@ -98,30 +100,32 @@ def optimizer_maker(optimizer: Any, params: dict[str, Any], device: torch.device
     except Exception as error:  # an optimizer may raise anything
         given = f" with {as_nested('optimizer', params)}" if params else ""
         raise ValueError(
-            f"optimizer={optimizer.__name__}{given} cannot take a step: {error}. It has to accept parameter "
+            f"optimizer={optimizer.__name__}{given} cannot take a step: {error}. It must accept parameter "
             f"groups and lr, and step() without a closure."
         ) from error
     return make
 
 
 def base_settings(optimizer: Any, *, lr_is_given: bool = False) -> dict[str, float]:
-    """Learning rate (for 256 images in a step) and weight decay, where neither user nor loss says more.
+    """Return the default learning rate (for 256 images in a step) and weight decay of an optimizer.
+
+    A class has no default learning rate, and a default weight decay of 0.
 
     Raises
     ------
     ValueError
-        The optimizer is unknown; or it is a class and no learning rate is given.
+        If the optimizer is unknown, or it is a class and no learning rate is given.
     """
     resolve_optimizer(optimizer)
     if isinstance(optimizer, str):
-        return BASE_SETTINGS[optimizer]
+        return DEFAULT_SETTINGS[optimizer]
     if not lr_is_given:
-        raise ValueError(f"{optimizer.__name__} has no default learning rate here: say lr=... as well.")
+        raise ValueError(f"{optimizer.__name__} has no default learning rate: set lr=... as well.")
     return {"weight_decay": 0.0}
 
 
 def decay_groups(parameters: Iterable[nn.Parameter], weight_decay: float) -> list[dict]:
-    """Parameter groups in which biases and norms (one axis or none) are not decayed."""
+    """Return two parameter groups: weights with decay, and biases and norms (at most one axis) without."""
     parameters = [p for p in parameters if p.requires_grad]
     return [
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
@@ -130,7 +134,7 @@ def decay_groups(parameters: Iterable[nn.Parameter], weight_decay: float) -> lis
 
 
 def clipped(optimizer: Optimizer, clip_norm: float | None) -> Optimizer:
-    """The optimizer, with the norm of the whole gradient held to `clip_norm` before each step."""
+    """Let an optimizer clip the norm of the whole gradient to `clip_norm` before each step; return it."""
     clip_norm = check_number("optimizer__clip_norm", clip_norm, above=0, instead=(None,))
     if clip_norm is None:
         return optimizer

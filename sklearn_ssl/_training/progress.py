@@ -1,4 +1,4 @@
-"""What `verbose=1` shows: one bar for a fit, one for a long transform."""
+"""Progress bars of `fit` and `transform` for `verbose=1`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 
 
 class FitProgress(Callback):
-    """A bar over the whole training, by epochs or by time, with images/s, loss and time left."""
+    """Progress bar over the whole training, with images/s, loss and remaining time."""
 
     def __init__(self, title: str):
         self.title = title
@@ -28,7 +28,7 @@ class FitProgress(Callback):
 
     def on_train_end(self, net: NeuralNet, **kwargs: Any) -> None:
         self.bar.close()
-        del self.bar  # an open terminal does not pickle
+        del self.bar  # holds an open stream, which cannot be pickled
 
     @staticmethod
     def _loss(net: NeuralNet) -> str:
@@ -37,7 +37,7 @@ class FitProgress(Callback):
 
 
 def over_images(parts: Sequence[Tensor], n_images: int, verbose: int):
-    """The parts, with a bar that counts images; shown only where the work takes more than a second."""
+    """Yield the parts, and show a progress bar that counts images if this takes more than a second."""
     with tqdm(total=n_images, desc="embedding", unit=" images", disable=not verbose, delay=1) as bar:
         for part in parts:
             yield part

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-import sys
+import importlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -52,7 +52,7 @@ def open_checkpoint(
     reader = make_reader(compared.pop("reader"), params["reader_params"] or {})
     compared["reader_params"] = _without(vars(reader), READER_NOT_IN_FINGERPRINT)
     before = _without(state or {}, ("seconds", "meter"))
-    packages = [sys.modules[name] for name in PACKAGES]
+    packages = [importlib.import_module(name) for name in PACKAGES]
     digits = fingerprint(compared, dict(resolved), loss, (source.identity(), labels), before, packages)
     _warn_if_never_found_again({**compared, "loss": loss})
     return Checkpoint(

@@ -10,18 +10,18 @@ from sklearn_ssl.losses._base import SSLLoss
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long to train, and at what rate.
+    """Length of a training, and its learning rate: linear warm-up, then cosine decay to zero.
 
     Attributes
     ----------
     max_epochs : int or None
-        None: until `max_time`.
+        Number of epochs; None if only `max_time` limits the training.
     max_time : float or None
-        Seconds; with both, the first that is reached.
+        Time limit in seconds. If both limits are set, the training ends at the first that is reached.
     lr : float
         Peak learning rate.
     warmup : float
-        Share of the training in which the rate rises linearly; then it falls as half a cosine to 0.
+        Fraction of the training used for linear warm-up.
     """
 
     max_epochs: int | None
@@ -30,16 +30,16 @@ class Schedule:
     warmup: float
 
     def progress(self, epochs: float, seconds: float) -> float:
-        """Share of the training that is done, from 0 to 1."""
-        shares = [0.0]
+        """Return the completed fraction of the training, from 0 to 1."""
+        fractions = [0.0]
         if self.max_epochs is not None:
-            shares.append(epochs / self.max_epochs)
+            fractions.append(epochs / self.max_epochs)
         if self.max_time is not None:
-            shares.append(seconds / self.max_time)
-        return min(1.0, max(shares))
+            fractions.append(seconds / self.max_time)
+        return min(1.0, max(fractions))
 
     def rate(self, progress: float) -> float:
-        """Learning rate at this progress."""
+        """Return the learning rate at a progress in [0, 1]."""
         if progress < self.warmup:
             return self.lr * progress / self.warmup
         after = (progress - self.warmup) / (1 - self.warmup) if self.warmup < 1 else 1.0
@@ -47,11 +47,17 @@ class Schedule:
 
 
 def momentum_at(loss: SSLLoss, progress: float) -> float:
-    """How much of itself the teacher of a loss keeps in a step, at this share of the training."""
+    """Return the momentum of the loss's teacher at a progress in [0, 1].
+
+    Raises
+    ------
+    ValueError
+        If the momentum is not in [0, 1].
+    """
     momentum = loss.teacher_momentum(progress) if callable(loss.teacher_momentum) else loss.teacher_momentum
     if not 0 <= momentum <= 1:
         raise ValueError(
-            f"{type(loss).__name__}: the momentum of the teacher is {momentum:.4g}. The share of itself that "
-            "it keeps in a step is from 0 (it copies the student) to 1 (it never moves); 0.99 is usual."
+            f"{type(loss).__name__}: the momentum of the teacher is {momentum:.4g}. It must be in [0, 1]: 0 "
+            "copies the student, 1 keeps the teacher unchanged; 0.99 is typical."
         )
     return momentum

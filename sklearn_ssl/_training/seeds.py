@@ -1,4 +1,4 @@
-"""Seeds, each a function of (seed, purpose, step or epoch)."""
+"""Derived seeds, each a function of (seed, purpose, step or epoch) only."""
 
 from __future__ import annotations
 
@@ -10,17 +10,23 @@ import torch
 
 from sklearn_ssl._hardware.ambient import lent_generators
 
-# Sources of randomness, each a function of (seed, its number, step or epoch) and nothing else.
-MODULES, SHUFFLE, VIEWS, LOSS_STEP, LOSS_EPOCH, LAYERS = range(6)
+# Purposes of the derived seeds. Each source of randomness has a seed of its own, so that none depends on how
+# many numbers another has drawn. A change of a number changes all results for a given `random_state`.
+INITIALIZATION = 0  # initial weights, and the generator of `SSLLoss.build`
+SHUFFLE = 1  # order of the images in an epoch
+VIEWS = 2  # augmentation in a step
+LOSS_STEP = 3  # `Batch.generator`
+LOSS_EPOCH = 4  # generator of `SSLLoss.on_epoch_start`
+GLOBAL_GENERATORS = 5  # global generators in a step, for example for dropout
 
 
 def derive_seed(seed: int, *path: int) -> int:
-    """A seed of its own for each path of numbers, far from every other's."""
+    """Derive a seed from a seed and a sequence of numbers; different sequences give independent seeds."""
     return int(np.random.SeedSequence((seed, *path)).generate_state(1)[0])
 
 
 @contextmanager
 def seeded_modules(seed: int) -> Iterator[torch.Generator]:
-    """Initialise the layers that are made inside by `seed`, and lend a generator of its own."""
-    with lent_generators(derive_seed(seed, MODULES), torch.device("cpu")):
-        yield torch.Generator().manual_seed(derive_seed(seed, MODULES, 1))
+    """Seed the global generators, for layers that are created in the context; yield another generator."""
+    with lent_generators(derive_seed(seed, INITIALIZATION), torch.device("cpu")):
+        yield torch.Generator().manual_seed(derive_seed(seed, INITIALIZATION, 1))

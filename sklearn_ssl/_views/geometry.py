@@ -10,32 +10,31 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sklearn_ssl._images.resize import Size, resize_and_center
+from sklearn_ssl._views.draws import Draws
 from sklearn_ssl.augment import Augment
 
 Scale = tuple[float, float]  # range of the fraction of the image's area that a view covers
 
 
-def change_geometry(
-    images: Tensor, augment: Augment, scale: Scale, size: Size, generator: torch.Generator
-) -> Tensor:
+def change_geometry(images: Tensor, augment: Augment, scale: Scale, size: Size, draws: Draws) -> Tensor:
     """Apply a random crop, flips, rotation and shear, and resize; (n, C, H, W) -> (n, C, *size)."""
     moves = ("flip", "vertical_flip", "rotation", "quarter_turns", "shear")
     if min(scale) == 1 and not any(getattr(augment, name) for name in moves):
         return resize_and_center(images, size)
-    crop = draw_crop(len(images), scale, images.shape[-2:], size, generator)
-    turn = turn_matrix(*draw_turn(len(images), augment, generator), size)
+    crop = draw_crop(scale, images.shape[-2:], size, draws)
+    turn = turn_matrix(*draw_turn(augment, draws), size)
     return affine_sample(shrink_first(images, scale, size), crop_matrix(*crop, turn), size)
 
 
 def draw_crop(
-    n: int, scale: Scale, image_size: Sequence[int], size: Size, generator: torch.Generator
+    scale: Scale, image_size: Sequence[int], size: Size, draws: Draws
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Draw top, left, height and width of n crops, (n,) each, as fractions of the image's height and width.
+    """Draw top, left, height and width of the crops, (n,) each, as fractions of the image's height and width.
 
     If the aspect ratios of image and view differ, fractions of the area refer to the largest part of the
     image with the view's aspect ratio, so that the distortion stays within 3/4 .. 4/3.
     """
-    area, aspect, y, x = torch.rand(4, n, generator=generator)
+    area, aspect, y, x = draws.uniform(4)
     area = scale[0] + (scale[1] - scale[0]) * area
     aspect = torch.exp(math.log(4 / 3) * (2 * aspect - 1))
     # With the aspect ratio in [area, 1 / area], neither side of the crop exceeds the part it is taken from.
@@ -53,9 +52,9 @@ def largest_part(image_size: Sequence[int], size: Size) -> tuple[float, float]:
     return min(1.0, 1 / ratio), min(1.0, ratio)
 
 
-def draw_turn(n: int, augment: Augment, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def draw_turn(augment: Augment, draws: Draws) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Draw angles and shears in degrees, and horizontal and vertical flips as bools; (n,) each."""
-    angle, shear, turned, quarters, flip, vertical_flip = torch.rand(6, n, generator=generator)
+    angle, shear, turned, quarters, flip, vertical_flip = draws.uniform(6)
     quarters = (1 + (3 * quarters).floor()) * (turned < augment.quarter_turns)
     return (
         augment.rotation * (2 * angle - 1) + 90 * quarters,

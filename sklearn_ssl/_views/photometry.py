@@ -12,38 +12,38 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sklearn_ssl._views.draws import Draws
 from sklearn_ssl.augment import Augment
 
 
-def change_pixels(images: Tensor, augment: Augment, clamp: bool, generator: torch.Generator) -> Tensor:
+def change_pixels(images: Tensor, augment: Augment, clamp: bool, draws: Draws) -> Tensor:
     """Apply all random changes of pixel values to images (n, C, H, W), in the order of this function."""
-    n, _, *size = images.shape
     if augment.color_jitter or augment.grayscale:
-        images = apply_color(images, *draw_color(n, augment, generator))
+        images = apply_color(images, *draw_color(augment, draws))
         images = images.clamp_(0, 1) if clamp else images
     if augment.blur:
-        images = on_some(images, augment.blur, generator, gaussian_blur, draw_sigma(n, generator))
+        images = on_some(images, augment.blur, draws, gaussian_blur, draw_sigma(draws))
     if augment.solarize:
-        images = on_some(images, augment.solarize, generator, solarize)
+        images = on_some(images, augment.solarize, draws, solarize)
     if augment.sobel:
-        images = on_some(images, augment.sobel, generator, sobel)
+        images = on_some(images, augment.sobel, draws, sobel)
     if augment.noise:
-        images = add_noise(images, augment.noise, generator)
+        images = add_noise(images, augment.noise, draws)
         images = images.clamp_(0, 1) if clamp else images
     if augment.cutout:
-        images = on_some(images, augment.cutout, generator, cutout, draw_box(n, size, generator))
+        images = on_some(images, augment.cutout, draws, cutout, draw_box(images.shape[2:], draws))
     return images
 
 
 def on_some(
     images: Tensor,
     probability: float,
-    generator: torch.Generator,
+    draws: Draws,
     operation: Callable[..., Tensor],
     *parameters: Tensor,
 ) -> Tensor:
     """Apply `operation(images, *parameters)` to randomly chosen images; parameters have a row per image."""
-    chosen = (torch.rand(len(images), generator=generator) < probability).nonzero().squeeze(1)
+    chosen = (draws.uniform(1)[0] < probability).nonzero().squeeze(1)
     if len(chosen) == 0:
         return images
     parameters = [each[chosen].to(images.device, non_blocking=True) for each in parameters]
@@ -59,9 +59,9 @@ CHROMA = torch.tensor([[0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
 FROM_CHROMA = torch.linalg.inv(torch.cat([torch.tensor([LUMA]), CHROMA]))[:, 1:]
 
 
-def draw_color(n: int, augment: Augment, generator: torch.Generator) -> tuple[Tensor, ...]:
+def draw_color(augment: Augment, draws: Draws) -> tuple[Tensor, ...]:
     """Draw factors of brightness, contrast and saturation, and rotations of the hue in turns; (n,) each."""
-    jittered, gray, turn, *factors = torch.rand(6, n, generator=generator)
+    jittered, gray, turn, *factors = draws.uniform(6)
     jittered = jittered < augment.color_jitter
     strengths = (augment.brightness, augment.contrast, augment.saturation)
     lows = [max(0.0, 1 - strength) for strength in strengths]
@@ -111,9 +111,9 @@ def mean_luma(images: Tensor) -> Tensor:
     return sum(weight * channel for weight, channel in zip(LUMA, color.unbind(1), strict=True))
 
 
-def draw_sigma(n: int, generator: torch.Generator) -> Tensor:
+def draw_sigma(draws: Draws) -> Tensor:
     """Draw standard deviations of the blur, (n,), in pixels."""
-    return 0.1 + 1.9 * torch.rand(n, generator=generator)
+    return 0.1 + 1.9 * draws.uniform(1)[0]
 
 
 def gaussian_blur(images: Tensor, sigma: Tensor) -> Tensor:
@@ -156,15 +156,15 @@ def sobel(images: Tensor) -> Tensor:
     return torch.hypot(gx, gy) / 4
 
 
-def add_noise(images: Tensor, std: float, generator: torch.Generator) -> Tensor:
+def add_noise(images: Tensor, std: float, draws: Draws) -> Tensor:
     """Add independent Gaussian noise of standard deviation `std` to each value."""
-    noise = torch.randn(images.shape, generator=generator).to(images.device, non_blocking=True)
+    noise = draws.normal(*images.shape[1:]).to(images.device, non_blocking=True)
     return torch.add(images, noise, alpha=std)
 
 
-def draw_box(n: int, size: Sequence[int], generator: torch.Generator) -> Tensor:
+def draw_box(size: Sequence[int], draws: Draws) -> Tensor:
     """Draw top, left, height and width of a rectangle in each image, in pixels; (n, 4), int64."""
-    area, aspect, y, x = torch.rand(4, n, generator=generator)
+    area, aspect, y, x = draws.uniform(4)
     area = 0.02 + 0.31 * area
     aspect = torch.exp(math.log(0.3) + math.log(3.3 / 0.3) * aspect)  # height / width
     sides = (area * aspect).sqrt() * math.prod(size) ** 0.5, (area / aspect).sqrt() * math.prod(size) ** 0.5

@@ -17,6 +17,7 @@ from torch import Tensor
 from sklearn_ssl._hardware.ambient import lent_generators
 from sklearn_ssl._hardware.devices import is_out_of_memory
 from sklearn_ssl._images.resize import Size, resize_and_center
+from sklearn_ssl._views.draws import Draws, Rows
 from sklearn_ssl._views.geometry import Scale, change_geometry
 from sklearn_ssl._views.photometry import change_pixels
 from sklearn_ssl.augment import Augment
@@ -58,7 +59,7 @@ class RandomViews:
         self.clamp = clamp
 
     @torch.no_grad()
-    def __call__(self, images: Tensor, views: ViewSpec, seed: int) -> list[Tensor]:
+    def __call__(self, images: Tensor, views: ViewSpec, seed: int, rows: Rows | None = None) -> list[Tensor]:
         """Draw the views of each image.
 
         Parameters
@@ -69,6 +70,10 @@ class RandomViews:
             Number and kind of the views.
         seed : int
             Non-negative seed. The same seed gives the same views.
+        rows : Rows, optional
+            Rows of the images in a larger batch: their views are those that they have there. None: the images
+            are the whole batch. (A user's function draws for the images that it is given, from a seed of
+            their first row.)
 
         Returns
         -------
@@ -83,34 +88,37 @@ class RandomViews:
         """
         local_size = tuple(max(1, round(views.local_size * side)) for side in self.image_size)
         wanted = [(self.image_size, views.scale)] * views.n + [(local_size, views.local_scale)] * views.local
+        rows = rows or Rows(len(images))
         drawn = []
         for number, (size, scale) in enumerate(wanted):
             recipe = views.recipes[number % len(views.recipes)]
-            view = self._view(images, recipe, size, scale, seed_of_view(seed, number))
+            view = self._view(images, recipe, size, scale, seed_of_view(seed, number), rows)
             drawn.append(normalize(view, self.mean, self.std))
         return drawn
 
-    def _view(self, images: Tensor, recipe: str, size: Size, scale: Scale | None, seed: int) -> Tensor:
+    def _view(
+        self, images: Tensor, recipe: str, size: Size, scale: Scale | None, seed: int, rows: Rows
+    ) -> Tensor:
         if recipe == "none":
             return resize_and_center(images, size)
         if recipe not in ("strong", "weak"):
             raise ValueError(f"Unknown recipe {recipe!r} in ViewSpec. Available: 'strong', 'weak', 'none'.")
-        generator = torch.Generator().manual_seed(seed)
+        draws = Draws(seed, rows)
         if callable(self.augment):
-            return self._view_by_function(images, size, scale, generator)
+            return self._view_by_function(images, size, scale, draws, seed + (rows.taken.start or 0))
         augment = self.augment if recipe == "strong" else only_crop_and_flips(self.augment)
-        view = change_geometry(images, augment, scale or (augment.crop, 1.0), size, generator)
-        return change_pixels(view, augment, self.clamp, generator)
+        view = change_geometry(images, augment, scale or (augment.crop, 1.0), size, draws)
+        return change_pixels(view, augment, self.clamp, draws)
 
     def _view_by_function(
-        self, images: Tensor, size: Size, scale: Scale | None, generator: torch.Generator
+        self, images: Tensor, size: Size, scale: Scale | None, draws: Draws, seed: int
     ) -> Tensor:
         # The function receives a copy: if it works in place, it must not change the images of the next view.
-        source = images if scale is None else change_geometry(images, Augment(), scale, size, generator)
-        device_generator = torch.Generator(images.device).manual_seed(generator.initial_seed())
+        source = images if scale is None else change_geometry(images, Augment(), scale, size, draws)
+        device_generator = torch.Generator(images.device).manual_seed(seed % 2**64)
         try:
             # Another seed than the device generator's: the global generators must not repeat its numbers.
-            with lent_generators(seed_of_view(generator.initial_seed(), 0), images.device):
+            with lent_generators(seed_of_view(seed, 0), images.device):
                 view = self.augment(source.clone(), device_generator)
         except Exception as error:  # functions of users may raise any exception
             if is_out_of_memory(error):

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import copy
 import math
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sklearn_ssl._networks.backbones import feature_maps
-from sklearn_ssl._networks.vit import ViT
+from sklearn_ssl._networks.backbones import feature_maps, is_vit
 from sklearn_ssl.losses._base import Spec
+
+if TYPE_CHECKING:
+    from sklearn_ssl._networks.vit import ViT
 
 
 def backbone_with_tokens(spec: Spec) -> ViT:
@@ -33,7 +36,7 @@ def backbone_with_tokens(spec: Spec) -> ViT:
         If the backbone is not a vision transformer. A loss that masks patches sets the backbone "vit" in its
         `defaults`, so that only a backbone chosen by the user can fail.
     """
-    if not isinstance(spec.backbone, ViT):
+    if not is_vit(spec.backbone):
         raise ValueError(
             "This loss hides patches of an image from the backbone, which only 'vit' allows for; it is a "
             f"{type(spec.backbone).__name__}. Leave backbone at 'auto', or set backbone='vit'."
@@ -54,7 +57,7 @@ def patch_side(spec: Spec) -> int:
     int
         Side in pixels; 1 for a backbone that has no patches or does not expose them.
     """
-    return spec.backbone.patch_size if isinstance(spec.backbone, ViT) else 1
+    return spec.backbone.patch_size if is_vit(spec.backbone) else 1
 
 
 def map_size(spec: Spec) -> tuple[int, int]:

@@ -7,9 +7,10 @@ import inspect
 import os
 import re
 import sys
+import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from importlib import metadata
+from importlib import metadata, resources
 from types import MappingProxyType
 from typing import Any
 
@@ -21,37 +22,6 @@ from sklearn_ssl._params import did_you_mean
 ENTRY_POINT_GROUP = "sklearn_ssl.losses"
 # Canonical name of the distribution whose losses keep their names, whatever else is installed.
 OWN_DISTRIBUTION = "sklearn-ssl"
-# Losses of this project's own plugin packages (folder `plugins`), by package.
-MASKED = ("beit", "inpainting", "mae", "simmim")
-METRIC_LEARNING = ("dclw", "infonce", "margin", "meanshift", "moco", "nnclr", "supcon", "triplet")
-PRETEXT = ("colorization", "cpc", "jigsaw", "relative_location", "rotation")
-# Loss name -> plugin package of this project that provides it.
-KNOWN_PLUGINS = {
-    "barlow_twins": "sklearn-ssl-barlow-twins",
-    **dict.fromkeys(("deepcluster", "swav", "wmse"), "sklearn-ssl-cca"),
-    **dict.fromkeys(MASKED, "sklearn-ssl-masked"),
-    **dict.fromkeys(METRIC_LEARNING, "sklearn-ssl-metric-learning"),
-    **dict.fromkeys(PRETEXT, "sklearn-ssl-pretext"),
-    **dict.fromkeys(("byol", "dino", "simsiam"), "sklearn-ssl-self-distillation"),
-}
-# Names in papers and libraries that differ from the name here, normalized by `_plain` -> name here.
-OTHER_NAMES = {
-    "barlow": "barlow_twins",
-    "contextencoder": "inpainting",
-    "contextprediction": "relative_location",
-    "decoupledcontrastive": "dcl",
-    "decoupledcontrastivelearning": "dcl",
-    "maskedautoencoder": "mae",
-    "mocov2": "moco",
-    "momentumcontrast": "moco",
-    "msf": "meanshift",
-    "normalizedtemperaturescaledcrossentropy": "ntxent",
-    "rotnet": "rotation",
-    "simclr": "ntxent",
-    "supcontrast": "supcon",
-    "supervisedcontrastive": "supcon",
-    "whitening": "wmse",
-}
 # Losses named by `register_loss`, in this process only.
 _registered: dict[str, Any] = {}
 
@@ -306,22 +276,31 @@ def _unknown_message(name: str) -> str:
 
 def _hint(name: str, names: list[str]) -> str:
     """Return a sentence, preceded by a space, on the loss that an unknown name may denote; or ""."""
-    known = [*names, *KNOWN_PLUGINS]
-    meant = _other_spelling(name, known)
+    packages, other_names = known_losses()
+    known = [*names, *packages]
+    meant = _other_spelling(name, known, other_names)
     if meant is None:
         return did_you_mean(name, known)
     hint = "" if meant == name else f" Did you mean {meant!r}?"
     if meant in names:
         return hint
-    package = KNOWN_PLUGINS[meant]
-    return f"{hint} {meant!r} is in the package {package}: pip install ./plugins/{package}."
+    return f"{hint} {meant!r} is in the package {packages[meant]}: pip install ./plugins/{packages[meant]}."
 
 
-def _other_spelling(name: str, known: list[str]) -> str | None:
+@functools.lru_cache(maxsize=1)
+def known_losses() -> tuple[dict[str, str], dict[str, str]]:
+    """Return {loss: package that provides it} and {name elsewhere: name here} of known_losses.toml."""
+    file = resources.files("sklearn_ssl.losses").joinpath("known_losses.toml")
+    table = tomllib.loads(file.read_text("utf-8"))
+    packages = {loss: package for package, losses in table["packages"].items() for loss in losses}
+    return packages, table["other_names"]
+
+
+def _other_spelling(name: str, known: list[str], other_names: Mapping[str, str]) -> str | None:
     """Return the known loss that is spelled differently or has this name in a paper; None if none is."""
     plain = _plain(name)
     by_spelling = {_plain(loss): loss for loss in known}
-    return by_spelling.get(_plain(OTHER_NAMES.get(plain, plain)))
+    return by_spelling.get(_plain(other_names.get(plain, plain)))
 
 
 def _plain(name: str) -> str:

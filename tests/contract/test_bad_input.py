@@ -1,4 +1,4 @@
-"""What is wrong is said in words: what was given, what is possible, the next step; and nothing changes."""
+"""Error messages: they state the given value, the possible ones and the next step; nothing else changes."""
 
 import copy
 import os
@@ -18,7 +18,7 @@ from sklearn_ssl import SSLLoss
 
 
 class WithLabels(SSLLoss):
-    """Pulls images of one class together; remembers the labels it was given."""
+    """Loss that pulls images of one class together and records the labels that it is given."""
 
     uses_labels = True
     seen = None
@@ -29,7 +29,7 @@ class WithLabels(SSLLoss):
 
 
 class Constant(nn.Module):
-    """The same features for every image."""
+    """Backbone with the same features for every image."""
 
     def __init__(self, value=1.0):
         super().__init__()
@@ -51,7 +51,7 @@ def message_of(kind, call):
 def test_rows_need_an_image_shape(embedder, images):
     message = message_of(ValueError, lambda: embedder().fit(images.reshape(12, -1)))
     assert message == (
-        "X has the shape (12, 192): rows of numbers. Say what image a row is, for example "
+        "X has the shape (12, 192): flat rows. Set the shape of an image, for example "
         "image_shape=(28, 28) or (32, 32, 3); or give images of shape (n, height, width[, channels])."
     )
 
@@ -122,21 +122,22 @@ def test_what_is_no_collection_is_refused(embedder, images, tmp_path):
 
 def test_a_list_of_different_channel_counts_is_refused(embedder, images):
     assert message_of(ValueError, lambda: embedder().fit([images[0], images[1][..., 0]])) == (
-        "Image 1 has 1 channel(s), image 0 has 3: convert them to one kind first, for example "
+        "Image 1 has 1 channel(s), image 0 has 3: convert them to the same kind, for example "
         "image.convert('RGB') with Pillow."
     )
 
 
 def test_a_list_of_different_sizes_is_refused(embedder, images):
     assert message_of(ValueError, lambda: embedder().fit([images[0], images[1], images[2][:7]])) == (
-        "Image 2 has 7 x 8 pixels, image 0 has 8 x 8: resize them to one size, or give their files' paths."
+        "Image 2 has 7 x 8 pixels, image 0 has 8 x 8: resize them to one size, or give the paths of their "
+        "files."
     )
 
 
 def test_images_and_paths_in_one_list_are_refused(embedder, images):
     for X in ([images[0], "a.png"], ["a.png", images[0]]):
         with pytest.raises(
-            ValueError, match=r"X is 'a\.png', no image\. Give images alone, .* or paths alone"
+            ValueError, match=r"X is 'a\.png', which is not an image\. Give images only, .* or paths only"
         ):
             embedder().fit(X)
 
@@ -149,7 +150,7 @@ def test_pixels_are_finite(form, bad, embedder, images):
     X = {"array": X, "tensor": torch.tensor(X).movedim(-1, 1), "list": list(X)}[form]
     kind = "NaN" if np.isnan(bad) else "infinity, or a value too large for float32,"
     assert message_of(ValueError, lambda: embedder().fit(X)) == (
-        f"Input X contains {kind} in image 3; such images: 1 of 12. Leave them out, or replace the values, "
+        f"Input X contains {kind} in image 3; affected images: 1 of 12. Remove them, or replace the values, "
         f"for example with np.nan_to_num(X)."
     )
 
@@ -167,7 +168,7 @@ def test_pixel_values_are_numbers(dtype, form, embedder, images):
     X = {"array": X, "list": list(X), "rows": X.reshape(12, -1)}[form]
     message = message_of(ValueError, lambda: embedder(**params).fit(X))
     assert message.startswith("X holds values of type ")
-    assert message.endswith(", which are no pixel values: give whole numbers, floats or booleans.")
+    assert message.endswith(", which are not pixel values: give integers, floats or booleans.")
 
 
 def test_objects_are_pixel_values_where_they_are_numbers(embedder, images):
@@ -175,7 +176,7 @@ def test_objects_are_pixel_values_where_they_are_numbers(embedder, images):
     np.testing.assert_array_equal(
         embedder().fit(numbers).transform(numbers), embedder().fit(images.astype(int)).transform(images)
     )
-    with pytest.raises(ValueError, match="X holds values of type <U3, which are no pixel values"):
+    with pytest.raises(ValueError, match="X holds values of type <U3, which are not pixel values"):
         embedder().fit(strings)
 
 
@@ -256,7 +257,7 @@ def test_images_of_0_to_1_after_a_fit_on_0_to_255_are_refused(fitted_as, embedde
     assert message.startswith(
         "These images lie between 0 and 1, but SSLImageEmbedder was fitted on values from "
     )
-    assert message.endswith(f"{UNITS} X * 255; or X.round(), if they are as dark as that.")
+    assert message.endswith(f"{UNITS} X * 255; or X.round(), if they are really that dark.")
     assert "on values from 0 to 255:" in message or fitted_as is not np.uint8
 
 
@@ -325,7 +326,7 @@ def test_a_row_that_is_no_path_is_named(odd, column, embedder, images, save_imag
     X = column(paths)
     row = odd if column is list or odd is not None else X.squeeze()[7]
     assert message_of(ValueError, lambda: embedder().fit(X)) == (
-        f"Row 7 of X is {row!r}, no path; such rows: 1 of 12. Leave them out."
+        f"Row 7 of X is {row!r}, which is not a path; affected rows: 1 of 12. Remove them."
     )
 
 
@@ -334,7 +335,10 @@ def test_a_row_that_is_no_path_is_named(odd, column, embedder, images, save_imag
 def test_an_item_that_is_no_image_is_named(odd, kind, embedder, images):
     X = [kind(image) for image in images]
     X[7] = odd
-    message = f"Item 7 of X is {odd!r}, no image. Give images alone, as arrays or PIL images, or paths alone."
+    message = (
+        f"Item 7 of X is {odd!r}, which is not an image. Give images only, as arrays or PIL images, or paths "
+        f"only."
+    )
     assert message_of(ValueError, lambda: embedder().fit(X)) == message
     column = pd.Series(X, index=range(100, 112))  # not numbered by position
     assert message_of(ValueError, lambda: embedder().fit(column)) == message
@@ -347,7 +351,7 @@ def test_a_column_of_bytes_is_told_to_be_none_of_images(embedder):
 
 
 class HuggingFace:
-    """As much of a datasets.Dataset as is looked at."""
+    """The part of a datasets.Dataset that this package uses."""
 
     class Image: ...
 
@@ -454,24 +458,26 @@ def test_a_damaged_file_is_named_with_its_position(embedder, draw_images, save_i
 
 def test_deep_files_that_come_late_are_named(embedder, save_images):
     paths = save_images([np.zeros((8, 8), np.uint8)] * 200)
-    # Up to 64 files are looked at first; of 200, the second is not among them.
+    # Up to 64 files are inspected first; of 200, the second is not among them.
     Image.fromarray(np.full((8, 8), 40_000, np.uint16)).save(paths[1])
     message = message_of(ValueError, lambda: embedder().fit(paths))
     assert message == (
-        f"{paths[1]} (position 1) cannot be read as an image: it has more than 8 bits a channel, the images "
-        f"looked at first have 8. Convert one kind, or give the deeper images first"
+        f"{paths[1]} (position 1) cannot be read as an image: it has more than 8 bits per channel, while "
+        f"the images inspected first have 8. Convert them to the same kind, or put an image with more bits "
+        f"first"
     )
 
 
-def test_colours_that_come_late_are_named(embedder, save_images, images):
-    paths = save_images([image[..., 0] for image in images] * 17)  # 204, of which 64 are looked at first
+def test_colors_that_come_late_are_named(embedder, save_images, images):
+    paths = save_images([image[..., 0] for image in images] * 17)  # 204, of which 64 are inspected first
     Image.fromarray(images[0]).save(paths[1])
     message = message_of(ValueError, lambda: embedder().fit(paths))
     assert message == (
-        f"{paths[1]} (position 1) cannot be read as an image: it is coloured, the images looked at first are "
-        f"grey. Convert one kind, or put a coloured image first: then all have three channels"
+        f"{paths[1]} (position 1) cannot be read as an image: it is a color image, while the images "
+        f"inspected first are grayscale. Convert them to the same kind, or put a color image first: all "
+        f"images then have three channels"
     )
-    with pytest.warns(UserWarning, match="1 of 204 images were left out: .*it is coloured"):
+    with pytest.warns(UserWarning, match="1 of 204 images were left out: .*it is a color image"):
         assert list(embedder(reader__on_error="skip").fit(paths).skipped_) == [1]
     assert embedder().fit([paths[1], *paths]).image_shape_ == (8, 8, 3)
 
@@ -481,7 +487,7 @@ def test_a_named_pipe_is_refused_rather_than_waited_for(embedder, images, save_i
     paths = save_images(images)
     paths[7].unlink()
     os.mkfifo(paths[7])
-    special = "no regular file, but a named pipe, a socket or a device"
+    special = "not a regular file but a named pipe, a socket or a device"
     for X in (paths, paths[0].parent):
         at = 7 if X is paths else sorted(paths).index(paths[7])
         assert message_of(ValueError, lambda X=X: embedder().fit(X)) == (
@@ -582,7 +588,7 @@ def test_a_random_state_is_a_seed_or_sklearns(random_state, embedder, images):
 def test_a_projector_that_cannot_take_the_features_is_named(projector, reason, embedder, images):
     message = message_of(ValueError, lambda: embedder(projector=projector).fit(images))
     assert message.startswith(
-        f"projector={projector} cannot turn 8 features, the backbone's, into projections of shape (n, "
+        f"projector={projector} cannot map the backbone's 8 features to projections of shape (n, "
         f"width): {reason}"
     )
 
@@ -690,7 +696,7 @@ def test_labels_are_as_many_as_images(n_labels, embedder, images, draw_images):
         )
         assert message == (
             f"There are 12 images in X and {n_labels} labels in y: give one label each. "
-            "Images without labels are a keyword: fit(X, X_unlabeled=images)."
+            "Pass images without labels by keyword: fit(X, X_unlabeled=images)."
         )
 
 
@@ -709,7 +715,7 @@ def test_labels_are_as_many_as_images(n_labels, embedder, images, draw_images):
 @pytest.mark.parametrize("loss", ["ntxent", WithLabels])
 def test_images_are_no_labels(given, loss, embedder, images):
     assert message_of(ValueError, lambda: embedder(loss).fit(images, given(images))) == (
-        "y holds images, rather than a label or target for each image of X. Images without labels are a "
+        "y holds images, rather than a label or target for each image of X. Pass images without labels by "
         "keyword: fit(X, X_unlabeled=images)."
     )
 
@@ -810,7 +816,7 @@ def test_embeddings_that_overflow_are_refused_though_all_weights_are_numbers(emb
 
 
 class Zeros(nn.Linear):
-    """A projector to one point."""
+    """Projector that maps everything to zero."""
 
     def __init__(self):
         super().__init__(8, 4)
@@ -819,7 +825,7 @@ class Zeros(nn.Linear):
 
 
 class Huge(nn.Module):
-    """Embeddings that overflow in eval mode alone, where training sees none of it."""
+    """Backbone whose embeddings overflow in eval mode only."""
 
     def __init__(self, in_channels):
         super().__init__()

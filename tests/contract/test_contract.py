@@ -1,4 +1,4 @@
-"""What a method may declare and be given: six small methods, trained through the embedder."""
+"""The contract of a loss: six small methods, trained through the embedder."""
 
 import functools
 import math
@@ -27,7 +27,7 @@ def tiny_backbone(in_channels):
 
 
 class Keep(Callback):
-    """Keeps the net, and the loss's state as it was before the first step."""
+    """Callback that keeps the net, and the state of the loss before the first step."""
 
     def on_train_begin(self, net, **kwargs):
         self.net = net
@@ -47,14 +47,14 @@ def embedder(loss, **params):
 
 
 def trained(loss, X=None, y=None, **params):
-    """What a Keep has kept of a fit."""
+    """Fit an embedder, and return the callback `Keep` of the fit."""
     keep = Keep()
     embedder(loss, callbacks=[keep], **params).fit(images() if X is None else X, y)
     return keep
 
 
 class Recorder(SSLLoss):
-    """Trains by agreement, and notes what it is given."""
+    """Loss that trains by agreement and records its arguments."""
 
     def __init__(self):
         super().__init__()
@@ -74,7 +74,7 @@ class Recorder(SSLLoss):
 
 
 class Cosine:
-    """From one value to another, as half a cosine of progress."""
+    """Schedule from one value to another, as half a cosine of progress."""
 
     def __init__(self, start, end):
         self.start, self.end = start, end
@@ -106,7 +106,7 @@ class SmallBYOL(SSLLoss):
 
 
 def tensors(module):
-    """Parameters and running statistics, as they are now."""
+    """Return copies of the parameters and running statistics."""
     return [tensor.clone() for tensor in module.state_dict().values() if tensor.is_floating_point()]
 
 
@@ -144,7 +144,9 @@ def test_a_momentum_that_is_none_is_told_before_anything_is_trained(momentum):
         teacher_momentum = momentum
 
     keep = Keep()
-    with pytest.raises(ValueError, match=rf"^Constant: the momentum .* is {momentum}\..* from 0 .* to 1 "):
+    with pytest.raises(
+        ValueError, match=rf"^Constant: the momentum .* is {momentum}\. It must be in \[0, 1\]"
+    ):
         embedder(Constant, callbacks=[keep]).fit(images())
     assert not hasattr(keep, "net")
 
@@ -179,7 +181,7 @@ def test_student_teacher_and_loss_are_in_training_mode_in_each_step():
             return super().step(batch, student, teacher)
 
     class Evaluates(Callback):
-        """A callback that looks at the model between the epochs."""
+        """Callback that evaluates the model between epochs."""
 
         def on_epoch_end(self, net, **kwargs):
             net.module_.eval()
@@ -310,7 +312,7 @@ def test_areas_of_views_are_as_the_method_declares_them():
     class Crops(Recorder):
         view_spec = ViewSpec(1, local=1, scale=(1.0, 1.0), local_scale=(0.04, 0.04))
 
-    whole = standardised(X).std(dim=(2, 3))
+    whole = standardized(X).std(dim=(2, 3))
     for batch in trained(Crops, X, augment="none").loss.batches:
         full, local = (view.std(dim=(2, 3)) / whole[batch.index] for view in batch.views)
         torch.testing.assert_close(full, torch.ones(8, 1))
@@ -383,7 +385,7 @@ def test_a_recipe_says_how_each_view_is_drawn():
     params = {"augment": "none", "augment__flip": 1.0, "augment__noise": 0.5}
     for batch in trained(Three, **params).loss.batches:
         plain, weak, strong = batch.views
-        torch.testing.assert_close(plain, standardised(images())[batch.index])
+        torch.testing.assert_close(plain, standardized(images())[batch.index])
         torch.testing.assert_close(weak, plain.flip(-1), rtol=0, atol=1e-4)  # every image is flipped
         assert (strong - weak).abs().mean() > 0.3  # and noise is added where all is used
 
@@ -398,8 +400,8 @@ def test_a_shorter_list_of_recipes_is_cycled():
         assert not torch.equal(first, noisy)
 
 
-def standardised(X):
-    """Images (n, 8, 8), uint8 -> what an unchanged view of each is."""
+def standardized(X):
+    """Return the unaugmented views of uint8 images (n, 8, 8)."""
     unit = torch.from_numpy(X).float()[:, None] / 255
     return (unit - unit.mean()) / unit.std(correction=0)
 
@@ -413,7 +415,7 @@ class Plain(Recorder):
 
 def test_index_says_which_images_the_views_are_of():
     for batch in trained(Plain, images(18)).loss.batches:
-        torch.testing.assert_close(batch.views[0], standardised(images(18))[batch.index])
+        torch.testing.assert_close(batch.views[0], standardized(images(18))[batch.index])
 
 
 def test_each_image_comes_at_most_once_in_an_epoch_in_another_order_each_time():
@@ -457,19 +459,19 @@ def test_each_epoch_is_announced_once_with_a_generator_of_its_own():
 
 
 class Bank(SSLLoss):
-    """Projections by sample, grouped once an epoch (DeepCluster)."""
+    """Loss with the projections of all samples, grouped once per epoch (as in DeepCluster)."""
 
     def build(self, spec):
         self.register_buffer("bank", torch.zeros(spec.n_samples, spec.dim))
-        self.register_buffer("centre", torch.zeros(spec.dim))
+        self.register_buffer("center", torch.zeros(spec.dim))
 
     def on_epoch_start(self, epoch, generator):
-        self.centre = self.bank[torch.randint(len(self.bank), (4,), generator=generator)].mean(dim=0)
+        self.center = self.bank[torch.randint(len(self.bank), (4,), generator=generator)].mean(dim=0)
 
     def step(self, batch, student, teacher):
         z = student(batch.views)[0]
         self.last = batch.index, z.detach()
-        return (z - self.centre).square().mean()
+        return (z - self.center).square().mean()
 
     def after_step(self, student, teacher):
         self.bank[self.last[0]] = self.last[1]
@@ -481,7 +483,7 @@ def test_a_bank_by_sample_number_is_filled_in_one_epoch():
     assert keep.loss.bank.abs().sum(dim=1).min() > 0
     index, z = keep.loss.last
     assert torch.equal(keep.loss.bank[index], z)
-    assert trained(Bank, max_epochs=2).loss.centre.abs().sum() > 0
+    assert trained(Bank, max_epochs=2).loss.center.abs().sum() > 0
 
 
 def test_build_is_told_all_sizes():
@@ -571,7 +573,7 @@ def test_another_optimizer_comes_with_its_own_settings_not_with_the_methods():
 
 
 def test_the_methods_own_optimizer_said_aloud_keeps_the_methods_settings():
-    # Not the same object as the default: as after a pickle, in a worker process.
+    # Equal to the default but another object, as after a pickle in a worker process.
     fitted = embedder(Demanding, optimizer="".join(["s", "gd"]), max_epochs=1).fit(images())
     assert (fitted.lr_, fitted.weight_decay_) == (0.5 * 8 / 256, 0.25)
 
@@ -600,7 +602,7 @@ class Power(SSLLoss):
 
 
 class PlainModule(nn.Module):
-    """A loss of another library: it knows nothing of this one."""
+    """Loss of another library, independent of this package."""
 
     def __init__(self, margin=1.0):
         super().__init__()
@@ -728,14 +730,14 @@ def test_a_loss_that_raises_is_named_with_the_shapes_and_its_own_error_as_cause(
         view_spec = ViewSpec(1, local=1)
 
         def forward(self, *z):
-            raise IndexError("no such neighbour")
+            raise IndexError("no such neighbor")
 
     estimator = embedder(Raises)
     with pytest.raises(RuntimeError) as caught:
         estimator.fit(images())
     assert str(caught.value) == (
         "The loss 'Raises' failed in step 0, on views of shapes [(8, 1, 8, 8), (8, 1, 4, 4)]: "
-        "no such neighbour"
+        "no such neighbor"
     )
     assert isinstance(caught.value.__cause__, IndexError)
     assert not hasattr(estimator, "encoder_")

@@ -1,4 +1,4 @@
-"""A training step on a GPU: with fake tensors on any machine, where a tensor left on the CPU raises."""
+"""A training step on a GPU, with fake tensors on any machine: tensors left on the CPU raise an error."""
 
 import copy
 import functools
@@ -19,7 +19,7 @@ from sklearn_ssl._views.augmentation import make_augment
 from sklearn_ssl._views.photometry import cutout, gaussian_blur, sobel
 from sklearn_ssl._views.random_views import RandomViews
 from sklearn_ssl.losses import ViewSpec, mlp
-from sklearn_ssl.testing import _to_fake_cuda as to_fake_cuda
+from sklearn_ssl.testing import to_fake_cuda
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 CUDA = torch.device("cuda")
@@ -37,7 +37,7 @@ def fake():
 
 
 def pixels(low=0.0, span=255.0):
-    """Statistics as they come from the CPU."""
+    """Return pixel statistics on the CPU."""
     return PixelScale(*(torch.full((3,), value) for value in (low, span, 0.5, 0.2)), bounded=True)
 
 

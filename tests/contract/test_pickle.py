@@ -1,4 +1,4 @@
-"""A fitted estimator can be saved, and opened elsewhere."""
+"""Fitted estimators can be pickled and loaded in another process."""
 
 import io
 import pickle

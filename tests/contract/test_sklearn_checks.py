@@ -21,7 +21,7 @@ FURTHER = (
 
 @pytest.fixture
 def on_rows(embedder):
-    """Each row an image that is one pixel high: scikit-learn's data are such rows."""
+    """Make an estimator for rows as images of one pixel height, such as the data of scikit-learn's checks."""
     return embedder(image_shape=(1, -1))
 
 

@@ -1,4 +1,4 @@
-"""Embeddings in pieces, into arrays on disk, and from several threads."""
+"""Embeddings in batches, into arrays on disk, and from several threads."""
 
 import threading
 
@@ -10,7 +10,7 @@ from torch.utils.data import TensorDataset
 
 @pytest.fixture
 def many(embedder, images, draw_images):
-    """A fitted estimator, more images than a chunk holds, and their embeddings."""
+    """Return a fitted estimator, more images than a chunk holds, and their embeddings."""
     fitted, X = embedder().fit(images), draw_images(600)
     return fitted, X, fitted.transform(X)
 

@@ -1,4 +1,4 @@
-"""The README's code and the examples run, on less data or for less time."""
+"""The code of the README and the examples run, with less data or time."""
 
 import os
 import re
@@ -59,14 +59,14 @@ def photographs():
     return rng.integers(0, 255, size=(160, 16, 16, 3), dtype=np.uint8), np.repeat(np.arange(2), 80)
 
 
-def test_the_colour_example_reads_an_npz(tmp_path, photographs):
+def test_the_color_example_reads_an_npz(tmp_path, photographs):
     X, y = photographs
     np.savez(tmp_path / "few.npz", train_images=X, train_labels=y, test_images=X[::4], test_labels=y[::4])
     done = run_example("cifar10.py", "--data", "few.npz", "--seconds", "1", cwd=tmp_path)
     assert "untrained encoder" in done.stdout
 
 
-def test_the_colour_example_reads_a_folder(tmp_path, photographs):
+def test_the_color_example_reads_a_folder(tmp_path, photographs):
     from PIL import Image
 
     for i, (image, label) in enumerate(zip(*photographs, strict=True)):
@@ -98,4 +98,4 @@ def test_reconstructions_of_each_loss_are_drawn(tmp_path, photographs):
 def test_a_loss_is_written_checked_and_trained(tmp_path):
     done = run_example("write_a_loss.py", "--seconds", "1", cwd=tmp_path)
     assert "AlignUniform keeps the contract." in done.stdout
-    assert done.stdout.count("% right") == 2
+    assert done.stdout.count("% correct") == 2

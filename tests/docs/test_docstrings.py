@@ -1,4 +1,4 @@
-"""Every public object is documented as numpydoc asks."""
+"""Every public object is documented as numpydoc requires."""
 
 import importlib
 

@@ -1,4 +1,4 @@
-"""plugins/: the template, copied and renamed as the README says, and the README's table."""
+"""The plugin template, copied and renamed by the commands of plugins/README.md, and the README's table."""
 
 import os
 import re
@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from sklearn_ssl import available_losses
-from sklearn_ssl.losses._registry import KNOWN_PLUGINS
+from sklearn_ssl.losses._registry import known_losses
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "plugins" / "README.md"
@@ -21,7 +21,7 @@ LEFT_BY_BUILDS = shutil.ignore_patterns("build", "dist", "*.egg-info", "__pycach
 
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory):
-    """The core and the template, as a fresh clone has them."""
+    """Copy the core and the template, as in a fresh clone."""
     clone = tmp_path_factory.mktemp("elsewhere") / "clone"
     for folder in ("sklearn_ssl", "plugins/sklearn-ssl-barlow-twins"):
         shutil.copytree(ROOT / folder, clone / folder, ignore=LEFT_BY_BUILDS)
@@ -32,7 +32,7 @@ def clone(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def mine(clone):
-    """The template after the README's commands."""
+    """Apply the commands of the README to the template."""
     [commands] = re.findall(r"^```sh\n(.*?)^```", README.read_text(), flags=re.MULTILINE | re.DOTALL)
     run("sh", "-e", "-c", commands, cwd=clone)
     return clone.parent / "sklearn-ssl-my-loss"
@@ -40,13 +40,13 @@ def mine(clone):
 
 @pytest.fixture(scope="module")
 def site(clone, mine):
-    """A folder with the core and the renamed template installed in it."""
-    # Not looked for by importing: setuptools would take over distutils in this process.
+    """Install the core and the renamed template into a folder."""
+    # Found by metadata: importing setuptools would replace distutils in this process.
     if not {"pip", "setuptools"} <= {each.name.lower() for each in distributions()}:
         pytest.skip("this environment has no pip and setuptools of its own")
     site = clone.parent / "site"
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    # With what is installed here, and nothing from the network.
+    # Use installed packages only, not the network.
     run(
         *pip,
         "--no-build-isolation",
@@ -68,7 +68,7 @@ def run(*command, cwd, **env):
 
 
 def run_python(*args, site, cwd):
-    """With the packages of `site` before all others, and without the working folder (-P)."""
+    """Run Python with the packages of `site` before all others, and without the working folder (-P)."""
     return run(sys.executable, "-P", "-W", "error", *args, cwd=cwd, PYTHONPATH=str(site))
 
 
@@ -103,13 +103,13 @@ def test_the_renamed_templates_own_tests_pass_against_the_installed_core(site, m
 
 
 def rows_of_the_table():
-    """(family, method, package) of each row that names a method."""
+    """Return (family, method, package) of each row that names a method."""
     pattern = r"^\| ([a-z-]+) \| `(\w+)` \| ([a-z-]+) \|"
     return re.findall(pattern, README.read_text(), flags=re.MULTILINE)
 
 
 def entry_points():
-    """{method: package} of the core and of every folder in plugins/."""
+    """Return {method: package} of the core and of every folder in plugins/."""
     projects = [
         tomllib.loads(file.read_text())
         for file in (ROOT / "pyproject.toml", *ROOT.glob("plugins/*/pyproject.toml"))
@@ -133,4 +133,4 @@ def test_the_table_has_every_method_once_with_its_package_and_family():
 
 def test_a_method_that_is_not_installed_is_answered_with_its_package():
     ours = {method: package for method, package in entry_points().items() if package != "sklearn-ssl"}
-    assert ours == KNOWN_PLUGINS
+    assert ours == known_losses()[0]

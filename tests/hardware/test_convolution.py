@@ -1,4 +1,4 @@
-"""A convolution as a matrix product is the convolution."""
+"""Convolutions as matrix products, compared with torch's convolution."""
 
 import pytest
 import torch

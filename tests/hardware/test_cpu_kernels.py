@@ -1,4 +1,4 @@
-"""Attention as two products: torch's own as the measure."""
+"""Attention as two matrix products, compared with torch's own."""
 
 import pytest
 import torch

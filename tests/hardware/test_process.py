@@ -1,4 +1,4 @@
-"""The process that a fit runs in: its settings do not reach the fit, and the fit leaves them as they were."""
+"""Settings of the process: they do not affect a fit, and a fit leaves them unchanged."""
 
 import contextlib
 import os
@@ -18,7 +18,7 @@ from sklearn_ssl._hardware.ambient import own_settings
 
 
 class Dropping(nn.Module):
-    """A small network with dropout, which draws from torch's global generator."""
+    """Small network with dropout, which draws from torch's global generator."""
 
     def __init__(self, in_channels):
         super().__init__()
@@ -31,7 +31,7 @@ class Dropping(nn.Module):
 
 
 class Noisy(SSLLoss):
-    """Draws from the global generators of torch, numpy and Python."""
+    """Backbone that draws from the global generators of torch, numpy and Python."""
 
     def forward(self, z1, z2):
         factor = 1 + torch.rand(()).item() + np.random.rand() + random.random()

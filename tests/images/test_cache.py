@@ -1,4 +1,4 @@
-"""Images on disk, for several processes at once."""
+"""The cache of images on disk, used by several processes at once."""
 
 import multiprocessing
 import os
@@ -72,7 +72,9 @@ def test_a_file_of_the_right_length_whose_bytes_have_changed_is_none(tmp_path, d
 def test_the_file_of_one_image_is_not_taken_for_another(tmp_path):
     cache = DiskCache(tmp_path, 10**6)
     cache.put(key(1), image(1))
-    shutil.copy(cache._path(key(1)), cache._path(key(2)))
+    [path] = files(tmp_path)
+    assert key(1)[:2] == key(2)[:2]
+    shutil.copy(path, path.with_name(key(2)))
     assert cache.get(key(2), SHAPE, torch.uint8) is None
 
 

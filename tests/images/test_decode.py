@@ -1,4 +1,4 @@
-"""What a file's numbers mean, with files that are made here."""
+"""Decoding of image files: pixel values of files that are written here."""
 
 import contextlib
 import gzip
@@ -66,7 +66,7 @@ def test_a_jpeg_is_near(save, name):
 
 @pytest.mark.parametrize("suffix", ["gif", "png", "webp"])
 def test_of_an_animation_the_first_frame_counts(save, suffix):
-    frames = [Image.new("RGB", (8, 8), colour) for colour in ((204, 0, 0), (0, 204, 0))]
+    frames = [Image.new("RGB", (8, 8), color) for color in ((204, 0, 0), (0, 204, 0))]
     path = save(frames[0], f"a.{suffix}", save_all=True, append_images=frames[1:], lossless=True)
     assert np.abs(pixels(path)[4, 4].astype(int) - [204, 0, 0]).max() < 3
 
@@ -103,17 +103,17 @@ def test_formats_that_are_no_ones_business_stay_closed(save):
 # ------------------------------------------------------------------ kinds of pixels
 
 
-def test_16_bit_grey_keeps_every_level(save):
+def test_16_bit_gray_keeps_every_level(save):
     levels = (np.arange(192, dtype=np.uint16) * 300 + 7).reshape(12, 16)
     for name in ("a.png", "a.tif"):
         path = save(levels, name)
         assert header_of(path).deep
         np.testing.assert_array_equal(pixels(path, channels=1)[..., 0], levels)
-        np.testing.assert_array_equal(pixels(path)[..., 2], levels)  # among coloured ones
+        np.testing.assert_array_equal(pixels(path)[..., 2], levels)  # among colored ones
 
 
 def png_of_16_bits(array):
-    """Pillow writes none with colours."""
+    """Write a PNG of 16 bits; Pillow writes none with colors."""
     height, width, channels = array.shape
     kind = {2: 4, 3: 2, 4: 6}[channels]
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in array)
@@ -128,7 +128,7 @@ def png_of_16_bits(array):
     )
 
 
-def test_16_bit_colours_keep_every_level_as_well(tmp_path):
+def test_16_bit_colors_keep_every_level_as_well(tmp_path):
     path, levels = tmp_path / "a.png", (np.arange(576, dtype=np.uint16) * 100 + 7).reshape(12, 16, 3)
     path.write_bytes(png_of_16_bits(levels))
     header = header_of(path)
@@ -148,7 +148,7 @@ def test_16_bit_transparency_is_over_the_background_too(tmp_path):
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_16_bit_colours_are_turned_as_others_are(save, tmp_path, orientation):
+def test_16_bit_colors_are_turned_as_others_are(save, tmp_path, orientation):
     levels = np.zeros((8, 16, 3), np.uint8)
     levels[:4, :4] = 255
     exif = Image.Exif()
@@ -161,11 +161,20 @@ def test_16_bit_colours_are_turned_as_others_are(save, tmp_path, orientation):
     np.testing.assert_array_equal(pixels(tmp_path / "b.png") // 257, shallow)
 
 
-def test_16_bit_colours_that_would_be_reduced_are_refused(tmp_path):
+def test_16_bit_colors_that_would_be_reduced_are_refused(tmp_path):
     path = tmp_path / "a.ppm"
     path.write_bytes(b"P6 8 8 65535\n" + bytes(8 * 8 * 6))
-    with pytest.raises(ValueError, match="PPM with 16 bits a channel is not supported: save it as PNG"):
+    with pytest.raises(ValueError, match="PPM with 16 bits per channel is not supported: save it as PNG"):
         pixels(path)
+
+
+def test_a_transparent_color_of_16_bits_is_refused(tmp_path):
+    data = bytes(6)
+    chunk = struct.pack(">I", len(data)) + b"tRNS" + data + struct.pack(">I", zlib.crc32(b"tRNS" + data))
+    whole = png_of_16_bits(np.zeros((8, 8, 3), np.uint16))
+    (tmp_path / "a.png").write_bytes(whole[:33] + chunk + whole[33:])  # behind the header
+    with pytest.raises(ValueError, match="16-bit RGB with a transparent color is not supported: save it as"):
+        pixels(tmp_path / "a.png")
 
 
 def test_an_orientation_that_makes_no_sense_is_none(tmp_path):
@@ -175,10 +184,10 @@ def test_an_orientation_that_makes_no_sense_is_none(tmp_path):
     assert pixels(tmp_path / "a.jpg").shape == (12, 16, 3)
 
 
-def test_16_bit_grey_with_transparency_is_refused_rather_than_reduced(tmp_path):
+def test_16_bit_gray_with_transparency_is_refused_rather_than_reduced(tmp_path):
     path = tmp_path / "a.png"
     path.write_bytes(png_of_16_bits(np.zeros((8, 8, 2), np.uint16)))
-    with pytest.raises(ValueError, match="grey of 16 bits with transparency is not supported"):
+    with pytest.raises(ValueError, match="16-bit grayscale with transparency is not supported"):
         pixels(path)
 
 
@@ -192,7 +201,7 @@ def test_cmyk_becomes_rgb(save):
     assert np.abs(pixels(path)[4, 4].astype(int) - [255, 0, 0]).max() < 12
 
 
-def test_black_and_white_and_grey_with_alpha(save):
+def test_black_and_white_and_gray_with_alpha(save):
     checks = np.indices((8, 8)).sum(axis=0) % 2 == 0
     np.testing.assert_array_equal(pixels(save(checks, "a.png"), channels=1)[..., 0], checks * 255)
     half = np.zeros((8, 8, 2), np.uint8)
@@ -213,7 +222,7 @@ def test_what_is_behind_transparent_pixels(save, background, seen):
     np.testing.assert_allclose(mixed, [0.2 * 200 + 0.8 * seen, 0.8 * seen, 0.8 * seen], atol=1)
 
 
-def test_a_transparent_colour_of_a_palette(save):
+def test_a_transparent_color_of_a_palette(save):
     image = Image.new("P", (8, 8), 1)
     image.putpalette([0, 0, 0, 204, 0, 0])
     image.paste(0, (0, 0, 4, 8))
@@ -243,27 +252,27 @@ def test_all_eight_orientations_are_undone(save, orientation, name, tmp_path):
     np.testing.assert_array_equal(pixels(path), upright)
 
 
-# ------------------------------------------------------------------ grey and coloured
+# ------------------------------------------------------------------ gray and colored
 
 
-def test_colours_are_not_made_grey(save):
+def test_colors_are_not_made_gray(save):
     red = save(Image.new("RGB", (8, 8), (204, 0, 0)), "a.png")
     palette = save(Image.new("RGB", (8, 8), (204, 0, 0)).convert("P"), "b.png")
     for path in (red, palette):
-        with pytest.raises(ValueError, match="it is coloured, the images looked at first are grey"):
+        with pytest.raises(ValueError, match=r"it is a color image, while .* are grayscale"):
             pixels(path, size=(4, 4), channels=1)
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "P"])
-def test_grey_that_was_saved_as_colours_is_grey(save, mode):
-    grey = Image.fromarray(np.arange(192, dtype=np.uint8).reshape(12, 16))
-    path = save(grey.convert(mode), "a.png")
-    np.testing.assert_array_equal(pixels(path, channels=1)[..., 0], grey)
+def test_gray_that_was_saved_as_colors_is_gray(save, mode):
+    gray = Image.fromarray(np.arange(192, dtype=np.uint8).reshape(12, 16))
+    path = save(gray.convert(mode), "a.png")
+    np.testing.assert_array_equal(pixels(path, channels=1)[..., 0], gray)
 
 
-def test_a_grey_jpeg_that_was_saved_as_colours_is_grey(save):
-    grey = np.repeat(PHOTO[..., :1], 3, axis=2)
-    assert pixels(save(grey, "a.jpg"), size=(6, 8), channels=1).shape == (6, 8, 1)
+def test_a_gray_jpeg_that_was_saved_as_colors_is_gray(save):
+    gray = np.repeat(PHOTO[..., :1], 3, axis=2)
+    assert pixels(save(gray, "a.jpg"), size=(6, 8), channels=1).shape == (6, 8, 1)
 
 
 # ------------------------------------------------------------------ files of others
@@ -381,7 +390,7 @@ def test_where_zero_is_white_it_becomes_the_largest_number(tmp_path, dtype, whit
 def test_zero_as_white_among_floats_is_refused(tmp_path):
     tifffile = pytest.importorskip("tifffile")
     tifffile.imwrite(tmp_path / "a.tif", np.zeros((8, 8), np.float32), photometric="miniswhite")
-    with pytest.raises(ValueError, match="its white is 0 among numbers of float32: save it with black as 0"):
+    with pytest.raises(ValueError, match="it stores white as 0, in values of dtype float32"):
         pixels(tmp_path / "a.tif", channels=1)
 
 
@@ -402,10 +411,10 @@ def test_tiffs_that_would_be_misunderstood_are_refused(tmp_path):
     with pytest.raises(ValueError, match="CMYK of more than 8 bits or channels is not supported"):
         pixels(path)
     tifffile.imwrite(path, array, photometric="rgb", extrasamples=["unspecified"])
-    with pytest.raises(ValueError, match="fourth channel is no plain transparency"):
+    with pytest.raises(ValueError, match="fourth channel is not unassociated alpha"):
         pixels(path)
     tifffile.imwrite(path, array.astype(np.uint8), photometric="rgb", extrasamples=["unspecified"])
-    with pytest.raises(ValueError, match="fourth channel is no plain transparency"):
+    with pytest.raises(ValueError, match="fourth channel is not unassociated alpha"):
         pixels(path)
     tifffile.imwrite(
         path, np.full((8, 8, 4), 65_535, np.uint16), photometric="rgb", extrasamples=["unassalpha"]
@@ -470,7 +479,7 @@ def test_a_large_jpeg_at_a_small_size_is_decoded_in_part_and_near(save):
 
 
 def png_header(width, height):
-    """A PNG that promises much and holds nothing."""
+    """Return a PNG whose header claims more pixels than it contains."""
     chunk = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     crc = struct.pack(">I", zlib.crc32(b"IHDR" + chunk))
     return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + b"IHDR" + chunk + crc + b"\0\0\1\0IDAT"
@@ -478,7 +487,7 @@ def png_header(width, height):
 
 def test_too_many_pixels_are_refused_before_they_are_decoded(save, tmp_path):
     path = save(PHOTO, "a.png")
-    with pytest.raises(ValueError, match="16 x 12 pixels, more than reader__max_pixels=100: raise that"):
+    with pytest.raises(ValueError, match="16 x 12 pixels, more than reader__max_pixels=100: raise this"):
         pixels(path, max_pixels=100)
     (tmp_path / "bomb.png").write_bytes(png_header(9000, 9000))
     with pytest.raises(ValueError, match="9000 x 9000 pixels, more than reader__max_pixels"):
@@ -511,7 +520,7 @@ def test_mutated_files_are_read_or_refused_in_our_words(opened, save, tmp_path, 
     rng = np.random.default_rng(0)
     for _ in range(60):
         path.write_bytes(mutated(whole, rng))
-        words = f"{re.escape(str(path))} .position 1|give those of one kind"
+        words = f"{re.escape(str(path))} .position 1|Give images of one kind"
         with contextlib.suppress(Refused), _as_refused(words):
             source, _ = opened([good, path])
             assert source.batch(torch.arange(2)).shape[0] == 2
@@ -523,7 +532,7 @@ class Refused(Exception):
 
 @contextlib.contextmanager
 def _as_refused(words):
-    """A ValueError in these words; whatever else is raised is a failure."""
+    """Expect a ValueError with these words; any other exception fails the test."""
     try:
         yield
     except ValueError as error:
@@ -533,7 +542,7 @@ def _as_refused(words):
 
 
 def mutated(whole, rng):
-    """Bits flipped in the header or anywhere, a part cut out, or the end lost."""
+    """Flip bits in the header or anywhere, cut out a part, or truncate the file."""
     kind, at = rng.integers(4), int(rng.integers(len(whole)))
     if kind < 2:
         changed = bytearray(whole)

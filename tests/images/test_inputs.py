@@ -1,4 +1,4 @@
-"""Every form of input, and what happens to pixels on their way in."""
+"""All forms of input, and the scaling of their pixels."""
 
 import errno
 import os
@@ -29,7 +29,7 @@ def sources_of_paths(paths):
 
 
 def forms(images):
-    """The same images in every form that is held in memory."""
+    """Return the same images in every form that is held in memory."""
     height, width, channels = images.shape[1:]
     rows = images.reshape(len(images), -1)
     in_shape = {"image_shape": (height, width, channels)}
@@ -95,13 +95,13 @@ def test_what_was_fitted_on_rows_embeds_images_and_back(embedder, images):
     assert fitted.n_features_in_ == embedder().fit(images).n_features_in_ == 8 * 8 * 3
 
 
-def test_grey_images_need_no_channel_axis(embedder, images):
-    grey = images[..., 0]
-    expected = embeddings(embedder, grey)
-    np.testing.assert_array_equal(embeddings(embedder, grey[..., None]), expected)
-    np.testing.assert_array_equal(embeddings(embedder, [Image.fromarray(image) for image in grey]), expected)
-    np.testing.assert_array_equal(embeddings(embedder, grey.reshape(N, -1), image_shape=(8, 8)), expected)
-    assert embedder().fit(grey).image_shape_ == (8, 8, 1)
+def test_gray_images_need_no_channel_axis(embedder, images):
+    gray = images[..., 0]
+    expected = embeddings(embedder, gray)
+    np.testing.assert_array_equal(embeddings(embedder, gray[..., None]), expected)
+    np.testing.assert_array_equal(embeddings(embedder, [Image.fromarray(image) for image in gray]), expected)
+    np.testing.assert_array_equal(embeddings(embedder, gray.reshape(N, -1), image_shape=(8, 8)), expected)
+    assert embedder().fit(gray).image_shape_ == (8, 8, 1)
 
 
 def test_read_only_fortran_ordered_and_memory_mapped_arrays_are_as_good_and_stay_as_they_are(
@@ -169,7 +169,7 @@ def test_other_numbers_are_scaled_by_the_outer_percentiles_of_each_channel(opene
     assert brightest > 1  # (4095 - 4.095) / 4086.81 = 1.001: nothing is clipped
 
 
-def test_three_channels_are_scaled_together_so_that_colours_stay(opened):
+def test_three_channels_are_scaled_together_so_that_colors_stay(opened):
     levels = np.arange(4096, dtype=np.uint16).reshape(64, 8, 8, 1)
     source, _ = opened(np.concatenate([levels, levels, 10 * levels], axis=3))
     scale = PixelScale.of(source)
@@ -183,11 +183,11 @@ def test_pixels_that_are_all_one_number_are_no_division_by_zero(opened, embedder
     assert torch.isfinite(Standardize(scale)(source.batch(torch.arange(4)))).all()
 
 
-def test_the_encoder_standardises_pixels_as_the_user_gives_them(opened):
+def test_the_encoder_standardizes_pixels_as_the_user_gives_them(opened):
     X = np.array([10.0, 30.0]).repeat(16).reshape(2, 4, 4)
     source, _ = opened(X)
-    standardised = Standardize(PixelScale.of(source))(source.batch(torch.arange(2)))
-    torch.testing.assert_close(standardised[:, 0, 0, 0], torch.tensor([-1.0, 1.0]))  # (10 - 20) / 10
+    standardized = Standardize(PixelScale.of(source))(source.batch(torch.arange(2)))
+    torch.testing.assert_close(standardized[:, 0, 0, 0], torch.tensor([-1.0, 1.0]))  # (10 - 20) / 10
 
 
 def test_evenly_spaced_positions():
@@ -246,7 +246,7 @@ def test_transparent_pixels_are_shown_on_white(opened, save_images):
         assert pixels_of(source)[7, 7].tolist() == [255, 255, 255]
 
 
-def test_a_palette_stands_for_colours(opened, save_images):
+def test_a_palette_stands_for_colors(opened, save_images):
     red = Image.new("RGB", (8, 8), (204, 0, 0)).convert("P")
     for X in (save_images([red, red]), [red, red]):
         assert pixels_of(opened(X)[0])[0, 0].tolist() == [204, 0, 0]
@@ -265,7 +265,7 @@ def test_a_photo_is_turned_as_its_exif_data_say(opened, save_images, tmp_path):
     assert turned[5:].max() < 50
 
 
-def test_grey_files_have_one_channel_and_mixed_ones_three(opened, save_images, images):
+def test_gray_files_have_one_channel_and_mixed_ones_three(opened, save_images, images):
     assert opened(save_images(images[..., 0]))[0].channels == 1
     mixed, _ = opened(save_images([images[0], images[1][..., 0]]))
     assert mixed.channels == 3
@@ -299,7 +299,7 @@ def test_three_files_are_enough_to_fit(embedder, save_images, images):
     assert not hasattr(fitted, "n_features_in_")
 
 
-def test_files_of_other_sizes_are_shrunk_and_centred(opened, save_images):
+def test_files_of_other_sizes_are_shrunk_and_centered(opened, save_images):
     wide = np.zeros((16, 48, 3), np.uint8)
     wide[:, 16:32] = 200  # the square in the middle
     source, format_ = opened(save_images([wide, wide]), image_size=8)
@@ -416,7 +416,7 @@ def test_unlabeled_images_of_another_shape_are_refused(embedder, images):
 
 def test_8_bit_files_do_not_mix_with_arrays_of_other_units(embedder, images, save_images):
     paths, unit = save_images(images), images / 255
-    words = r"8 bits a channel \(0 to 255\), but SSLImageEmbedder was fitted on an array of another dtype"
+    words = r"8 bits per channel \(0 to 255\), but SSLImageEmbedder was fitted on an array of another dtype"
     with pytest.raises(ValueError, match=words):
         embedder().fit(unit, X_unlabeled=paths)
     with pytest.raises(ValueError, match=words):

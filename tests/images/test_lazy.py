@@ -1,4 +1,4 @@
-"""Images that are read when they are needed: what is kept, and what happens to bad ones."""
+"""Images that are read on demand: memory, and bad images."""
 
 import errno
 import os
@@ -46,7 +46,7 @@ def test_a_cache_serves_later_fits_until_a_file_changes(
     params = {"reader__cache": cache, "reader__memory_limit": 1}
     first = every(opened(paths, **params)[0])
     assert len([path for path in cache.rglob("*") if path.is_file()]) == N
-    for path in paths:  # the same length and time, other bytes: nobody looks into them again
+    for path in paths:  # the same length and time, other bytes: files are not read again
         stat = path.stat()
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2].ljust(stat.st_size, b"\0"))
         os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
@@ -103,7 +103,7 @@ def test_a_thin_image_of_16_bits_takes_no_more_than_a_few_views(opened, save_ima
 
 @pytest.fixture
 def some_bad(images, save_images, tmp_path):
-    """Twelve paths; 2 is no image, 7 is damaged, 9 is not there."""
+    """Return twelve paths: 2 is not an image, 7 is damaged, 9 does not exist."""
     paths = save_images(images)
     paths[2].write_text("not an image")
     paths[7].write_bytes(paths[7].read_bytes()[:-30])
@@ -158,7 +158,7 @@ def test_a_transposed_array_on_disk_is_not_copied(opened, images, tmp_path):
     np.save(tmp_path / "a.npy", np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
     mapped = np.load(tmp_path / "a.npy", mmap_mode="r").transpose(0, 2, 3, 1)
     source, _ = opened(mapped, reader__memory_limit=100)
-    assert np.shares_memory(source.items.things, mapped)
+    assert np.shares_memory(source.items.images, mapped)
     assert torch.equal(every(source), torch.from_numpy(images).movedim(-1, 1))
 
 
@@ -171,7 +171,7 @@ def test_what_is_behind_pil_images_of_one_size(opened):
 def test_labels_and_numbers_are_those_of_the_others(opened, some_bad, images, draw_images):
     source, _ = opened(some_bad, reader__on_error="skip")
     index = torch.tensor([2, 3, 9, 0])
-    assert torch.equal(source.stand_ins(index), index)  # nobody has looked yet
+    assert torch.equal(source.stand_ins(index), index)  # no image has been read yet
     batch = source.batch(index)
     assert source.stand_ins(index).tolist() == [3, 3, 10, 0]
     assert torch.equal(batch, torch.from_numpy(images[[3, 3, 10, 0]]).movedim(-1, 1))
@@ -190,7 +190,7 @@ def test_what_is_bad_can_be_asked_while_a_thread_adds_to_it(opened, images, save
     source.second.bad = {0: "bad", 1: "bad"}
 
     class Meanwhile(ArraySource):
-        """In the place of X: as its length is asked, another bad image is found."""
+        """Replacement of X: when its length is read, another bad image is found."""
 
         def __len__(self):
             source.second.bad[len(source.second.bad)] = "bad"
@@ -232,7 +232,7 @@ def test_no_good_file_at_all_is_an_error(embedder, images, save_images):
     paths = save_images(images)
     for path in paths:
         path.write_text("not an image")
-    with pytest.raises(ValueError, match=r"None of the 12 images looked at first can be read.*0\.png"):
+    with pytest.raises(ValueError, match=r"None of the 12 images inspected first can be read.*0\.png"):
         embedder(reader__on_error="skip").fit(paths)
 
 

@@ -1,4 +1,4 @@
-"""Settings of reading."""
+"""Settings of the reader."""
 
 import numpy as np
 import pytest
@@ -32,7 +32,7 @@ def test_a_reader_of_ones_own(embedder, images, tmp_path):
         ({"max_pixels": 0}, "reader__max_pixels=0: give a whole number of at least 1"),
         ({"workers": "many"}, "reader__workers='many': give a whole number of at least 1"),
         ({"workers": True}, "reader__workers=True: give a whole number of at least 1"),
-        ({"background": "whitish"}, "reader__background='whitish': give a colour"),
+        ({"background": "whitish"}, "reader__background='whitish': give a color"),
         ({"bacground": "white"}, "reader__bacground.* Did you mean 'reader__background'"),
     ],
 )

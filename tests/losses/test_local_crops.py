@@ -1,4 +1,4 @@
-"""How many local crops a multi-crop method makes."""
+"""The number of local crops of multi-crop methods."""
 
 import pytest
 import torch
@@ -9,14 +9,14 @@ from sklearn_ssl.losses import local_crops_that_fit
 
 
 class Pools(nn.Module):
-    """Images of any size -> 16 features."""
+    """Backbone for images of any size, with 16 features."""
 
     def forward(self, x):
         return x.mean(dim=(1, 2, 3))[:, None].expand(-1, 16)
 
 
 def flat(side):
-    """A backbone for images of this side alone, with 16 features."""
+    """Return a backbone for images of a single size, with 16 features."""
     return nn.Sequential(nn.Flatten(), nn.Linear(3 * side * side, 16))
 
 

@@ -1,4 +1,4 @@
-"""The built-in losses: against slow loops written from the papers, and against values worked out by hand."""
+"""The built-in losses, compared with slow loops from the papers and values worked out by hand."""
 
 import math
 import subprocess
@@ -38,7 +38,7 @@ def similarity(a, b):
 
 
 def slow_contrastive(z1, z2, temperature, positive_in_denominator):
-    """NT-Xent (arXiv:2002.05709, equation 1) or DCL (arXiv:2110.06848, equation 6), anchor by anchor."""
+    """Compute NT-Xent (arXiv:2002.05709, equation 1) or DCL (arXiv:2110.06848, equation 6) by anchors."""
     z, n = [*z1, *z2], len(z1)
     total = 0.0
     for i in range(2 * n):
@@ -52,7 +52,7 @@ def slow_contrastive(z1, z2, temperature, positive_in_denominator):
 
 
 def slow_vicreg(z1, z2, lam, mu, nu):
-    """arXiv:2105.04906, equations 1 to 6, with the authors' halved variance term."""
+    """Compute equations 1 to 6 of arXiv:2105.04906, with the authors' halved variance term."""
     n, d = z1.shape
     total = lam * sum(float(a - b) ** 2 for a, b in zip(z1.flatten(), z2.flatten(), strict=True)) / (n * d)
     for z in (z1.tolist(), z2.tolist()):
@@ -152,7 +152,7 @@ def test_vicreg_is_zero_for_uncorrelated_columns_of_unit_variance():
     assert value(VICReg(), z, z) == pytest.approx(0.0, abs=1e-12)
 
 
-def test_vicreg_does_not_normalise_the_projections():
+def test_vicreg_does_not_normalize_the_projections():
     # With both views four times as large, the invariance is 16 times as large.
     z1, z2 = projections(8, 4)
     once, four_times = VICReg()(z1, z2), VICReg()(4 * z1, 4 * z2)
@@ -170,7 +170,7 @@ def test_contrastive_losses_do_not_see_the_length_of_a_projection(loss):
 
 @pytest.fixture
 def small_blocks(monkeypatch):
-    """Blocks of 35 numbers: of the 10 similarities of 5 images' views, 3 rows, and one that is left over."""
+    """Use blocks of 3 of the 10 rows of similarities of 5 images, and a last block of one row."""
     monkeypatch.setattr(blocks, "BLOCK_ENTRIES", 35)
 
 
@@ -302,7 +302,7 @@ def test_the_gradient_agrees_with_finite_differences(loss):
 
 
 def reference_projections():
-    """Two views of 12 samples in 6 dimensions: sines, so that no generator is involved."""
+    """Return two views of 12 samples in 6 dimensions, made of sines instead of random numbers."""
     i, j = torch.arange(12, dtype=torch.float64)[:, None], torch.arange(6, dtype=torch.float64)
     common = torch.sin(1 + i * 1.7 + j * 2.3 + i * j)
     return common + 0.3 * torch.cos(i + 3 * j), common + 0.3 * torch.cos(2 * i + j)
@@ -361,7 +361,7 @@ def test_a_temperature_of_0_is_refused_and_a_weight_of_0_is_not():
 
 def test_a_loss_that_wants_labels_is_told_its_wrapper():
     class NTXentLoss(nn.Module):
-        """As pytorch-metric-learning has it."""
+        """Loss with the name and signature of pytorch-metric-learning's."""
 
         def forward(self, embeddings, labels=None):
             return embeddings[labels].mean()

@@ -1,4 +1,4 @@
-"""The queue of earlier projections, which several methods share."""
+"""The queue of earlier projections that several methods use."""
 
 import copy
 import io
@@ -7,6 +7,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from skorch.callbacks import Callback
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -15,7 +16,7 @@ from sklearn_ssl.losses import Queue, SSLLoss, queue_size
 
 
 def counted(start, stop):
-    """Rows (start, -start), ..., one for each number."""
+    """Return the rows (start, -start), ..., one for each number."""
     numbers = torch.arange(start, stop, dtype=torch.float32)
     return torch.stack([numbers, -numbers], dim=1)
 
@@ -154,7 +155,7 @@ def test_a_given_size_that_does_not_hold_a_batch_is_told_what_would(given):
 
 
 class Remembers(SSLLoss):
-    """Pulls towards the mean of the queue."""
+    """Loss that pulls towards the mean of the queue."""
 
     def build(self, spec):
         self.queue = Queue(queue_size("auto", 4096, spec), spec.dim)
@@ -162,6 +163,11 @@ class Remembers(SSLLoss):
     def forward(self, z1, z2):
         self.queue.push(z2)
         return (z1 - self.queue.rows.mean(dim=0)).square().mean()
+
+
+class RowsAtTheEnd(Callback):
+    def on_train_end(self, net, **kwargs):
+        self.shape = net.criterion_.queue.rows.shape
 
 
 @pytest.mark.parametrize("n", [24, 12])
@@ -173,5 +179,6 @@ def test_training_goes_on_with_more_or_fewer_images(n):
     embedder = SSLImageEmbedder(
         Remembers, backbone=tiny_backbone, projector=(8, 4), max_epochs=1, batch_size=4, warm_start=True
     )
-    embedder.fit(X[:16]).set_params(max_epochs=20).fit(X[:n])
-    assert embedder._training_state["loss"]["queue.rows"].shape == (n, 4)
+    rows = RowsAtTheEnd()
+    embedder.fit(X[:16]).set_params(max_epochs=20, callbacks=[rows]).fit(X[:n])
+    assert rows.shape == (n, 4)

@@ -1,3 +1,4 @@
+import re
 import subprocess
 import sys
 import textwrap
@@ -36,7 +37,7 @@ def near(z1, z2, *, power=2.0):
 
 
 def install(folder: Path, distribution: str, entries: str, code: str = GOOD, version: str = "1.5") -> str:
-    """A package on disk, as pip leaves it; its module has the distribution's name."""
+    """Write a package to disk as pip installs it; its module has the distribution's name."""
     module = distribution.replace("-", "_")
     info = folder / f"{module}-{version}.dist-info"
     info.mkdir(parents=True)
@@ -48,7 +49,7 @@ def install(folder: Path, distribution: str, entries: str, code: str = GOOD, ver
 
 @pytest.fixture
 def site(tmp_path, monkeypatch):
-    """A folder on the path, for packages; what was imported from it is forgotten afterwards."""
+    """Add a folder for packages to the path, and forget afterwards what was imported from it."""
     before = set(sys.modules)
     monkeypatch.syspath_prepend(tmp_path)
     yield tmp_path
@@ -59,7 +60,7 @@ def site(tmp_path, monkeypatch):
 
 @pytest.fixture
 def registered(monkeypatch):
-    """Names given by register_loss in one test do not reach the next."""
+    """Forget the names given to `register_loss` after the test."""
     monkeypatch.setattr(registry, "_registered", {})
 
 
@@ -254,9 +255,9 @@ def test_the_papers_names_lead_to_the_loss(name, meant):
 
 
 def test_every_other_name_leads_to_a_loss_and_is_spelled_plainly():
-    known = {*registry.KNOWN_PLUGINS, "dcl", "ntxent", "vicreg"}
-    assert set(registry.OTHER_NAMES.values()) <= known
-    assert [registry._plain(name) for name in registry.OTHER_NAMES] == list(registry.OTHER_NAMES)
+    packages, other_names = registry.known_losses()
+    assert set(other_names.values()) <= {*packages, "dcl", "ntxent", "vicreg"}
+    assert all(re.fullmatch("[a-z0-9]+", name) and not name.endswith("loss") for name in other_names)
 
 
 def test_a_name_that_resembles_nothing_gets_no_suggestion():
@@ -265,7 +266,7 @@ def test_a_name_that_resembles_nothing_gets_no_suggestion():
 
 
 def test_a_known_plugin_that_is_not_installed_is_answered_with_its_install_line(monkeypatch):
-    monkeypatch.setitem(registry.KNOWN_PLUGINS, "far_away", "sklearn-ssl-far-away")
+    monkeypatch.setattr(registry, "known_losses", lambda: ({"far_away": "sklearn-ssl-far-away"}, {}))
     with pytest.raises(ValueError) as caught:
         get_loss("far_away")
     assert (

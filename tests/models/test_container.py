@@ -1,4 +1,4 @@
-"""Files of tensors and plain values."""
+"""The container format: files of tensors and plain values."""
 
 import contextlib
 import errno
@@ -89,9 +89,9 @@ def test_another_kind_is_refused(path):
 
 
 def test_a_later_format_is_refused(path, monkeypatch):
-    monkeypatch.setattr(archive, "FORMAT", 2)
+    monkeypatch.setattr(archive, "FORMAT_VERSION", 2)
     write_archive(path, "thing", 1)
-    monkeypatch.setattr(archive, "FORMAT", 1)
+    monkeypatch.setattr(archive, "FORMAT_VERSION", 1)
     with pytest.raises(ArchiveError, match=r"has format 2, of a later version .* reads formats up to 1"):
         read_archive(path, "thing")
 

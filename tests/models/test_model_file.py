@@ -1,4 +1,4 @@
-"""Models as files without code: safetensors, ONNX, skops; and what the weights fit elsewhere."""
+"""Models as files without code: safetensors, ONNX, skops, and weights in other programs."""
 
 import functools
 import os
@@ -35,7 +35,7 @@ def path(tmp_path):
 
 @pytest.fixture
 def named(embedder):
-    """An estimator whose backbone has a name, as all but a few have."""
+    """Make an estimator whose backbone is given by name."""
     return functools.partial(embedder, backbone="resnet18", backbone__stem="imagenet")
 
 
@@ -105,7 +105,7 @@ def test_a_pretrained_start_is_not_needed_again(named, images, path, tmp_path):
         fitted = named(backbone__stem="auto", backbone__weights=weights).fit(images)
         fitted.save(path)
         assert path.stat().st_size < 50e6  # the weights once
-        with pytest.warns(UserWarning, match=r"could not hold backbone__weights="):
+        with pytest.warns(UserWarning, match=r"cannot store backbone__weights="):
             again = sklearn_ssl.load(path)
         assert again.backbone_params == {"stem": "imagenet"}
         np.testing.assert_array_equal(again.transform(images), fitted.transform(images))
@@ -128,14 +128,14 @@ def test_the_users_own_backbone_is_given_again(embedder, images, path, tiny):
 def test_another_backbone_does_not_fit(embedder, images, path, tiny):
     embedder().fit(images).save(path)
     with pytest.raises(
-        ValueError, match=r"(?s)The backbone does not fit the weights that were kept: .*size mismatch"
+        ValueError, match=r"(?s)The backbone does not match the stored weights: .*size mismatch"
     ):
         sklearn_ssl.load(path, backbone=functools.partial(tiny, width=9))
 
 
 def test_a_backbone_that_the_file_knows_is_not_given(named, images, path, tiny):
     named().fit(images).save(path)
-    with pytest.raises(ValueError, match="has the backbone 'resnet18': leave backbone= out"):
+    with pytest.raises(ValueError, match="contains the backbone 'resnet18': omit backbone="):
         sklearn_ssl.load(path, backbone=tiny)
 
 
@@ -143,7 +143,7 @@ def test_objects_are_left_out_and_named(named, images, path):
     fitted = named(loss=NTXent, augment=lambda images, generator: images, callbacks=[]).fit(images)
     fitted.save(path)
     with pytest.warns(
-        UserWarning, match=r"could not hold augment=.*, loss=NTXent: set it again before another"
+        UserWarning, match=r"cannot store augment=.*, loss=NTXent: set it again before another"
     ):
         again = sklearn_ssl.load(path)
     assert again.loss == "ntxent"  # the default
@@ -158,6 +158,14 @@ def test_other_layers_cannot_be_saved(named, images, path):
     np.testing.assert_array_equal(
         pickle.loads(pickle.dumps(fitted)).transform(images), fitted.transform(images)
     )
+
+
+def test_a_layer_with_another_setting_cannot_be_saved_but_is_pickled(named, images, path):
+    fitted = named().fit(images)
+    fitted.encoder_.backbone.relu.forward = torch.tanh  # its repr is still that of a ReLU
+    with pytest.raises(ValueError, match=r"no longer those of backbone='resnet18'"):
+        fitted.save(path)
+    assert pickle.loads(pickle.dumps(fitted)).encoder_.backbone.relu.forward is torch.tanh
 
 
 def test_the_plugin_of_the_loss_need_not_be_there(named, images, path, monkeypatch):
@@ -227,7 +235,7 @@ def test_no_changed_file_embeds_otherwise(embedder, images, path, tiny):
 
 
 def mutated(whole, rng):
-    """Some bits flipped, a part cut out, or the end lost."""
+    """Flip some bits, cut out a part, or truncate the file."""
     kind, at = rng.integers(3), int(rng.integers(len(whole)))
     if kind == 0:
         changed = bytearray(whole)
@@ -245,7 +253,7 @@ def test_what_only_concerns_a_machine_stays_there_and_is_not_taken_from_a_file(
     again = round_trip(fitted, path)
     assert again.reader_params == {"background": "black"}
     assert again.checkpoint is None
-    monkeypatch.setattr(saving, "PLACES", ())  # a stranger's file
+    monkeypatch.setattr(saving, "MACHINE_PATH_PARAMS", ())  # a stranger's file
     fitted.set_params(checkpoint="/etc", reader__cache="/etc").save(path)
     monkeypatch.undo()
     again = sklearn_ssl.load(path)
@@ -255,7 +263,9 @@ def test_what_only_concerns_a_machine_stays_there_and_is_not_taken_from_a_file(
 
 def test_a_reader_of_ones_own_is_named_and_its_other_settings_stay(named, images, path):
     named(reader__read=np.load, reader__on_error="skip").fit(images).save(path)
-    with pytest.warns(UserWarning, match=r"not hold reader__read=load: set it again before files are read"):
+    with pytest.warns(
+        UserWarning, match=r"cannot store reader__read=load: set it again before reading files"
+    ):
         again = sklearn_ssl.load(path)
     assert again.reader_params == {"on_error": "skip"}
 
@@ -268,7 +278,7 @@ def test_numbers_of_numpy_and_what_callbacks_note(named, images, path):
 
     fitted = named(lr=np.float64(0.01), batch_size=np.int64(6), callbacks=[Notes()]).fit(images)
     fitted.save(path)
-    with pytest.warns(UserWarning, match="could not hold callbacks"):
+    with pytest.warns(UserWarning, match="cannot store callbacks"):
         again = sklearn_ssl.load(path)
     assert again.lr_ == 0.01
     assert again.history_[0]["score"] == 0.5
@@ -292,7 +302,7 @@ def test_a_network_that_looks_at_the_version_of_its_weights(embedder, images, pa
 
 @pytest.fixture(scope="module")
 def of_a_stranger(tmp_path_factory):
-    """Writes the model of one fit, whose content somebody has changed, with a right checksum."""
+    """Write the model of one fit with changed content and a valid checksum."""
     folder = tmp_path_factory.mktemp("models")
     images = np.random.default_rng(0).integers(0, 256, (12, 8, 8, 3), dtype=np.uint8)
     small = {"patch": 4, "width": 8, "depth": 1, "heads": 1}
@@ -400,7 +410,7 @@ def test_a_file_that_lacks_a_part_is_refused(of_a_stranger, name):
     ],
 )
 def test_values_that_make_no_model_are_refused(of_a_stranger, name, change):
-    with pytest.raises(ValueError, match=f"is no model that can be used: its {name} cannot be"):
+    with pytest.raises(ValueError, match=f"is not a usable model: its {name} is invalid"):
         sklearn_ssl.load(of_a_stranger(lambda params, fitted, content: change(fitted)))
 
 
@@ -411,7 +421,7 @@ def test_values_that_make_no_model_are_refused(of_a_stranger, name, change):
         ("vit_h_14", {}, "size mismatch"),
         ("vit", {"width": 2**20}, "size mismatch"),
         ("vit", {"width": 2**60}, "backbone 'vit' cannot be made with backbone__"),
-        ("vit", {"depth": 10**9}, "its backbone__depth cannot be"),
+        ("vit", {"depth": 10**9}, "its backbone__depth is invalid"),
         ("vit", {"telepathy": 1}, "backbone 'vit' cannot be made with backbone__"),
         ("os.system", {}, "Unknown backbone 'os.system'"),
     ],
@@ -439,13 +449,13 @@ def test_large_images_take_no_memory_before_they_are_there(embedder, images, pat
 
 
 def allocated(seen):
-    """Bytes that tensors were given, none of which is given back in this sum."""
+    """Return the number of bytes allocated for tensors, without subtracting what is freed."""
     return sum(max(0, event.self_cpu_memory_usage) for event in seen.events())
 
 
 @pytest.mark.parametrize("name", ["regnet_x_400mf", "swin_t", "efficientnet_b0", "vit_b_16"])
 def test_a_network_made_without_memory_gets_all_of_it(name):
-    """All that such a network has is in its weights, or it would have values from nowhere."""
+    """All values of such a network are in its weights; others would be uninitialized."""
     made = backbones.make_backbone(name, {}, 3, (224, 224))
     assert {name for name, _ in made.named_buffers()} <= made.state_dict().keys()
     state = {"backbone_": name, "image_shape_": (224, 224, 3), "image_size_": (224, 224), "_pixels": scale(3)}
@@ -461,7 +471,7 @@ def scale(channels):
 
 def test_text_of_a_file_does_not_steer_the_terminal(of_a_stranger):
     path = of_a_stranger(lambda params, fitted, content: content["left_out"].update(loss="\x1b[2Jgone"))
-    with pytest.warns(UserWarning, match=r"could not hold loss=\\x1b\[2Jgone: set it again"):
+    with pytest.warns(UserWarning, match=r"cannot store loss=\\x1b\[2Jgone: set it again"):
         sklearn_ssl.load(path)
 
 
@@ -493,7 +503,7 @@ def test_errors_about_places_name_the_parameter(embedder, images, tmp_path, monk
         OSError, match=r"path='.*pipe': .*pipe is a pipe or a device; give the path of a file"
     ):
         act(tmp_path / "pipe")
-    with pytest.raises(ValueError, match=r"path='' is no path\. Give one as a str or a pathlib\.Path"):
+    with pytest.raises(ValueError, match=r"path='' is not a path\. Give a str or a pathlib\.Path"):
         act("")
 
 

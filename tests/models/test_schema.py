@@ -1,10 +1,10 @@
-"""The form of plain content."""
+"""Schemas of the content of model files."""
 
 import pytest
 
-from sklearn_ssl._models.schema import FormError, check_form, is_count, printable
+from sklearn_ssl._models.schema import SchemaError, check_schema, is_count, printable
 
-FORM = {
+SCHEMA = {
     "steps": is_count,
     "rate": (int, float),
     "rows": [{"epoch": int}],
@@ -18,8 +18,8 @@ GOOD = {"steps": 3, "rate": 0.1, "rows": [{"epoch": 1, "more": "x"}], "state": {
 @pytest.mark.parametrize(
     "change", [{}, {"rate": 1}, {"rows": ()}, {"state": None}, {"note": "x"}, {"new": 1}]
 )
-def test_content_of_this_form_passes(change):
-    check_form({**GOOD, **change}, FORM, "content")
+def test_content_that_matches_passes(change):
+    check_schema({**GOOD, **change}, SCHEMA, "content")
 
 
 @pytest.mark.parametrize(
@@ -36,14 +36,14 @@ def test_content_of_this_form_passes(change):
     ],
 )
 def test_the_first_place_that_is_otherwise_is_named(change, where):
-    with pytest.raises(FormError) as caught:
-        check_form({**GOOD, **change}, FORM, "content")
+    with pytest.raises(SchemaError) as caught:
+        check_schema({**GOOD, **change}, SCHEMA, "content")
     assert str(caught.value) == where
 
 
 def test_a_missing_part_is_named():
-    with pytest.raises(FormError, match="content/steps is missing"):
-        check_form({}, FORM, "content")
+    with pytest.raises(SchemaError, match="content/steps is missing"):
+        check_schema({}, SCHEMA, "content")
 
 
 def test_text_of_strangers_does_not_steer_the_terminal():

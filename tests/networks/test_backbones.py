@@ -1,4 +1,4 @@
-"""Backbones: stems, channels, weights, and the user's own modules."""
+"""Backbones: stems, channels, weights, and modules of the user."""
 
 import copy
 import functools
@@ -19,7 +19,7 @@ RGB_32 = {"in_channels": 3, "image_size": (32, 32)}
 
 @pytest.fixture(scope="module")
 def resnet18_weights():
-    """State dict of torchvision's own resnet18, with its classifier."""
+    """Return the state dict of torchvision's own resnet18, with its classifier."""
     torch.manual_seed(0)
     return models.resnet18(weights=None).state_dict()
 
@@ -40,7 +40,7 @@ def nested_names(backbone):
 
 
 class Tiny(nn.Module):
-    """Features are the channels' means, after BatchNorm."""
+    """Backbone whose features are the means of the channels after BatchNorm."""
 
     def __init__(self, in_channels=3, width=5):
         super().__init__()
@@ -52,7 +52,7 @@ class Tiny(nn.Module):
 
 
 class Returns(nn.Module):
-    """Returns what a function makes of the images."""
+    """Backbone that returns the result of a function of the images."""
 
     def __init__(self, make):
         super().__init__()
@@ -316,12 +316,12 @@ def test_the_users_state_dict_is_neither_changed_nor_shared(resnet18_weights):
     assert all(torch.equal(resnet18_weights[key], before[key]) for key in before)
 
 
-def test_a_grey_image_gives_the_features_of_its_rgb_copy(resnet18_weights):
+def test_a_gray_image_gives_the_features_of_its_rgb_copy(resnet18_weights):
     rgb, _ = build_backbone("resnet18", {"weights": resnet18_weights}, **RGB_32)
-    grey, _ = build_backbone("resnet18", {"weights": resnet18_weights}, in_channels=1, image_size=(32, 32))
+    gray, _ = build_backbone("resnet18", {"weights": resnet18_weights}, in_channels=1, image_size=(32, 32))
     image = torch.rand(2, 1, 32, 32)
     torch.testing.assert_close(
-        grey.eval()(image), rgb.eval()(image.expand(2, 3, 32, 32)), rtol=1e-4, atol=1e-4
+        gray.eval()(image), rgb.eval()(image.expand(2, 3, 32, 32)), rtol=1e-4, atol=1e-4
     )
 
 
@@ -481,7 +481,7 @@ def test_a_scripted_module_is_refused():
 
 
 class Classifies(nn.Module):
-    """As models of timm and torchvision are made: a classifier at the end, under a usual name."""
+    """Backbone like those of timm and torchvision, with a classifier under one of the usual names."""
 
     def __init__(self, name, classes=10):
         super().__init__()

@@ -1,4 +1,4 @@
-"""The student passes views of one size together; the teacher follows it."""
+"""The student passes views of one size through the network together; the teacher follows the student."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from sklearn_ssl._networks.student import Student, Teacher
 
 
 class MeanAndMax(nn.Module):
-    """Features (n, 2 * channels) of images of any size; notes the shape of each batch that it is given."""
+    """Backbone with features (n, 2 * channels) for any image size, which records the shapes of batches."""
 
     def __init__(self):
         super().__init__()
@@ -59,7 +59,7 @@ def test_views_with_different_numbers_of_images_are_taken_apart_again():
 
 
 def test_batch_norm_sees_the_views_together():
-    # Values 0 and 2: together 1 +- 1. Normalised one by one, both would be 0.
+    # Values 0 and 2: together 1 +- 1. Normalized one by one, both would be 0.
     student = Student(nn.Sequential(nn.BatchNorm2d(1, eps=1e-12), nn.Flatten()), nn.Identity())
     z1, z2 = student([torch.zeros(3, 1, 1, 1), torch.full((3, 1, 1, 1), 2.0)])
     assert z1.flatten().tolist() == pytest.approx([-1, -1, -1])

@@ -1,4 +1,4 @@
-"""The vision transformer: sizes, positions, hidden patches, and torchvision's own as the measure."""
+"""The vision transformer: sizes, positions and hidden patches, compared with torchvision's own."""
 
 import pickle
 
@@ -30,7 +30,7 @@ def pixel_images(n=24, side=16):
 
 
 def theirs(vit, side=16, patch=4):
-    """Torchvision's, with the same weights."""
+    """Return torchvision's transformer with the same weights."""
     model = VisionTransformer(side, patch, num_layers=2, num_heads=2, hidden_dim=16, mlp_dim=64)
     model.heads = nn.Sequential()
     model.load_state_dict(vit.state_dict())
@@ -197,7 +197,7 @@ def test_bfloat16_embeddings_are_close():
 
 
 class WantsViT(SSLLoss):
-    """Alignment of two views, on a vision transformer."""
+    """Loss with a vision transformer as its default backbone: alignment of two views."""
 
     defaults = {"backbone": "vit"}  # noqa: RUF012
 

@@ -73,7 +73,7 @@ def press_ctrl_c():
 def often(monkeypatch):
     """A checkpoint after every step."""
     monkeypatch.setattr(checkpoint, "INTERVAL", 0.0)
-    monkeypatch.setattr(checkpoint, "SHARE", float("inf"))
+    monkeypatch.setattr(checkpoint, "MAX_TIME_FRACTION", float("inf"))
 
 
 @pytest.fixture
@@ -144,7 +144,7 @@ def test_a_resnet_in_channels_last_goes_on_bit_for_bit(often, make, images):
 
 
 def test_by_default_it_is_written_after_each_epoch(make, images, monkeypatch):
-    monkeypatch.setattr(checkpoint, "SHARE", float("inf"))
+    monkeypatch.setattr(checkpoint, "MAX_TIME_FRACTION", float("inf"))
     with pytest.raises(RuntimeError, match="switched off"):
         make(callbacks=[At(7, die)]).fit(images)
     with pytest.warns(UserWarning, match=f"{GOES_ON} 4 steps"):
@@ -408,7 +408,7 @@ def test_a_folder_that_cannot_be_made_is_told_before_the_first_step(make, images
 def test_a_disk_that_is_full_at_the_start_is_told_before_the_first_step(make, images, monkeypatch):
     monkeypatch.setattr(checkpoint, "write_archive", disk_is_full)
     count = Count()
-    with pytest.raises(OSError, match=r"The checkpoint .* cannot be written: .*No space.* Make room"):
+    with pytest.raises(OSError, match=r"The checkpoint .* cannot be written: .*No space.* Free disk space"):
         make(callbacks=[count]).fit(images)
     assert count.steps == 0
 
@@ -576,7 +576,7 @@ def test_a_random_state_moves_on_as_if_there_were_no_file(make, images):
 
 @pytest.mark.parametrize("given", ["", "a\0b"])
 def test_what_is_no_path_is_refused(make, images, given):
-    with pytest.raises(ValueError, match=r"checkpoint=.* is no path. Give one as a str or a pathlib.Path"):
+    with pytest.raises(ValueError, match=r"checkpoint=.* is not a path. Give a str or a pathlib.Path"):
         make(checkpoint=given).fit(images)
 
 

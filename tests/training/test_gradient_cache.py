@@ -1,4 +1,4 @@
-"""A batch in several parts: the large batch's gradient, from one part's activations at a time."""
+"""A batch in several parts: the gradient of the whole batch, with the activations of one part at a time."""
 
 import copy
 
@@ -16,7 +16,7 @@ LOSSES = ["ntxent", "dcl", "vicreg"]
 
 
 class Net(nn.Module):
-    """Features of images (n, 3, 6, 6), with BatchNorm and, if asked, dropout."""
+    """Network with features of images (n, 3, 6, 6), with BatchNorm and optional dropout."""
 
     def __init__(self, dropout=0.0):
         super().__init__()
@@ -153,7 +153,7 @@ def test_a_loss_that_looks_into_the_network_says_so(embedder, images):
     with pytest.raises(RuntimeError) as error:
         embedder(UsesFeatures, micro_batches=2).fit(images)
     assert str(error.value).endswith(
-        "with micro_batches=2 a loss has student(views) and teacher(views) only, but this one uses "
+        "with micro_batches=2 a loss can only call student(views) and teacher(views), but this one uses "
         "`.features`. Set micro_batches=1, and a smaller batch_size if memory is short"
     )
 

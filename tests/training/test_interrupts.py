@@ -1,4 +1,4 @@
-"""Ctrl-C between two steps."""
+"""Ctrl-C between two training steps."""
 
 import contextlib
 import signal
@@ -50,7 +50,7 @@ def test_a_programs_own_way_is_left_alone():
     handler = signal.getsignal(signal.SIGINT)
     with interrupt_held_back() as interrupt:
         press()
-        assert not interrupt.is_the_users()
+        assert not interrupt.is_from_user()
     assert len(pressed) == 1
     assert signal.getsignal(signal.SIGINT) is handler
 
@@ -62,7 +62,7 @@ def test_a_programs_own_way_that_raises_is_seen():
     signal.signal(signal.SIGINT, own)
     with pytest.raises(KeyboardInterrupt), interrupt_held_back() as interrupt:
         press()
-    assert interrupt.is_the_users()
+    assert interrupt.is_from_user()
 
 
 @pytest.mark.parametrize("ignored", [signal.SIG_IGN, signal.SIG_DFL])
@@ -75,7 +75,7 @@ def test_where_python_does_not_handle_it_nothing_is_done(ignored):
 def test_an_interrupt_that_code_raises_is_not_the_users():
     with interrupt_held_back() as interrupt, contextlib.suppress(KeyboardInterrupt):
         raise KeyboardInterrupt
-    assert not interrupt.is_the_users()
+    assert not interrupt.is_from_user()
 
 
 def test_other_threads_cannot_hold_it_back():

@@ -1,4 +1,4 @@
-"""Optimizers by name, Muon by its paper, and what weight decay touches."""
+"""Optimizers by name, Muon compared with its definition, and the parameters that weight decay applies to."""
 
 import math
 
@@ -14,7 +14,7 @@ from sklearn_ssl._training.optimizers import OPTIMIZERS, base_settings, decay_gr
 
 
 def layers():
-    """A weight matrix, a convolution and a bias, in float64."""
+    """Return a weight matrix, a convolution and a bias, in float64."""
     rng = np.random.default_rng(0)
     shapes = [(4, 3), (2, 3, 3, 3), (5,)]
     return [nn.Parameter(torch.from_numpy(rng.normal(size=shape))) for shape in shapes]
@@ -66,7 +66,7 @@ def test_muon_goes_on_from_its_state_dict():
 
 
 def slow_polar(matrix, iterations):
-    """Singular values through Muon's polynomial, from a decomposition in place of products."""
+    """Apply Muon's polynomial to the singular values, by a decomposition instead of products."""
     u, values, v = np.linalg.svd(matrix / np.sqrt((matrix**2).sum()), full_matrices=False)
     for _ in range(iterations):
         values = 3.4445 * values - 4.7750 * values**3 + 2.0315 * values**5
@@ -74,7 +74,7 @@ def slow_polar(matrix, iterations):
 
 
 def slow_muon(weights, lr, momentum, rows, iterations, decay, steps=4):
-    """The algorithm of kellerjordan.github.io/posts/muon without Nesterov's step, part by part."""
+    """Compute the algorithm of kellerjordan.github.io/posts/muon without Nesterov's step, part by part."""
     means = [np.zeros_like(w) for w in weights]
     for step in range(steps):
         for i, g in enumerate(gradients(step)):
@@ -221,7 +221,7 @@ def test_named_optimizers_are_torchs_own(name, params, torchs_own):
     ours, theirs = layers(), layers()
     train(ours, resolve_optimizer(name)(decay_groups(ours, 0.1), 0.1, **params))
     train(theirs, torchs_own(decay_groups(theirs, 0.1)))
-    # Not to the last bit: our AdamW is torch's fused one, whose order of operations is another.
+    # Not bit for bit: our AdamW is torch's fused one, with another order of operations.
     torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
 
 
@@ -249,7 +249,7 @@ def test_each_named_optimizer_has_settings_of_its_own_and_a_class_needs_a_rate()
     decays = {name: base_settings(name)["weight_decay"] for name in OPTIMIZERS}
     assert decays == {"sgd": 5e-4, "adamw": 1e-2, "muon": 1e-2}
     assert base_settings(torch.optim.Adam, lr_is_given=True) == {"weight_decay": 0.0}
-    with pytest.raises(ValueError, match=r"^Adam has no default learning rate here: say lr=\.\.\. as well"):
+    with pytest.raises(ValueError, match=r"^Adam has no default learning rate: set lr=\.\.\. as well"):
         base_settings(torch.optim.Adam)
 
 
@@ -305,7 +305,7 @@ def images(n=16):
 
 
 class Keep(Callback):
-    """Keeps the optimizer, and the norm of the gradient that each step has used."""
+    """Callback that keeps the optimizer, and the norm of the gradient that each step has used."""
 
     def __init__(self):
         self.norms = []
@@ -342,7 +342,7 @@ def test_a_class_from_torch_trains_with_a_rate():
 
 
 def test_a_class_from_torch_without_a_rate_is_told_to_say_one():
-    with pytest.raises(ValueError, match=r"^Adam has no default learning rate here: say lr=\.\.\. as well"):
+    with pytest.raises(ValueError, match=r"^Adam has no default learning rate: set lr=\.\.\. as well"):
         fitted(optimizer=torch.optim.Adam)
 
 
@@ -421,6 +421,4 @@ def test_a_class_that_cannot_take_a_step_is_told_what_it_has_to_accept(optimizer
     with pytest.raises(ValueError) as error:
         fitted(optimizer=optimizer, lr=0.1, optimizer_params=params)
     assert str(error.value).startswith(words)
-    assert str(error.value).endswith(
-        "It has to accept parameter groups and lr, and step() without a closure."
-    )
+    assert str(error.value).endswith("It must accept parameter groups and lr, and step() without a closure.")

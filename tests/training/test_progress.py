@@ -1,7 +1,8 @@
-"""What `verbose` shows."""
+"""The output of `verbose`."""
 
 import re
-import time
+
+import pytest
 
 
 def test_a_fit_shows_loss_name_share_and_speed(embedder, images, capsys, monkeypatch):
@@ -15,6 +16,7 @@ def test_a_fit_shows_loss_name_share_and_speed(embedder, images, capsys, monkeyp
     )
 
 
+@pytest.mark.usefixtures("clock")
 def test_the_bar_ends_with_the_time(embedder, images, capsys):
     embedder(max_epochs="auto", max_time=0.3, verbose=1).fit(images)
     last = capsys.readouterr().err.rstrip().rpartition("\r")[2]
@@ -33,14 +35,17 @@ def test_a_short_transform_shows_nothing_either(embedder, images, capsys):
     assert capsys.readouterr() == ("", "")
 
 
-def test_a_long_transform_counts_images(embedder, tiny, images, draw_images, capsys):
+def test_a_long_transform_counts_images(embedder, tiny, images, draw_images, capsys, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("tqdm.std.time", lambda: now[0])
+
     class Slow(tiny):
         def forward(self, x):
-            time.sleep(0 if self.training else 0.6)
+            now[0] += 0 if self.training else 0.6
             return super().forward(x)
 
     fitted = embedder(backbone=Slow).fit(images).set_params(verbose=1)
-    fitted.transform(draw_images(600))  # three chunks: 1.8 s, and the bar appears after 1 s
+    fitted.transform(draw_images(600))  # three chunks of 0.6 s; the bar appears after 1 s
     last = capsys.readouterr().err.rstrip().rpartition("\r")[2]
     assert re.match(r"embedding: 100%\|█+\| 600/600 .* images/s\]", last)
 

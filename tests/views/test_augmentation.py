@@ -1,4 +1,4 @@
-"""Functions of the user's own as augmentations, and transforms of one image."""
+"""Functions of the user as augmentations, and transforms of single images."""
 
 import random
 

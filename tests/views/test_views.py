@@ -15,6 +15,7 @@ from torchvision.transforms.v2 import functional as tv
 from sklearn_ssl._images.resize import resize_and_center
 from sklearn_ssl._views import geometry, photometry, random_views
 from sklearn_ssl._views.augmentation import is_transform, make_augment
+from sklearn_ssl._views.draws import Draws, Rows
 from sklearn_ssl._views.random_views import RandomViews
 from sklearn_ssl.augment import PRESETS, Augment, Overhead, Photo, Symbols
 from sklearn_ssl.losses._base import ViewSpec
@@ -30,7 +31,7 @@ def smooth_pictures(n=4, size=32):
 
 
 def raw_views(augment, images, views=None, seed=0, size=None, **options):
-    """Views in the images' own units."""
+    """Return views in the units of the images."""
     channels = images.shape[1]
     draw = RandomViews(
         augment, size or images.shape[-2:], torch.zeros(channels), torch.ones(channels), **options
@@ -47,7 +48,7 @@ def each(value, n=4):
 
 
 def turned(images, angle=0.0, shear=0.0, flip=False, vertical_flip=False):
-    """One `affine_sample` of whole images."""
+    """Apply `affine_sample` once to whole images."""
     n, _, *size = images.shape
     flips = torch.full((n,), flip), torch.full((n,), vertical_flip)
     turn = geometry.turn_matrix(each(angle, n), each(shear, n), *flips, size)
@@ -108,7 +109,7 @@ def test_photo_blurs_from_64_pixels_on():
 # --- Random views ----------------------------------------
 
 
-def test_with_everything_off_a_view_is_the_image_normalised():
+def test_with_everything_off_a_view_is_the_image_normalized():
     images, mean, std = pictures(), torch.tensor([0.1, 0.2, 0.3]), torch.tensor([0.5, 0.25, 2.0])
     first, second = RandomViews(Augment(), (16, 16), mean, std)(images, ViewSpec(), seed=0)
     assert torch.equal(first, (images - mean[:, None, None]) / std[:, None, None])
@@ -207,7 +208,7 @@ def test_an_unknown_recipe_is_named():
 
 
 def spread_of_ramp(view):
-    """Share of the image's width that a view covers, from a left-to-right ramp."""
+    """Return the fraction of the image's width that a view covers, from a left-to-right ramp."""
     return (view.amax((1, 2, 3)) - view.amin((1, 2, 3))) / (1 - 1 / view.shape[-1])
 
 
@@ -223,9 +224,7 @@ def test_a_loss_can_set_the_scale_of_full_and_local_views():
 
 
 def test_without_a_scale_the_area_is_uniform_from_crop_to_1():
-    top, left, height, width = geometry.draw_crop(
-        20_000, (0.2, 1.0), (32, 32), (32, 32), torch.Generator().manual_seed(0)
-    )
+    top, left, height, width = geometry.draw_crop((0.2, 1.0), (32, 32), (32, 32), Draws(0, Rows(20_000)))
     area = height * width
     assert area.min() >= 0.2 - 1e-6
     assert [area.quantile(q).item() for q in (0.25, 0.5, 0.75)] == pytest.approx([0.4, 0.6, 0.8], abs=0.015)
@@ -237,8 +236,7 @@ def test_without_a_scale_the_area_is_uniform_from_crop_to_1():
 
 
 def test_crops_have_the_shape_of_the_view_whatever_the_shape_of_the_image():
-    generator = torch.Generator().manual_seed(0)
-    _, _, height, width = geometry.draw_crop(1000, (0.2, 1.0), (20, 60), (32, 32), generator)
+    _, _, height, width = geometry.draw_crop((0.2, 1.0), (20, 60), (32, 32), Draws(0, Rows(1000)))
     ratio = (60 * width) / (20 * height)
     assert 0.74 < ratio.min() < ratio.max() < 1.34
 
@@ -285,7 +283,7 @@ def test_a_probability_is_the_share_of_images_changed(augment):
 
 
 def test_quarter_turns_are_equally_likely():
-    angle, *_ = geometry.draw_turn(9000, Augment(quarter_turns=0.75), torch.Generator().manual_seed(0))
+    angle, *_ = geometry.draw_turn(Augment(quarter_turns=0.75), Draws(0, Rows(9000)))
     shares = [(angle == degrees).float().mean().item() for degrees in (0, 90, 180, 270)]
     assert shares == pytest.approx([0.25] * 4, abs=0.02)
 
@@ -344,7 +342,7 @@ def test_a_function_that_returns_no_views_is_told_what_it_returned(wrong, given)
 
 
 def scaled_whole_then_cut(images, size):
-    """Every pixel is scaled, also those that are cut off."""
+    """Scale every pixel, including those that are cut off, and crop."""
     ratio = max(new / old for new, old in zip(size, images.shape[2:], strict=True))
     whole = [max(new, round(old * ratio)) for new, old in zip(size, images.shape[2:], strict=True)]
     made = F.interpolate(images, size=whole, mode="bilinear", align_corners=False, antialias=True)
@@ -475,7 +473,7 @@ def test_a_flip_follows_the_turn():
 
 
 @pytest.mark.parametrize("shape", [(33, 33), (24, 40)])
-def test_rotation_is_torchvision_s_about_the_centre(shape):
+def test_rotation_is_torchvision_s_about_the_center(shape):
     images = smooth_pictures(size=40)[..., : shape[0], : shape[1]]
     expected = tv.rotate(images, 25.0, interpolation=tv.InterpolationMode.BILINEAR)
     inside = tv.rotate(torch.ones_like(images), 25.0, interpolation=tv.InterpolationMode.BILINEAR) > 0.999
@@ -536,7 +534,7 @@ def test_brightness_and_contrast_are_torchvision_s(channels, factor):
 @pytest.mark.parametrize("factor", [0.0, 0.5, 1.4])
 def test_saturation_and_grayscale_are_torchvision_s(factor):
     images = pictures(low=0.3, high=0.6)
-    # its weights of the colours have four digits, and sum to 0.9999
+    # its weights of the colors have four digits, and sum to 0.9999
     same(colored(images, saturation=factor), tv.adjust_saturation(images, factor), atol=2e-4)
     same(colored(images, saturation=0.0), tv.rgb_to_grayscale(images, 3), atol=2e-4)
     same(raw_views(Augment(grayscale=1), images)[0], tv.rgb_to_grayscale(images, 3), atol=2e-4)
@@ -572,9 +570,7 @@ def test_images_of_13_channels_change_in_brightness_and_contrast_only():
 
 def test_factors_are_uniform_around_1_and_never_negative():
     strong = Augment(color_jitter=0.8, brightness=0.4, contrast=2.0, saturation=0.4, hue=0.1)
-    brightness, contrast, saturation, hue = photometry.draw_color(
-        20_000, strong, torch.Generator().manual_seed(0)
-    )
+    brightness, contrast, saturation, hue = photometry.draw_color(strong, Draws(0, Rows(20_000)))
     assert (brightness == 1).float().mean().item() == pytest.approx(0.2, abs=0.01)
     jittered = brightness != 1
     assert torch.equal(jittered, hue != 0)
@@ -627,7 +623,7 @@ def test_noise_has_its_standard_deviation_and_is_another_in_each_pixel():
     assert noise.mean((2, 3)).std().item() == pytest.approx(0.05 / 32, rel=0.3)
 
 
-def test_cutout_fills_a_box_with_the_mean_colour():
+def test_cutout_fills_a_box_with_the_mean_color():
     images = pictures(n=2, height=6, width=8)
     boxes = torch.tensor([[1, 2, 3, 4], [0, 0, 6, 1]])
     expected = images.clone()
@@ -638,7 +634,7 @@ def test_cutout_fills_a_box_with_the_mean_colour():
 
 @pytest.mark.parametrize("size", [(100, 100), (1, 8), (1, 1)])
 def test_cutout_boxes_lie_in_the_image_and_have_the_area_of_random_erasing(size):
-    top, left, height, width = photometry.draw_box(5000, size, torch.Generator().manual_seed(0)).unbind(1)
+    top, left, height, width = photometry.draw_box(size, Draws(0, Rows(5000))).unbind(1)
     assert min(height.min(), width.min()) >= 1
     assert min(top.min(), left.min()) >= 0
     assert (top + height).max() <= size[0]

@@ -19,7 +19,7 @@ def test_barlow_twins_keeps_the_contract(check):
 
 
 def slow_barlow_twins(z1, z2, lambd):
-    """Equations 1 and 2 of the paper, one entry of C after the other."""
+    """Compute equations 1 and 2 of the paper, one entry of C at a time."""
     n, d = z1.shape
     total = 0.0
     for i in range(d):

@@ -35,7 +35,7 @@ def doubles(*shape, seed=0):
 
 
 def slow_deepcluster(views, centroids, clusters, tau):
-    """The cross entropy of one view of one image in one grouping after the other."""
+    """Compute the cross entropy, one view of one image in one grouping at a time."""
     terms = []
     for z in views:
         for c, y in zip(centroids, clusters, strict=True):

@@ -34,7 +34,7 @@ def test_it_is_found_by_name():
 
 
 def slow_codes(scores, epsilon, iterations):
-    """Sinkhorn-Knopp: Q is scaled until rows sum to 1/K and columns to 1/B; K prototypes, B samples."""
+    """Sinkhorn-Knopp: scale Q until rows sum to 1/K and columns to 1/B, for K prototypes and B samples."""
     Q = np.exp(scores / epsilon).T
     K, B = Q.shape
     Q /= Q.sum()
@@ -47,7 +47,7 @@ def slow_codes(scores, epsilon, iterations):
 
 
 def slow_swav(views, prototypes, tau, epsilon, iterations, queues=((), ())):
-    """The cross entropy of the codes of both full-size views and the predictions from all others."""
+    """Compute the cross entropy of the codes of both full-size views and predictions from the others."""
     unit = [z / np.linalg.norm(z, axis=1, keepdims=True) for z in views]
     terms = []
     for i in range(2):
@@ -164,7 +164,7 @@ def test_the_default_queue_is_no_longer_than_there_are_images(built):
 
 
 class Prototypes(Callback):
-    """Notes the prototypes before the training, and after each epoch."""
+    """Callback that records the prototypes before the training and after each epoch."""
 
     def on_train_begin(self, net, **kwargs):
         self.net = net

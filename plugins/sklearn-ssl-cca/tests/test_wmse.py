@@ -21,7 +21,7 @@ def test_it_is_found_by_name():
 
 
 def slow_wmse(views):
-    """The paper's equations, one pair of views and one image after the other."""
+    """Compute the equations of the paper, one pair of views and one image at a time."""
     whitened = []
     for z in views:
         sigma = np.cov(z, rowvar=False)

@@ -1,4 +1,4 @@
-"""Masked image modelling: patches, masks, targets against loops, and what the methods have in common."""
+"""Masked image modeling: patches, masks and targets compared with loops, and properties of all methods."""
 
 import functools
 import itertools
@@ -115,22 +115,22 @@ def test_blocks_hide_enough_but_never_everything():
 
 
 def test_blocks_are_blocks():
-    """Hidden patches have hidden neighbours, unlike those of random masks."""
+    """Hidden patches have hidden neighbors, unlike those of random masks."""
 
-    def neighbours(mask):
+    def neighbors(mask):
         mask = mask.view(-1, 8, 8)
         both = (mask[:, 1:] & mask[:, :-1]).sum() + (mask[:, :, 1:] & mask[:, :, :-1]).sum()
         return both / mask.sum()
 
     blocks, random = blockwise_mask(500, (8, 8), 0.4, generator()), random_mask(500, 64, 0.4, generator())
-    assert neighbours(blocks) > 1.3 * neighbours(random)
+    assert neighbors(blocks) > 1.3 * neighbors(random)
 
 
 # ------------------------------------------------------------------ MAE
 
 
 class Seen:
-    """In place of a student: random tokens, and what was asked for."""
+    """Replacement of a student that returns random tokens and records its calls."""
 
     def __init__(self, width=16):
         self.width = width
@@ -285,16 +285,16 @@ def test_the_tokenizer_is_trained_first_and_then_stands_still():
 
 
 def test_a_large_batch_in_parts_is_refused_from_the_first_step_on():
-    with pytest.raises(RuntimeError, match="with micro_batches=2 a loss has student"):
+    with pytest.raises(RuntimeError, match="with micro_batches=2 a loss can only call student"):
         SSLImageEmbedder("beit", micro_batches=2, max_epochs=1, **SMALL).fit(pixels())
 
 
 def test_the_dvae_learns_to_paint_with_many_words():
     torch.manual_seed(0)
     loss = built(BEiT(vocab=16))
-    # Images of four plain patches: their colours are all there is to say.
-    colours = torch.rand(64, 3, 4, 4, generator=generator(3)) * 2 - 1
-    x = F.interpolate(colours, scale_factor=4)
+    # Images of four plain patches: their colors are all there is to say.
+    colors = torch.rand(64, 3, 4, 4, generator=generator(3)) * 2 - 1
+    x = F.interpolate(colors, scale_factor=4)
     optimizer = torch.optim.Adam(loss.vae.parameters(), lr=3e-3)
     values = []
     for step in range(150):

@@ -15,7 +15,7 @@ def test_mean_shift_keeps_the_contract(check):
 
 
 def built(queue, n, k, predictor=None):
-    """A loss with these rows in its queue, and room for a batch."""
+    """Build a loss with these rows in its queue, and room for a batch."""
     loss = MeanShift(k=k, queue_size=len(queue) + n)
     loss.build(Spec(8, queue.shape[1], 100, n, 1, (8, 8), nn.Identity(), torch.Generator()))
     loss.predictor = predictor or loss.predictor
@@ -24,14 +24,14 @@ def built(queue, n, k, predictor=None):
 
 
 def value(loss, z, t):
-    """Of projections that are given instead of views: the student's and the teacher's."""
+    """Compute the loss for given projections of student and teacher instead of views."""
     index = torch.arange(len(z))
     batch = Batch([z, t], index, y=None, epoch=0, progress=0.0, generator=torch.Generator())
     return loss.step(batch, student=list, teacher=list).item()
 
 
 def wave(n, d, phase):
-    """Numbers that look like random ones, and that anyone can make."""
+    """Return numbers that look random but need no generator."""
     return torch.sin(torch.arange(n * d, dtype=torch.float64) * 0.7 + phase).reshape(n, d)
 
 
@@ -40,7 +40,7 @@ def unit(x):
 
 
 def slow_mean_shift(p, t, earlier, k):
-    """One image after the other: neighbours of the target, then their mean distance to the query."""
+    """Compute, one image at a time, the neighbors of the target and their mean distance to the query."""
     bank = [unit(u) for u in (*earlier, *t)]
     losses = []
     for p_i, t_i in zip(p, t, strict=True):
@@ -59,7 +59,7 @@ def test_the_loss_is_the_papers(n_earlier, k):
     assert value(loss, z, t) == pytest.approx(expected, rel=1e-10)
 
 
-def test_with_one_neighbour_it_is_byol():
+def test_with_one_neighbor_it_is_byol():
     z, t = wave(5, 4, 0), wave(5, 4, 0.5)
     loss = built(wave(7, 4, 2), 5, k=1)
     byol = 2 - 2 * F.cosine_similarity(loss.predictor(z), t).mean()
@@ -77,8 +77,8 @@ def test_a_value_worked_out_by_hand():
     assert value(loss, 5 * AXES, 0.1 * AXES) == pytest.approx((0.2 + 0.4) / 2, rel=1e-12)
 
 
-def test_a_batch_smaller_than_k_has_the_neighbours_that_are_there():
-    # Of five neighbours two are there, the axes themselves, at 0 and 2.
+def test_a_batch_smaller_than_k_has_the_neighbors_that_are_there():
+    # Only two of five neighbors exist, the axes themselves, at 0 and 2.
     loss = built(AXES[:0], 2, k=2, predictor=nn.Identity())
     larger = MeanShift(k=5, queue_size=20)
     larger.build(Spec(8, 2, 100, 2, 1, (8, 8), nn.Identity(), torch.Generator()))
@@ -87,6 +87,6 @@ def test_a_batch_smaller_than_k_has_the_neighbours_that_are_there():
 
 
 @pytest.mark.parametrize("k", [0, -1, 33])
-def test_more_neighbours_than_there_can_be_are_refused(k):
+def test_more_neighbors_than_there_can_be_are_refused(k):
     with pytest.raises(ValueError, match=rf"^loss__k={k}: of a queue of 32 projections, .* 1 to 32\."):
         MeanShift(k=k, queue_size=32).build(Spec(8, 4, 100, 32, 1, (8, 8), nn.Identity(), torch.Generator()))

@@ -21,14 +21,14 @@ def built(size, n, dim, temperature):
 
 
 def value(loss, q, k):
-    """Of queries and keys that are given instead of views."""
+    """Compute the loss for given queries and keys instead of views."""
     index = torch.arange(len(q))
     batch = Batch([q, k], index, y=None, epoch=0, progress=0.0, generator=torch.Generator())
     return loss.step(batch, student=list, teacher=list).item()
 
 
 def wave(n, d, phase):
-    """Numbers that look like random ones, and that anyone can make."""
+    """Return numbers that look random but need no generator."""
     return torch.sin(torch.arange(n * d, dtype=torch.float64) * 0.7 + phase).reshape(n, d)
 
 
@@ -37,7 +37,7 @@ def cosine(a, b):
 
 
 def slow_moco(q, k, earlier, temperature):
-    """Equation 1, one query after the other; `earlier` and the batch's own keys make the sum."""
+    """Compute equation 1, one query at a time; the sum is over `earlier` and the keys of the batch."""
     losses = []
     for i in range(len(q)):
         positive = np.exp(cosine(q[i], k[i]) / temperature)

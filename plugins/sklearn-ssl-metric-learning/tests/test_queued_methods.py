@@ -1,4 +1,4 @@
-"""NNCLR, MoCo and mean shift in the estimator: what they share."""
+"""NNCLR, MoCo and mean shift in the estimator: common properties."""
 
 import pickle
 
@@ -31,7 +31,7 @@ def embedder(loss, **params):
 
 
 class Keep(Callback):
-    """Keeps the loss, and its state as it was when the training began."""
+    """Callback that keeps the loss, and its state at the beginning of the training."""
 
     def on_train_begin(self, net, **kwargs):
         self.loss, self.teacher = net.criterion_, net.teacher
@@ -99,7 +99,7 @@ def test_training_on_after_a_pickle_begins_with_the_queue_where_it_was(loss):
 def test_the_teacher_goes_on_as_well(loss):
     first, second = Keep(), Keep()
     fitted = embedder(loss, warm_start=True, callbacks=[first]).fit(images(40))
-    # At a momentum of 1 the teacher of the second training stays as it came.
+    # With a momentum of 1, the teacher does not change in the second training.
     fitted.set_params(max_epochs=4, callbacks=[second], loss__momentum=1.0).fit(images(40))
     for mine, theirs in zip(first.teacher.parameters(), second.teacher.parameters(), strict=True):
         torch.testing.assert_close(mine, theirs, rtol=0, atol=0)

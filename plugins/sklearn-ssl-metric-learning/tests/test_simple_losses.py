@@ -1,4 +1,4 @@
-"""The losses of one batch's projections alone: against slow loops, hand-worked numbers and peers."""
+"""Losses of one batch, compared with slow loops, hand-worked numbers and other libraries."""
 
 import functools
 import math
@@ -52,7 +52,7 @@ def distance(a, b):
 
 
 def slow_infonce(z1, z2, temperature):
-    """arXiv:1807.03748, equation 4, with the exponential of a scaled cosine as f."""
+    """Compute equation 4 of arXiv:1807.03748, with the exponential of a scaled cosine as f."""
     total = 0.0
     for i, z in enumerate(z1):
         f = [(similarity(z, other) / temperature).exp() for other in z2]
@@ -61,7 +61,7 @@ def slow_infonce(z1, z2, temperature):
 
 
 def slow_margin(z1, z2, m):
-    """Hadsell et al. (2006), equation 4, without its squares; too near pairs only in the mean."""
+    """Compute equation 4 of Hadsell et al. (2006) without squares; mean over pairs within the margin."""
     z, n = [*z1, *z2], len(z1)
     positive, negative = [distance(a, b) for a, b in zip(z1, z2, strict=True)], []
     for i in range(2 * n):
@@ -72,7 +72,7 @@ def slow_margin(z1, z2, m):
 
 
 def slow_triplet(z1, z2, m, negatives):
-    """arXiv:1503.03832, equation 2: the mean over violating triplets, or with the nearest n."""
+    """Compute equation 2 of arXiv:1503.03832: the mean over violating triplets, or with the nearest n."""
     z, n = [*z1, *z2], len(z1)
     costs = []
     for a in range(2 * n):
@@ -84,7 +84,7 @@ def slow_triplet(z1, z2, m, negatives):
 
 
 def slow_supcon(views, y, temperature):
-    """arXiv:2004.11362, equation 2; an unlabeled image has its own other views only."""
+    """Compute equation 2 of arXiv:2004.11362; an unlabeled image has only its own other views."""
     n = len(y)
     z = [row for view in views for row in view]
     total = 0.0
@@ -98,7 +98,7 @@ def slow_supcon(views, y, temperature):
 
 
 def slow_dclw(z1, z2, temperature, sigma):
-    """arXiv:2110.06848, equation 6 with negative von Mises-Fisher weights."""
+    """Compute equation 6 of arXiv:2110.06848 with negative von Mises-Fisher weights."""
     z, n = [*z1, *z2], len(z1)
     mean = sum((similarity(z1[i], z2[i]) / sigma).exp() for i in range(n)) / n
     total = 0.0
@@ -211,7 +211,7 @@ def test_dclw_by_hand():
 
 
 def reference_projections():
-    """Two views of 12 samples in 6 dimensions: sines, so that no generator is involved."""
+    """Return two views of 12 samples in 6 dimensions, made of sines instead of random numbers."""
     i, j = torch.arange(12, dtype=torch.float64)[:, None], torch.arange(6, dtype=torch.float64)
     common = torch.sin(1 + i * 1.7 + j * 2.3 + i * j)
     return common + 0.3 * torch.cos(i + 3 * j), common + 0.3 * torch.cos(2 * i + j)
@@ -220,7 +220,7 @@ def reference_projections():
 REFERENCE_LABELS = torch.tensor([0, 0, 1, 1, 2, 2, 2, -1, -1, -1, 0, 1])
 
 
-# From pytorch-metric-learning 2.9.0 and lightly 1.6.0, in float64:
+# Values of pytorch-metric-learning 2.9.0 and lightly 1.6.0, in float64:
 #     z1, z2 = reference_projections()
 #     z, own = torch.cat([z1, z2]), torch.arange(12)
 #     alone = torch.where(REFERENCE_LABELS < 0, 10 + own, REFERENCE_LABELS)
@@ -262,7 +262,7 @@ def test_dclw_with_a_wide_sigma_is_dcl():
 
 
 def test_dclws_weights_pass_no_gradient():
-    # Of a pair's term -w s / tau the gradient by s is -w / tau, as if w were a number.
+    # The gradient of a pair's term -w s / tau by s is -w / tau, as if w were a constant.
     z1, z2 = (z.requires_grad_() for z in projections(5, 3))
     w = 2 - 5 * (torch.cosine_similarity(z1, z2) / 0.5).softmax(dim=0).detach()
     by_hand = DCL(0.3)(z1, z2) + ((1 - w) * torch.cosine_similarity(z1, z2)).mean() / 0.3

@@ -1,4 +1,4 @@
-"""Pretext tasks: what is asked against loops, and what the methods have in common."""
+"""Pretext tasks: targets compared with loops, and properties of all methods."""
 
 import itertools
 import math
@@ -65,7 +65,7 @@ def built(loss, size=(16, 16), channels=3, feature_dim=6):
 
 
 class Seen:
-    """In place of a student: a few numbers of each image, and what was asked for."""
+    """Replacement of a student that returns a few numbers for each image and records its calls."""
 
     def __init__(self, width=6):
         self.width = width
@@ -127,13 +127,13 @@ def test_a_tile_lies_in_its_cell():
     assert len(offsets) == 6
 
 
-def test_tiles_are_standardised_channel_by_channel():
+def test_tiles_are_standardized_channel_by_channel():
     tiles = standardised(5 + 3 * torch.randn(2, 4, 3, 8, 8, generator=generator()))
     torch.testing.assert_close(tiles.mean(dim=(3, 4)), torch.zeros(2, 4, 3), rtol=0, atol=1e-5)
     torch.testing.assert_close(tiles.std(dim=(3, 4), correction=0), torch.ones(2, 4, 3), rtol=0, atol=1e-2)
 
 
-def test_two_colours_become_faint_noise():
+def test_two_colors_become_faint_noise():
     tiles = torch.randn(30, 2, 3, 8, 8, generator=generator())
     dropped = with_colours_dropped(tiles, generator())
     kept = (dropped == tiles).all(dim=(3, 4))
@@ -141,8 +141,8 @@ def test_two_colours_become_faint_noise():
     assert torch.equal(kept[:, 0], kept[:, 1])  # the same in both tiles
     assert 0.005 < dropped[~kept].std() < 0.02
     assert kept[:, 0].any(dim=0).all()
-    grey = tiles[:, :, :1]
-    assert with_colours_dropped(grey, generator()) is grey
+    gray = tiles[:, :, :1]
+    assert with_colours_dropped(gray, generator()) is gray
 
 
 # ------------------------------------------------------------------ jigsaw and relative location
@@ -193,7 +193,7 @@ def test_the_answer_lies_as_many_layers_from_the_features(depth):
 
 
 @pytest.mark.parametrize("grid", [2, 3])
-def test_relative_location_asks_where_the_neighbour_is(grid):
+def test_relative_location_asks_where_the_neighbor_is(grid):
     loss, student = built(RelativeLocation(grid, head_depth=0), size=(24, 24), channels=1), Seen()
     cell = torch.arange(24) // (24 // grid)
     x = (3 * cell[:, None] + cell).float().expand(200, 1, 24, 24)  # each pixel tells its cell
@@ -213,7 +213,7 @@ def test_relative_location_asks_where_the_neighbour_is(grid):
 
 
 @pytest.mark.parametrize(("side", "given", "dropped"), [(24, "auto", 0), (64, "auto", 1), (24, True, 1)])
-def test_colours_are_dropped_where_they_tell_the_place(side, given, dropped):
+def test_colors_are_dropped_where_they_tell_the_place(side, given, dropped):
     loss, student = built(RelativeLocation(drop_colors=given), size=(side, side)), Seen()
     loss.step(batch(1 + images(size=(side, side))), student, None)
     faint = (student.x.abs().amax(dim=(2, 3)) < 0.2).sum(dim=1)
@@ -223,11 +223,11 @@ def test_colours_are_dropped_where_they_tell_the_place(side, given, dropped):
 # ------------------------------------------------------------------ colorization
 
 
-def test_brightness_and_colours_are_the_image():
+def test_brightness_and_colors_are_the_image():
     x = images()
     torch.testing.assert_close(with_colours(without_colours(x), to_colours(x)), x)
-    grey = without_colours(x)
-    torch.testing.assert_close(to_colours(grey), torch.zeros(4, 2, 16, 16))
+    gray = without_colours(x)
+    torch.testing.assert_close(to_colours(gray), torch.zeros(4, 2, 16, 16))
     # Red 1, green 0, blue 0: brighter by 1 in red than in green; half of it more than in blue.
     assert to_colours(torch.tensor([1.0, 0, 0]).view(1, 3, 1, 1)).flatten().tolist() == [1, 0.5]
 
@@ -235,33 +235,33 @@ def test_brightness_and_colours_are_the_image():
 def test_bins_hold_about_as_many_places_each():
     x = torch.linspace(-6, 6, 101)
     torch.testing.assert_close(laplace_quantile(laplace_cdf(x)), x, rtol=1e-3, atol=1e-3)
-    colours = torch.distributions.Laplace(0.0, 0.3)
+    colors = torch.distributions.Laplace(0.0, 0.3)
     torch.manual_seed(0)
-    colours = colours.sample((64, 2, 8, 8))
+    colors = colors.sample((64, 2, 8, 8))
     loss = built(Colorization(bins=4), size=(32, 32))
-    loss._follow(colours)
-    counts = torch.bincount(loss._bin(colours).flatten(), minlength=16) / (64 * 64)
+    loss._follow(colors)
+    counts = torch.bincount(loss._bin(colors).flatten(), minlength=16) / (64 * 64)
     torch.testing.assert_close(counts, torch.full((16,), 1 / 16), rtol=0, atol=0.015)
 
 
-def test_a_bins_colour_lies_in_it():
+def test_a_bins_color_lies_in_it():
     loss = built(Colorization(bins=5), size=(32, 32))
     loss.scale.copy_(torch.tensor([0.3, 0.7]))
     centers = loss._centers().T.view(1, 2, 1, 25)
     assert loss._bin(centers).flatten().tolist() == list(range(25))
 
 
-def test_colorization_sees_no_colour_and_asks_for_it():
+def test_colorization_sees_no_color_and_asks_for_it():
     loss, x, student = built(Colorization(bins=4), size=(32, 32)), images(size=(32, 32)), Seen()
     value = loss.step(batch(x), student, None)
     assert torch.equal(student.x[:, 0], student.x[:, 2])
     torch.testing.assert_close(student.x[:, 1], x.mean(dim=1))
-    colours = F.avg_pool2d(to_colours(x), 4)
+    colors = F.avg_pool2d(to_colours(x), 4)
     logits = loss.decoder(student.maps(x))
     total = 0.0
     for i, row, column in itertools.product(range(4), range(8), range(8)):
         first, second = (
-            min(3, int(laplace_cdf(colours[i, k, row, column] / colours[:, k].abs().mean()) * 4))
+            min(3, int(laplace_cdf(colors[i, k, row, column] / colors[:, k].abs().mean()) * 4))
             for k in (0, 1)
         )
         total -= logits[i, :, row, column].log_softmax(dim=0)[4 * first + second].item()
@@ -353,7 +353,7 @@ def test_it_works_on_named_backbones(loss, backbone):
 
 
 @pytest.mark.parametrize("loss", [name for name in METHODS if name != "colorization"])
-def test_grey_images_are_enough(loss):
+def test_gray_images_are_enough(loss):
     settings = {"backbone": tiny_backbone, "max_epochs": 1, "batch_size": 32}
     assert SSLImageEmbedder(loss, **settings).fit(pixels(channels=1)).n_iter_ == 1
 
@@ -365,7 +365,7 @@ def test_images_need_not_be_square(loss):
     assert SSLImageEmbedder(loss, **settings).fit(wide).n_iter_ == 1
 
 
-def test_colours_are_drawn():
+def test_colors_are_drawn():
     pytest.importorskip("matplotlib")
     settings = {"backbone": tiny_backbone, "max_epochs": 1, "batch_size": 32, "warm_start": True}
     figure = plot_reconstructions(SSLImageEmbedder("colorization", **settings).fit(pixels()), pixels()[:3])

@@ -1,4 +1,4 @@
-"""What the methods of this distribution have in common, in the embedder."""
+"""Common properties of the methods of this distribution in the embedder."""
 
 import pickle
 
@@ -32,8 +32,8 @@ def test_it_is_found_by_name(loss):
 
 
 @pytest.mark.parametrize("loss", [BYOL, DINO, SimSiam])
-def test_projections_are_standardised_over_the_batch(loss):
-    # However far the features lie from zero.
+def test_projections_are_standardized_over_the_batch(loss):
+    # The features may be at any distance from zero.
     features = 5 + torch.randn(200, 6, generator=torch.Generator().manual_seed(0))
     z = loss().make_projector(6, (5, 4))(features)
     torch.testing.assert_close(z.mean(dim=0), torch.zeros(4), rtol=0, atol=1e-5)

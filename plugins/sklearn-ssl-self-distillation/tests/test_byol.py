@@ -20,7 +20,7 @@ def built(loss, dim=2, feature_dim=8):
 
 
 def value(loss, z, t, progress=0.0):
-    """The loss where student and teacher say z and t, one array for each view."""
+    """Compute the loss for outputs z of the student and t of the teacher, one array for each view."""
     batch = Batch([], torch.arange(len(z[0])), None, 0, progress, torch.Generator())
     return float(loss.step(batch, lambda views: as_tensors(z), lambda views: as_tensors(t)))
 
@@ -30,14 +30,14 @@ def as_tensors(arrays):
 
 
 def without_predictor():
-    """BYOL whose predictor hands on what it is given."""
+    """Build BYOL whose predictor is the identity."""
     loss = built(BYOL())
     loss.predictor = nn.Identity()
     return loss
 
 
 def slow_byol(p, t):
-    """Equations 2 and 3 of the paper, one image after the other."""
+    """Compute equations 2 and 3 of the paper, one image at a time."""
     total = 0.0
     for a, b in ((0, 1), (1, 0)):
         for prediction, target in zip(p[a], t[b], strict=True):

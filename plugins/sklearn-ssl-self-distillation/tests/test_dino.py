@@ -20,20 +20,20 @@ def test_dino_keeps_the_contract(check):
 
 
 def built(loss, dim=4, size=(8, 8), backbone=None):
-    """A loss made for 64 images, in double precision."""
+    """Build a loss for 64 images, in double precision."""
     backbone, generator = nn.Flatten() if backbone is None else backbone, torch.Generator().manual_seed(0)
     loss.build(Spec(math.prod(size), dim, 64, 4, 1, size, backbone, generator))
     return loss.double()
 
 
 def value(loss, z, t, epoch=0, progress=0.0):
-    """The loss where student and teacher say z and t, a tensor for each view."""
+    """Compute the loss for outputs z of the student and t of the teacher, one tensor for each view."""
     batch = Batch([None] * len(z), torch.arange(len(z[0])), None, epoch, progress, torch.Generator())
     return loss.step(batch, lambda views: z[: len(views)], lambda views: t[: len(views)])
 
 
 def with_identity(**params):
-    """DINO whose last layers are the identity: it takes outputs that have length 1, as they are."""
+    """Build DINO whose last layers are the identity: outputs of length 1 pass unchanged."""
     loss = built(DINO(out_dim=4, **params))
     loss.last_layer.data = torch.eye(4, dtype=torch.float64)
     loss.teacher_last_layer.copy_(torch.eye(4))
@@ -46,7 +46,7 @@ def outputs(views, seed=0, n=3):
 
 
 def slow_dino(s, t, center, student_temp, teacher_temp):
-    """Algorithm 1 of the paper with multi-crop, one image and one output after the other."""
+    """Compute algorithm 1 of the paper with multi-crop, one image and one output at a time."""
     total, terms = 0.0, 0
     for i in range(len(t)):
         for j in range(len(s)):
@@ -81,7 +81,7 @@ def test_a_value_worked_out_by_hand():
     assert float(value(loss, [second] * 2, [first] * 2)) == pytest.approx(math.log(6) - math.log(3) / 6)
 
 
-def test_loss_and_centre_are_lightlys():
+def test_loss_and_center_are_lightlys():
     # lightly 1.6.0, on outputs that have length 1:
     #   unit = lambda k, f: torch.nn.functional.normalize(f(torch.arange(12.0) + k).reshape(3, 4))
     #   dino = lightly.loss.DINOLoss(4, teacher_temp=0.04, student_temp=0.1, center_momentum=0.9)
@@ -99,8 +99,8 @@ def unit(k, f):
     return F.normalize(f(torch.arange(12.0, dtype=torch.float64) + k).reshape(3, 4))
 
 
-def test_the_centre_follows_the_teachers_outputs():
-    # Both views of both images are the first axis: the centre goes a tenth of the way to it, then a tenth
+def test_the_center_follows_the_teachers_outputs():
+    # Both views of both images are the first axis: the center goes a tenth of the way to it, then a tenth
     # of the rest: 0.1, then 0.1 + 0.1 * 0.9.
     loss, axis = with_identity(center_momentum=0.9), torch.eye(4, dtype=torch.float64)[[0, 0]]
     for expected in (0.1, 0.19):
@@ -108,8 +108,8 @@ def test_the_centre_follows_the_teachers_outputs():
         assert loss.center.tolist() == pytest.approx([expected, 0, 0, 0])
 
 
-def test_a_teacher_that_says_the_same_of_all_images_is_centred_to_indecision():
-    # Centred on its own constant output, the teacher finds all K = 4 outputs equally likely; so does a
+def test_a_teacher_that_says_the_same_of_all_images_is_centered_to_indecision():
+    # Centered on its own constant output, the teacher finds all K = 4 outputs equally likely; so does a
     # student that says nothing, and the cross entropy is ln 4.
     loss, axis = with_identity(), torch.eye(4, dtype=torch.float64)[[0, 0]]
     loss.center.copy_(axis[0])
@@ -171,7 +171,7 @@ def test_by_default_there_are_local_crops_from_32_pixels_on():
 
 
 class Pools(nn.Module):
-    """Images of any size -> so many features."""
+    """Backbone for images of any size, with a given number of features."""
 
     def __init__(self, width):
         super().__init__()
@@ -181,5 +181,5 @@ class Pools(nn.Module):
         return x.mean(dim=(1, 2, 3))[:, None].expand(-1, self.width)
 
 
-def test_centre_and_last_layers_are_in_the_state_from_the_start():
+def test_center_and_last_layers_are_in_the_state_from_the_start():
     assert set(built(DINO()).state_dict()) == {"last_layer", "teacher_last_layer", "center"}

@@ -24,7 +24,7 @@ def built(loss, dim=8, feature_dim=8):
 
 
 def value(loss, z):
-    """The loss where the student says z, a tensor for each view."""
+    """Compute the loss for outputs z of the student, one tensor for each view."""
     batch = Batch([], torch.arange(len(z[0])), None, 0, 0.0, torch.Generator())
     return loss.step(batch, lambda views: z, None)
 
@@ -34,7 +34,7 @@ def views(seed=0, n=7, dim=8):
 
 
 def slow_simsiam(p, z):
-    """Equations 3 and 4 of the paper, one image after the other."""
+    """Compute equations 3 and 4 of the paper, one image at a time."""
     total = 0.0
     for a, b in ((0, 1), (1, 0)):
         for prediction, target in zip(p[a], z[b], strict=True):
@@ -71,7 +71,7 @@ def test_the_value_is_lightlys():
 
 
 class Says(nn.Module):
-    """Stands for a predictor: gives one output after the other."""
+    """Replacement of a predictor that returns given outputs in turn."""
 
     def __init__(self, outputs):
         super().__init__()

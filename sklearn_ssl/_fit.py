@@ -1,0 +1,252 @@
+"""A fit between parameters and training: the task, its network, and checks of the result."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils import check_random_state
+from torch import Tensor, nn
+
+from sklearn_ssl._images.inputs import ImageFormat
+from sklearn_ssl._images.pixel_scale import PixelScale
+from sklearn_ssl._images.sources import ConcatSource, Source, to_device
+from sklearn_ssl._settings import Settings
+from sklearn_ssl._training.assemble import build_student
+from sklearn_ssl._training.batches import TrainingSet
+from sklearn_ssl._training.checkpoint import Checkpoint
+from sklearn_ssl._training.labels import check_is_target, class_numbers
+from sklearn_ssl._training.meter import REMEDY
+from sklearn_ssl._training.net import Outcome, SSLNet
+from sklearn_ssl._training.optimizers import optimizer_maker
+from sklearn_ssl._training.progress import FitProgress
+from sklearn_ssl._training.resume import earlier_training, open_checkpoint, resume
+from sklearn_ssl._training.schedule import Schedule
+from sklearn_ssl._training.seeds import seeded_modules
+from sklearn_ssl._views.augmentation import OneByOne, is_drawn_once, make_augment
+from sklearn_ssl._views.random_views import RandomViews
+from sklearn_ssl._warnings import warn
+from sklearn_ssl.losses._adapters import loss_name
+from sklearn_ssl.losses._base import SSLLoss
+
+# Standard deviation between images, relative to the embeddings' norm, below which they have collapsed.
+COLLAPSE_THRESHOLD = 1e-2
+# Number of passes over the images below which a fit that `max_time` has ended gets a warning.
+FEW_PASSES = 3
+# Resolved settings that enter the fingerprint of a training.
+RESOLVED_IN_FINGERPRINT = (
+    "augment",
+    "backbone",
+    "lr",
+    "max_epochs",
+    "optimizer",
+    "precision",
+    "warmup",
+    "weight_decay",
+)
+
+
+@dataclass(frozen=True)
+class Task:
+    """Everything that determines a training, except for its seed.
+
+    Parameters
+    ----------
+    params : mapping
+        Parameters of the estimator.
+    loss : SSLLoss
+        Loss with its parameters, not built yet.
+    source : Source
+        Training images.
+    images : ImageFormat
+        Shape, size and type of the images.
+    settings : Settings
+        Resolved parameters.
+    pixels : PixelScale
+        Scaling of pixel values.
+    state : dict or None
+        State of the last training, from which a warm start goes on.
+    history : list of dict
+        Epochs of that training.
+    """
+
+    params: Mapping[str, Any]
+    loss: SSLLoss
+    source: Source
+    images: ImageFormat
+    settings: Settings
+    pixels: PixelScale
+    state: dict[str, Any] | None = None
+    history: list[dict[str, Any]] | None = None
+
+    @property
+    def loss_name(self) -> str:
+        """Name of the loss in messages."""
+        return loss_name(self.params["loss"])
+
+    def labels_of(self, y: Any) -> Tensor | None:
+        """Return the class number of each image, (n_images,) of int64, if the loss uses labels, else None.
+
+        Raises
+        ------
+        ValueError
+            If `y` is not a target of the images in X, or there are no labels for a loss that uses them.
+        """
+        source = self.source
+        check_is_target(y, len(source.first) if isinstance(source, ConcatSource) else len(source))
+        return class_numbers(y, len(source), self.loss_name) if self.loss.uses_labels else None
+
+    def open_checkpoint(self, labels: Tensor | None) -> Checkpoint | None:
+        """Return the checkpoint of this very training; None without the parameter `checkpoint`."""
+        resolved = {name: getattr(self.settings, name) for name in RESOLVED_IN_FINGERPRINT}
+        resolved["image_size"] = self.images.size
+        return open_checkpoint(self.params, resolved, self.source, labels, self.state)
+
+    def training_set(self, labels: Tensor | None) -> TrainingSet:
+        """Return the images, on the training device if they fit, with their labels."""
+        return TrainingSet(to_device(self.source, self.settings.device), labels)
+
+    def make_views(self) -> RandomViews:
+        """Return the function that draws views of images in unit values."""
+        augment = make_augment(self.settings.augment, self.params["augment_params"] or {})
+        pixels = self.pixels
+        return RandomViews(augment, self.images.size, pixels.mean, pixels.std, clamp=pixels.bounded)
+
+    def make_net(self, checkpoint: Checkpoint | None = None) -> tuple[SSLNet, Any, int]:
+        """Build the network and its training, at the start or where an earlier one goes on.
+
+        Parameters
+        ----------
+        checkpoint : Checkpoint, optional
+            File of the training, which may hold an earlier one.
+
+        Returns
+        -------
+        net : SSLNet
+            Initialized.
+        projector : tuple of int or nn.Module
+            Widths of the projector, or the given module.
+        feature_dim : int
+            Width of the backbone's features.
+        """
+        params, settings = self.params, self.settings
+        earlier, from_checkpoint = earlier_training(
+            checkpoint,
+            self.state,
+            self.history or [],
+            stopped_by_callbacks=bool(params["callbacks"]),
+            drawn_anew=params["random_state"] is None and self.state is None,
+        )
+        # A RandomState is advanced even if the seed comes from the checkpoint, as it was in the earlier fit.
+        drawn = _draw_seed(params["random_state"]) if earlier is None or from_checkpoint else None
+        seed = earlier["training"]["seed"] if earlier else drawn
+        with seeded_modules(seed) as generator:
+            student, projector, feature_dim = build_student(
+                self.loss,
+                settings.backbone,
+                params["backbone_params"] or {},
+                settings.projector,
+                self.images,
+                precision=settings.precision,
+                n_samples=len(self.source),
+                batch_size=settings.batch_size,
+                generator=generator,
+                loss_name=self.loss_name,
+                loss_params=params["loss_params"] or {},
+            )
+        net = SSLNet(
+            student,
+            self.loss,
+            loss_name=self.loss_name,
+            make_optimizer=optimizer_maker(
+                settings.optimizer, params["optimizer_params"] or {}, settings.device
+            ),
+            weight_decay=settings.weight_decay,
+            schedule=Schedule(settings.max_epochs, params["max_time"], settings.lr, settings.warmup),
+            draw_views=self.make_views(),
+            pixels=self.pixels,
+            seed=seed,
+            batch_size=settings.batch_size,
+            micro_batches=params["micro_batches"],
+            compile=settings.compile,
+            device=settings.device,
+            callbacks=[
+                *(params["callbacks"] or []),
+                *([FitProgress(self.loss_name)] if params["verbose"] else []),
+                *([checkpoint] if checkpoint else []),
+            ],
+        ).initialize()
+        return (resume(net, earlier, checkpoint) if earlier else net), projector, feature_dim
+
+    def warn_if_drawn_once(self) -> None:
+        """Warn of an `augment` that draws once for the whole batch rather than for each image."""
+        augment = make_augment(self.settings.augment, self.params["augment_params"] or {})
+        if not callable(augment) or isinstance(augment, OneByOne):
+            return
+        image = self.pixels.to_unit(self.source.batch(torch.tensor([0])))[0]
+        if is_drawn_once(augment, image):
+            warn(
+                "augment draws once for all images of a batch: copies of an image come out equal. Let it "
+                "draw for each image; a transform of torchvision is applied to each as augment=transform, "
+                "without a function around it."
+            )
+
+    def warn_if_short(self, outcome: Outcome) -> None:
+        """Warn if `max_time` has ended the training after a few passes over the images."""
+        max_time, enough = self.params["max_time"], min(FEW_PASSES, self.settings.max_epochs or FEW_PASSES)
+        if max_time is not None and outcome.end == "schedule" and outcome.passes < enough:
+            warn(
+                f"max_time={max_time} ended the fit after {outcome.passes:.2g} passes over the images, "
+                f"at {outcome.history[-1]['images_per_second']:,.0f} images/s: that may be too few to learn "
+                f"from. Give it more time, a smaller image_size or backbone, or a machine with less other "
+                f"work.",
+                ConvergenceWarning,
+            )
+
+
+def check_embeddings(embeddings: Tensor, projector: nn.Module, settings: Settings) -> None:
+    """Refuse embeddings that are not finite, and warn of collapsed ones.
+
+    Parameters
+    ----------
+    embeddings : Tensor of shape (n, feature_dim)
+        Embeddings of some training images, on the CPU.
+    projector : nn.Module
+        Trained projector: its outputs can collapse where the embeddings have not.
+    settings : Settings
+        Settings of the fit.
+
+    Raises
+    ------
+    FloatingPointError
+        If an embedding is infinite or NaN.
+    """
+    if not embeddings.isfinite().all():
+        raise FloatingPointError(
+            f"The embeddings became infinite or not a number, at a peak lr of {settings.lr:.3g}. {REMEDY}"
+        )
+    with torch.no_grad():
+        projections = projector.eval()(embeddings.to(settings.device)).cpu()
+    for name, vectors in {"embedding": embeddings, "projection": projections}.items():
+        spread = _relative_spread(vectors)
+        if spread < COLLAPSE_THRESHOLD:
+            warn(
+                f"The {name} has collapsed: the images' {name}s differ by {spread:.1e} of their size. "
+                f"Try a lower lr, another loss, a larger batch_size, or a stronger augment.",
+                ConvergenceWarning,
+            )
+            break  # projections of collapsed embeddings have collapsed too
+
+
+def _relative_spread(vectors: Tensor) -> float:
+    """Return the standard deviation between vectors (n, d) relative to their norm; 0 if all are zero."""
+    size = vectors.square().mean(dim=0).sum().sqrt()
+    spread = vectors.std(dim=0, correction=0).norm() / size.clamp(min=torch.finfo(torch.float32).tiny)
+    return spread.item()
+
+
+def _draw_seed(random_state: Any) -> int:
+    return int(check_random_state(random_state).randint(2**31))
