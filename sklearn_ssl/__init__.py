@@ -5,6 +5,7 @@ from sklearn_ssl._images.files import list_images
 from sklearn_ssl._images.reader import Reader
 from sklearn_ssl._params import param_grid
 from sklearn_ssl._plotting import plot_reconstructions, plot_views, sample_views
+from sklearn_ssl._together import fit_together
 from sklearn_ssl.losses._base import Batch, Spec, SSLLoss, ViewSpec
 from sklearn_ssl.losses._registry import LossInfo, available_losses, get_loss, register_loss
 
@@ -18,6 +19,7 @@ __all__ = [
     "Spec",
     "ViewSpec",
     "available_losses",
+    "fit_together",
     "get_loss",
     "list_images",
     "load",

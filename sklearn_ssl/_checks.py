@@ -72,13 +72,13 @@ def check_number(
     """
     if _is_one_of(value, instead):
         return value
-    limits = {
+    possible = {
         "of at least": (operator.ge, at_least),
         "above": (operator.gt, above),
         "at most": (operator.le, at_most),
         "below": (operator.lt, below),
     }
-    limits = {words: (holds, bound) for words, (holds, bound) in limits.items() if bound is not None}
+    limits = {words: (holds, bound) for words, (holds, bound) in possible.items() if bound is not None}
     number = _as_number(value, whole)
     if number is None or not all(holds(number, bound) for holds, bound in limits.values()):
         kind = "a whole number" if whole else "a finite number"

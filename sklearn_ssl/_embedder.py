@@ -16,9 +16,10 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Transfo
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted, validate_data
 from skorch.callbacks import Callback
-from torch import nn
+from torch import Tensor, nn
 
 from sklearn_ssl._checks import check_params
+from sklearn_ssl._distributed.team import ALONE, Team, present_team
 from sklearn_ssl._filesystem import given_path, naming
 from sklearn_ssl._fit import Task, check_embeddings
 from sklearn_ssl._hardware.allocator import retain_freed_memory
@@ -48,7 +49,7 @@ from sklearn_ssl._training.net import Outcome
 from sklearn_ssl._training.optimizers import resolve_optimizer
 from sklearn_ssl._transform import embed
 from sklearn_ssl._views.augmentation import resolve_augment
-from sklearn_ssl._warnings import warn
+from sklearn_ssl._warnings import muted, warn
 from sklearn_ssl.augment import Augment
 from sklearn_ssl.losses._adapters import make_loss, resolve_loss
 
@@ -343,9 +344,16 @@ device_, precision_, compile_ : object
         """
         started = time.monotonic()
         warn_if_forked()
-        with _unchanged_on_error(self), own_settings(), retain_freed_memory():
-            task = self._open(X, X_unlabeled)
-            labels = task.labels_of(y)
+        with (
+            _unchanged_on_error(self),
+            own_settings(),
+            retain_freed_memory(),
+            present_team() as team,
+            muted(not team.leads),
+        ):
+            task, labels = team.all_or_none(lambda: self._open_with_labels(X, y, X_unlabeled, team))
+            team.connect(task.settings.device)
+            task.check_team(labels)
             task.warn_if_drawn_once()
             checkpoint = task.open_checkpoint(labels)
             net, self.projector_, self._n_features_out = task.make_net(checkpoint)
@@ -390,6 +398,7 @@ device_, precision_, compile_ : object
                 out = np.empty((len(source), rows.shape[1]), np.float32)
             out[begin : begin + len(rows)] = rows
             begin += len(rows)
+        assert out is not None  # X has at least one image
         return out
 
     def transform_batches(self, X: Any) -> Iterator[np.ndarray]:
@@ -469,7 +478,11 @@ device_, precision_, compile_ : object
 
     # ------------------------------------------------------------------ steps of fit
 
-    def _open(self, X: Any, X_unlabeled: Any = None) -> Task:
+    def _open_with_labels(self, X: Any, y: Any, X_unlabeled: Any, team: Team) -> tuple[Task, Tensor | None]:
+        task = self._open(X, X_unlabeled, team)
+        return task, task.labels_of(y)
+
+    def _open(self, X: Any, X_unlabeled: Any = None, team: Team = ALONE) -> Task:
         """Check parameters and images, and store what depends on them: format, settings, pixel scale."""
         for slot in self._component_slots:
             given = check_params(f"{slot}_params", getattr(self, f"{slot}_params"))
@@ -477,7 +490,7 @@ device_, precision_, compile_ : object
         params = self.get_params(deep=False)
         check_parameters(params)
         for name in ("n_features_in_", "feature_names_in_"):  # of an earlier fit on arrays
-            vars(self).pop(name, None)
+            self.__dict__.pop(name, None)
         source, images = self._parser().open_for_training(X, X_unlabeled)
         loss = make_loss(self.loss, self.loss_params or {})
         settings = resolve_settings(params, loss, len(source), source.channels)
@@ -486,7 +499,7 @@ device_, precision_, compile_ : object
         if state is None:
             self._pixels = PixelScale.of(source)
         history = getattr(self, "history_", None)
-        return Task(params, loss, source, images, settings, self._pixels, state, history)
+        return Task(params, loss, source, images, settings, self._pixels, state, history, team)
 
     def _store_settings(self, images: ImageFormat, settings: Settings) -> None:
         self._images = images
@@ -511,7 +524,7 @@ device_, precision_, compile_ : object
             raise KeyboardInterrupt
         encoder = make_encoder(self._pixels, remove_compilation(outcome.student.backbone))
         self.encoder_ = encoder.to(self.device_).eval()
-        vars(self).pop("_kept_network", None)  # an earlier encoder's
+        self.__dict__.pop("_kept_network", None)  # an earlier encoder's
         self.history_ = outcome.history
         self.n_iter_ = outcome.epochs
         may_go_on = self.warm_start or outcome.end == "interrupted" or outcome.error
@@ -528,8 +541,9 @@ device_, precision_, compile_ : object
     def _raise_pending(self, outcome: Outcome, checkpoint: Checkpoint | None, interrupted: bool) -> None:
         """Raise the interruption or the error that ended the training, after the model was stored."""
         if outcome.end == "interrupted":
-            written = checkpoint and not outcome.error
-            file = f", or as before: it then goes on from {checkpoint.path}" if written else ""
+            file = ""
+            if checkpoint and not outcome.error:
+                file = f", or as before: it then goes on from {checkpoint.path}"
             warn(
                 f"The fit was interrupted in epoch {self.n_iter_}, after {outcome.steps} steps. The model so "
                 f"far is kept and can be used. To go on, fit again with warm_start=True{file}."
@@ -584,7 +598,7 @@ device_, precision_, compile_ : object
     @own_settings()
     def _network(self, device: torch.device) -> InferenceNetwork:
         """Return the network of `transform`, made at the first call and after a change of `encoder_`."""
-        kept = vars(self).setdefault("_kept_network", KeptNetwork())
+        kept = self.__dict__.setdefault("_kept_network", KeptNetwork())
         return kept.of(
             self.encoder_,
             device,

@@ -19,7 +19,7 @@ from typing import Any
 try:
     import fcntl
 except ImportError:  # Windows
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]
 
 
 # Maximum time to wait for another writer of the same file, in seconds.
@@ -122,7 +122,7 @@ def replace_file(
             _to_disk(target.parent, os.O_RDONLY)
 
 
-def remove_abandoned(folder: str | os.PathLike) -> None:
+def remove_abandoned(folder: str | os.PathLike[str]) -> None:
     """Remove the partial files of killed writers from a folder; those of running writers are kept."""
     with contextlib.suppress(OSError):  # there is no folder, or it cannot be written to
         for entry in list(os.scandir(folder)):

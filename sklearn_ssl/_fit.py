@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,8 +11,10 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 from torch import Tensor, nn
 
+from sklearn_ssl._distributed.team import ALONE, Team
+from sklearn_ssl._hashing import fingerprint
 from sklearn_ssl._images.inputs import ImageFormat
-from sklearn_ssl._images.pixel_scale import PixelScale
+from sklearn_ssl._images.pixel_scale import PixelScale, evenly_spaced
 from sklearn_ssl._images.sources import ConcatSource, Source, to_device
 from sklearn_ssl._settings import Settings
 from sklearn_ssl._training.assemble import build_student
@@ -36,6 +38,10 @@ from sklearn_ssl.losses._base import SSLLoss
 COLLAPSE_THRESHOLD = 1e-2
 # Number of passes over the images below which a fit that `max_time` has ended gets a warning.
 FEW_PASSES = 3
+# Parameters that may differ between processes that train together.
+MAY_DIFFER = ("callbacks", "checkpoint", "device", "random_state", "verbose")
+# Number of images that they compare.
+N_COMPARED = 8
 # Resolved settings that enter the fingerprint of a training.
 RESOLVED_IN_FINGERPRINT = (
     "augment",
@@ -71,6 +77,8 @@ class Task:
         State of the last training, from which a warm start goes on.
     history : list of dict
         Epochs of that training.
+    team : Team
+        Processes that train together.
     """
 
     params: Mapping[str, Any]
@@ -81,6 +89,7 @@ class Task:
     pixels: PixelScale
     state: dict[str, Any] | None = None
     history: list[dict[str, Any]] | None = None
+    team: Team = ALONE
 
     @property
     def loss_name(self) -> str:
@@ -99,11 +108,34 @@ class Task:
         check_is_target(y, len(source.first) if isinstance(source, ConcatSource) else len(source))
         return class_numbers(y, len(source), self.loss_name) if self.loss.uses_labels else None
 
+    def check_team(self, labels: Tensor | None) -> None:
+        """Check that all processes train the same, and that each has an image of every micro-batch.
+
+        Raises
+        ------
+        ValueError
+            If parameters, images or labels differ, or there are too many processes.
+        """
+        team, parts, batch_size = self.team, self.params["micro_batches"], self.settings.batch_size
+        if team.size == 1:
+            return
+        if batch_size // team.size < parts:
+            raise ValueError(
+                f"A batch of {batch_size} images in micro_batches={parts} is too small for {team.size} "
+                f"processes, each of which takes a share of every part: give a batch_size of at least "
+                f"{parts * team.size}, and as many images, or start fewer processes."
+            )
+        params = {name: value for name, value in self.params.items() if name not in MAY_DIFFER}
+        index = evenly_spaced(len(self.source), N_COMPARED)
+        images = len(self.source), self.images.shape, self.images.size, self.source.batch(index), labels
+        team.check_same(fingerprint(params), "the parameters")
+        team.check_same(fingerprint(images), "the images or labels")
+
     def open_checkpoint(self, labels: Tensor | None) -> Checkpoint | None:
         """Return the checkpoint of this very training; None without the parameter `checkpoint`."""
         resolved = {name: getattr(self.settings, name) for name in RESOLVED_IN_FINGERPRINT}
         resolved["image_size"] = self.images.size
-        return open_checkpoint(self.params, resolved, self.source, labels, self.state)
+        return open_checkpoint(self.params, resolved, self.source, labels, self.state, self.team)
 
     def training_set(self, labels: Tensor | None) -> TrainingSet:
         """Return the images, on the training device if they fit, with their labels."""
@@ -115,7 +147,7 @@ class Task:
         pixels = self.pixels
         return RandomViews(augment, self.images.size, pixels.mean, pixels.std, clamp=pixels.bounded)
 
-    def make_net(self, checkpoint: Checkpoint | None = None) -> tuple[SSLNet, Any, int]:
+    def make_net(self, checkpoint: Checkpoint | None = None) -> tuple[SSLNet, Sequence[int] | nn.Module, int]:
         """Build the network and its training, at the start or where an earlier one goes on.
 
         Parameters
@@ -139,10 +171,12 @@ class Task:
             self.history or [],
             stopped_by_callbacks=bool(params["callbacks"]),
             drawn_anew=params["random_state"] is None and self.state is None,
+            team=self.team,
         )
         # A RandomState is advanced even if the seed comes from the checkpoint, as it was in the earlier fit.
-        drawn = _draw_seed(params["random_state"]) if earlier is None or from_checkpoint else None
-        seed = earlier["training"]["seed"] if earlier else drawn
+        if earlier is None or from_checkpoint:
+            drawn = _draw_seed(params["random_state"])
+        seed = earlier["training"]["seed"] if earlier else self.team.from_first(lambda: drawn)
         with seeded_modules(seed) as generator:
             student, projector, feature_dim = build_student(
                 self.loss,
@@ -175,9 +209,10 @@ class Task:
             device=settings.device,
             callbacks=[
                 *(params["callbacks"] or []),
-                *([FitProgress(self.loss_name)] if params["verbose"] else []),
+                *([FitProgress(self.loss_name)] if params["verbose"] and self.team.leads else []),
                 *([checkpoint] if checkpoint else []),
             ],
+            team=self.team,
         ).initialize()
         return (resume(net, earlier, checkpoint) if earlier else net), projector, feature_dim
 

@@ -145,7 +145,8 @@ class _Parts:
     def of(self, value: Any) -> Iterator[str | memoryview]:
         """Yield the parts of a value, then the versions of the packages that occur in it."""
         # An explicit stack instead of recursion: code can refer to code beyond Python's recursion limit.
-        names, open_ = [""], [iter([_Nested(value)])]
+        names = [""]
+        open_: list[Iterator[str | memoryview | _Nested]] = [iter([_Nested(value)])]
         while open_:
             for piece in open_[-1]:
                 if isinstance(piece, _Nested):
@@ -337,11 +338,11 @@ def _tensor(value: Tensor) -> Iterable[str | memoryview]:
     """Yield the parts of a tensor in chunks of rows, which never copy all training images at once."""
     yield f"{value.dtype} {tuple(value.shape)}"
     for part in value.reshape(1).split(1) if value.ndim == 0 else value.split(256):
-        yield memoryview(part.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        yield part.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
 def _array(value: np.ndarray) -> Iterable[str | memoryview]:
     yield f"{value.dtype.str} {value.shape}"
     rows = value.reshape(1) if value.ndim == 0 else value
     for begin in range(0, len(rows), 256):
-        yield memoryview(np.ascontiguousarray(rows[begin : begin + 256]).reshape(-1).view(np.uint8))
+        yield np.ascontiguousarray(rows[begin : begin + 256]).reshape(-1).view(np.uint8).data

@@ -7,7 +7,7 @@ import difflib
 import functools
 import inspect
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from sklearn.base import BaseEstimator, clone
 from sklearn.model_selection import ParameterGrid
@@ -30,7 +30,7 @@ def hide_var_keyword(init: Callable) -> Callable:
     """
     signature = inspect.signature(init)
     named = [p for p in signature.parameters.values() if p.kind is not VAR_KEYWORD]
-    init.__signature__ = signature.replace(parameters=named)
+    init.__signature__ = signature.replace(parameters=named)  # type: ignore[attr-defined]  # read by inspect
     return init
 
 
@@ -88,7 +88,7 @@ class ComponentParamsMixin:
         dict of str to object
             Parameter names mapped to their values.
         """
-        params = super().get_params(deep=deep)
+        params: dict[str, Any] = super().get_params(deep=deep)  # type: ignore[misc]  # of BaseEstimator
         if deep:
             for slot in self._component_slots:
                 if not _follows_sklearn(params[slot]):
@@ -96,7 +96,7 @@ class ComponentParamsMixin:
                     params |= {f"{slot}__{name}": value for name, value in values.items()}
         return params
 
-    def set_params(self, **params: Any) -> ComponentParamsMixin:
+    def set_params(self, **params: Any) -> Self:
         """Set parameters of this estimator, of its components and of nested estimators.
 
         A component that is replaced is reset to its own defaults, except for parameters given in the same
@@ -132,7 +132,7 @@ class ComponentParamsMixin:
                 self._check_names(slot, nested, chosen)
                 given = check_params(attribute, plain.get(attribute, getattr(self, attribute)))
                 plain[attribute] = given | nested
-        return super().set_params(**plain)
+        return super().set_params(**plain)  # type: ignore[misc]  # of BaseEstimator
 
     def _component_defaults(self, slot: str) -> dict[str, Any]:
         # get_params must never raise: for an unknown name or a broken plugin, no parameters are listed.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from typing import TypeVar
@@ -12,7 +12,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-def prefetch(make: Callable[[T], R], items: Iterable[T], depth: int = 2) -> Iterator[R]:
+def prefetch(make: Callable[[T], R], items: Iterable[T], depth: int = 2) -> Generator[R, None, None]:
     """Yield the results of ``map(make, items)``, computed in a thread while earlier ones are consumed.
 
     A consumer that may stop early has to close the generator (`contextlib.closing`): the thread then ends

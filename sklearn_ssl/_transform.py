@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 
 import torch
@@ -68,7 +68,9 @@ def _embed_chunk(
     return network(padded.contiguous(memory_format=torch.channels_last))[:n].cpu()
 
 
-def _read_batches(source: Source, parts: Sequence[Tensor], device: torch.device) -> Iterator[Tensor]:
+def _read_batches(
+    source: Source, parts: Sequence[Tensor], device: torch.device
+) -> Generator[Tensor, None, None]:
     """Yield the images of each part; a thread reads ahead if reading or copying takes time."""
     read = functools.partial(_read, source, pinned=device.type == "cuda")
     return prefetch(read, parts) if source.lazy or device.type == "cuda" else (read(part) for part in parts)

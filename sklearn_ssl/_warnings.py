@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from types import FrameType
 
@@ -18,6 +21,18 @@ CALLING_LIBRARIES = tuple(
     str(Path(package.__file__).parent) + os.sep for package in (joblib, sklearn, skorch)
 )
 
+_muted: ContextVar[bool] = ContextVar("muted", default=False)
+
+
+@contextmanager
+def muted(mute: bool) -> Iterator[None]:
+    """Context manager in which `warn` does nothing, in this thread: another process warns of the same."""
+    token = _muted.set(mute)
+    try:
+        yield
+    finally:
+        _muted.reset(token)
+
 
 def warn(message: str, category: type[Warning] = UserWarning) -> None:
     """Issue a warning that points to the user's line that called this package.
@@ -26,6 +41,8 @@ def warn(message: str, category: type[Warning] = UserWarning) -> None:
     The outermost call into this package counts: a plugin's loss, which the package itself calls, is never
     named as the origin.
     """
+    if _muted.get():
+        return
     frames: list[FrameType] = [sys._getframe(1)]
     while frames[-1].f_back is not None:
         frames.append(frames[-1].f_back)

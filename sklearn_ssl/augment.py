@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, fields
-from typing import Literal
+from typing import Any, Literal
 
 from sklearn_ssl._checks import check_number
 
 __all__ = ["Augment", "Overhead", "Photo", "Symbols"]
 # Fields of Augment -> range of their values, as keyword arguments of `check_number`.
-FIELD_LIMITS = {
+FIELD_LIMITS: dict[str, dict[str, Any]] = {
     "flip vertical_flip quarter_turns color_jitter grayscale blur cutout solarize sobel": dict(
         at_least=0, at_most=1
     ),
@@ -105,7 +105,7 @@ class Augment:
     solarize: float = 0.0
     sobel: float = 0.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for names, limits in FIELD_LIMITS.items():
             for name in names.split():
                 words = ("auto",) if name == "blur" else ()

@@ -19,7 +19,7 @@ import io
 import pickle
 import unittest
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +37,9 @@ from sklearn_ssl._training.seeds import seeded_modules
 from sklearn_ssl.losses._adapters import loss_name, make_loss, resolve_loss
 from sklearn_ssl.losses._base import Batch, Spec, SSLLoss
 from sklearn_ssl.losses._registry import get_loss
+
+if TYPE_CHECKING:
+    import pytest
 
 __all__ = ["check_loss", "check_name", "loss_checks", "parametrize_with_loss_checks"]
 # Number of channels and side of the test images, and width of the features.
@@ -74,7 +77,7 @@ def check_loss(loss: Any, *, expected_failed_checks: dict[str, str] | None = Non
     --------
     >>> from sklearn_ssl.testing import check_loss
     >>> check_loss("ntxent")
-    {}
+    {'check_is_a_mean_over_images': 'the loss does not set mean_over_images'}
     """
     expected = dict(expected_failed_checks or {})
     problems, skipped = [], {}
@@ -100,7 +103,7 @@ def check_loss(loss: Any, *, expected_failed_checks: dict[str, str] | None = Non
 
 def parametrize_with_loss_checks(
     losses: Sequence[Any], *, expected_failed_checks: Callable[[Any], dict[str, str]] | None = None
-):
+) -> pytest.MarkDecorator:
     """Parametrize a pytest test by losses and checks; a decorator.
 
     The test has a single argument `check`, a callable without arguments. Checks that do not apply to a loss
@@ -206,7 +209,7 @@ class Trial:
     def _tiny_student(self) -> Student:
         """Build a network that maps images of any size to 16 features, and these to projections."""
         if self.loss.defaults.get("backbone") == "vit":
-            backbone = make_vit(CHANNELS, (SIDE, SIDE), width=FEATURES, depth=1)
+            backbone: nn.Module = make_vit(CHANNELS, (SIDE, SIDE), width=FEATURES, depth=1)
         else:
             conv = nn.Conv2d(CHANNELS, FEATURES, 3, 2)
             backbone = nn.Sequential(conv, nn.GELU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
@@ -232,8 +235,10 @@ class Trial:
         side = SIDE if view < self.loss.view_spec.n else max(1, round(SIDE * self.loss.view_spec.local_size))
         return self.n, CHANNELS, side, side
 
-    def terms(self, views: list[Tensor], index: Tensor | None = None, step: int = 0) -> dict[str, Tensor]:
-        """Return the loss and all its other terms for one batch."""
+    def terms(
+        self, views: list[Tensor], index: Tensor | None = None, step: int = 0, rows: slice = slice(None)
+    ) -> dict[str, Tensor]:
+        """Return the loss and all its other terms for one batch, or for some of its rows."""
         device = views[0].device
         index = torch.arange(self.n) if index is None else index
         labels = (index % max(2, self.n // 2)).masked_fill(index % 5 == 4, -1)
@@ -244,6 +249,8 @@ class Trial:
             epoch=0,
             progress=step / 60,
             generator=torch.Generator().manual_seed(step),
+            n_images=self.n,
+            rows=rows,
         )
         out = self.loss.step(batch, self.student, self.teacher)
         terms = out if isinstance(out, dict) else {"loss": out}
@@ -272,7 +279,7 @@ class Trial:
 class GivenProjections(Student):
     """Student whose views are already the projections."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__(nn.Identity(), nn.Identity())
 
     def forward(self, views: Sequence[Tensor]) -> list[Tensor]:
@@ -315,6 +322,23 @@ def check_depends_on_its_input(loss: Any) -> None:
     """Check that the gradient is not zero: a loss that ignores the projections trains nothing."""
     trial = Trial(loss)
     assert any(g.any() for g in trial.gradients(trial.inputs())), "the gradient is zero everywhere"
+
+
+def check_is_a_mean_over_images(loss: Any) -> None:
+    """Check that the mean of the losses of two parts is that of the batch, if `mean_over_images` says so."""
+    trial = Trial(loss, dtype=torch.float64)
+    if not trial.loss.mean_over_images:
+        raise unittest.SkipTest("the loss does not set mean_over_images")
+    views, index = trial.inputs(), torch.arange(trial.n)
+    mean = 0.0
+    for rows in (slice(0, None, 2), slice(1, None, 2)):
+        value = trial.value([view[rows] for view in views], index=index[rows], rows=rows)
+        mean += value.item() * len(index[rows]) / trial.n
+    whole = trial.value(views).item()
+    assert abs(mean - whole) <= 1e-9 * abs(whole), (
+        f"the loss of a batch is {whole}, and the mean of those of its parts {mean}: set mean_over_images="
+        f"False, or draw random values per image by Batch.draw"
+    )
 
 
 def check_gradient_is_right_in_float64(loss: Any) -> None:
@@ -462,6 +486,7 @@ CHECKS = (
     check_hyperparameters_have_immutable_defaults,
     check_returns_one_finite_number_with_gradient,
     check_depends_on_its_input,
+    check_is_a_mean_over_images,
     check_gradient_is_right_in_float64,
     check_leaves_its_input_alone,
     check_survives_degenerate_projections,
@@ -480,7 +505,7 @@ CHECKS = (
 def train(trial: Trial, steps: int) -> list[float]:
     """Train on one batch and return the loss of each step; a simple loss trains the projections."""
     views = trial.inputs(agree=0.2)
-    parameters = [*trial.loss.parameters(), *trial.student.parameters()]
+    parameters: list[Tensor] = [*trial.loss.parameters(), *trial.student.parameters()]
     if trial.simple:
         parameters += [view.requires_grad_() for view in views]
     optimizer = torch.optim.Adam(parameters, lr=0.02)

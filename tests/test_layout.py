@@ -13,7 +13,7 @@ PACKAGE = Path(sklearn_ssl.__file__).parent
 # From the top down: a module imports from its own folder and from those below it.
 FLOORS = (
     ("__init__", "testing"),
-    ("_plotting",),
+    ("_plotting", "_together"),
     ("_embedder",),
     ("_fit", "_transform"),
     ("_settings",),

@@ -343,9 +343,19 @@ class ReadsAValue(Alignment):
 )
 def test_checks_that_do_not_apply_are_skipped_with_the_reason(loss, reasons):
     skipped = check_loss(loss)
+    assert "does not set mean_over_images" in skipped.pop("check_is_a_mean_over_images")
     assert list(skipped) == list(reasons)
     for name, words in reasons.items():
         assert words in skipped[name]
+
+
+class DependsOnOtherImages(NTXent):
+    mean_over_images = True
+
+
+def test_a_loss_that_is_no_mean_over_images_is_found():
+    with pytest.raises(AssertionError, match=r"check_is_a_mean_over_images: .*set mean_over_images=False"):
+        check_loss(DependsOnOtherImages)
 
 
 def test_the_checks_of_pytest_are_skipped_too():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -27,9 +28,9 @@ def is_small(
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
+    stride: int | Pair = 1,
+    padding: int | Pair | str = 0,
+    dilation: int | Pair = 1,
     groups: int = 1,
 ) -> bool:
     """Return whether `conv2d_as_product` supports this convolution and is faster."""
@@ -125,7 +126,7 @@ class NeighborhoodProduct(torch.autograd.Function):
         )
 
 
-def neighborhoods(pixels: Tensor, kernel: Pair, stride: Pair, padding: Pair) -> Tensor:
+def neighborhoods(pixels: Tensor, kernel: Sequence[int], stride: Pair, padding: Pair) -> Tensor:
     """Gather the receptive field of each output pixel: (n, h, w, c) -> (n, oh, ow, kh, kw, c), a copy."""
     padded = F.pad(pixels, (0, 0, padding[1], padding[1], padding[0], padding[0]))
     windows = padded.unfold(1, kernel[0], stride[0]).unfold(2, kernel[1], stride[1])  # (n, oh, ow, c, kh, kw)
@@ -152,7 +153,9 @@ def pixels_gradient(gradient: Tensor, pixels: Tensor, filters: Tensor, stride: P
     return scatter_neighborhoods(gradient @ filters.flatten(1), pixels, filters.shape[1:3], stride, padding)
 
 
-def scatter_neighborhoods(rows: Tensor, pixels: Tensor, kernel: Pair, stride: Pair, padding: Pair) -> Tensor:
+def scatter_neighborhoods(
+    rows: Tensor, pixels: Tensor, kernel: Sequence[int], stride: Pair, padding: Pair
+) -> Tensor:
     """Add up neighborhoods, (n, oh, ow, kh * kw * c), at their positions (col2im): (n, h, w, c)."""
     n, h, w, c = pixels.shape
     oh, ow = rows.shape[1:3]

@@ -19,7 +19,12 @@ MAX_TOKENS = 512
 
 
 def is_short(
-    query: Tensor, key: Tensor, value: Tensor, attn_mask: Any = None, dropout_p: float = 0.0, *rest: Any
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    *rest: Any,
 ) -> bool:
     """Return whether `attention_as_products` supports this attention and is faster."""
     needs_gradient = torch.is_grad_enabled() and any(each.requires_grad for each in (query, key, value))

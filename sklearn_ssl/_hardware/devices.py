@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import functools
+import multiprocessing
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
+import torch.distributed as dist
 
 from sklearn_ssl._checks import shortened
 from sklearn_ssl._warnings import warn
@@ -31,7 +34,7 @@ def resolve_device(device: Any) -> torch.device:
         If the device is unknown to torch or not available on this machine.
     """
     if isinstance(device, str) and device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return torch.device("cuda", local_gpu()) if torch.cuda.is_available() else torch.device("cpu")
     try:
         torch.zeros(1, device=device).cpu()  # .cpu() rejects "meta", whose tensors have no data
         return torch.device(device)
@@ -41,6 +44,22 @@ def resolve_device(device: Any) -> torch.device:
             f"device={device!r} is not there: {str(error).splitlines()[0]} This machine has {there}; "
             f"device='auto' takes the best of them."
         ) from error
+
+
+def local_gpu() -> int:
+    """Return the number of this process's GPU, on a machine with several.
+
+    A GPU that the program or a launcher (Ray) has selected is kept. Of processes of `torch.distributed`, each
+    has the GPU of its local rank; of the workers of joblib, in which the fits of a search run, each has the
+    one of the number in its name ("LokyProcess-3"), so that the fits are spread over the GPUs.
+    """
+    n, selected = torch.cuda.device_count(), torch.cuda.current_device()
+    if selected or n < 2:
+        return selected
+    if dist.is_available() and dist.is_initialized():
+        return int(os.environ.get("LOCAL_RANK", dist.get_rank())) % n
+    number = multiprocessing.current_process().name.removeprefix("LokyProcess-")
+    return (int(number) - 1) % n if number.isdecimal() else 0
 
 
 def resolve_precision(precision: str, device: torch.device) -> str:

@@ -148,7 +148,7 @@ def is_list_of_images(X: Any) -> bool:
 def _holds_images(X: Any) -> bool:
     """Return whether the items of X have at least two axes, instead of being flat rows."""
     if is_list_of_images(X):
-        first = next(iter(X), None)
+        first: Any = next(iter(X), None)
         return isinstance(first, Image.Image) or np.ndim(first) > 1
     return getattr(X, "ndim", 2) > 2
 

@@ -139,7 +139,7 @@ def _write(path: Path, data: bytes) -> None:
         raise
 
 
-def _entries(folder: str | os.PathLike) -> list[os.DirEntry]:
+def _entries(folder: str | os.PathLike[str]) -> list[os.DirEntry[str]]:
     """Return the entries of a folder, none if it was removed."""
     try:
         with os.scandir(folder) as entries:

@@ -28,7 +28,10 @@ from sklearn_ssl._images.reader import Reader
 class ImageCollection(Protocol):
     """Interface of a sequence of images that may differ in size and kind."""
 
-    single_threaded: bool  # whether only one thread may read by default
+    @property
+    def single_threaded(self) -> bool:
+        """Whether only one thread may read by default."""
+        ...
 
     def __len__(self) -> int: ...
 

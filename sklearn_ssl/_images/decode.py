@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import ExifTags, Image, ImageColor, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageColor, ImageFile, ImageOps, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
 
 from sklearn_ssl._images.tiff import bits_of, check_single, is_misread, read_tiff, tiff_shape
 
@@ -113,7 +114,8 @@ def pixels_of_file(
     if _is_npy(path):
         array = np.load(path, mmap_mode="r", allow_pickle=False)
         _check_axes(array.shape)
-        _check_pixels(*array.shape[1::-1], max_pixels)
+        height, width = array.shape[:2]
+        _check_pixels(width, height, max_pixels)
         return pixels_of_array(array, channels)
     image = _open(path)
     if image is None:
@@ -197,10 +199,11 @@ def _header_of_shape(shape: tuple[int, ...], dtype: np.dtype) -> Header:
     _check_axes(shape)
     if 0 in shape:
         raise ValueError(f"it has the shape {shape}, which contains no pixels")
-    return Header(*shape[:2], shape[2] if len(shape) == 3 else 1, dtype != np.uint8)
+    height, width, channels = (*shape, 1)[:3]
+    return Header(height, width, channels, dtype != np.uint8)
 
 
-def _open(path: Path) -> Image.Image | None:
+def _open(path: Path) -> ImageFile.ImageFile | None:
     """Open a file with Pillow; return None for a TIFF that Pillow does not support, or misreads."""
     try:
         image = Image.open(path, formats=_formats())
@@ -210,7 +213,7 @@ def _open(path: Path) -> Image.Image | None:
         raise
     with ExitStack() as closed_unless_returned:
         closed_unless_returned.enter_context(image)
-        if image.format == "TIFF":
+        if isinstance(image, TiffImageFile):
             # Without a name, Pillow does not memory-map the file. For an uncompressed TIFF whose orientation
             # swaps height and width, it would map the file with the swapped size, and scramble the pixels.
             image.filename = ""
@@ -248,7 +251,7 @@ def _read_deep_png(path: Path) -> tuple[np.ndarray, int]:
         [(codec, box, offset, order)] = lower.tile
         if order not in ("RGB;16B", "RGBA;16B"):
             raise ValueError(GRAY_ALPHA_MESSAGE)
-        lower.tile = [(codec, box, offset, order[:-1] + "L")]
+        lower.tile = [(codec, box, offset, order[:-1] + "L")]  # type: ignore[list-item]  # as in older Pillow
         return np.asarray(upper).astype(np.uint16) * 256 + np.asarray(lower), _orientation(upper)
 
 
@@ -319,11 +322,11 @@ def _is_deep(image: Image.Image) -> bool:
     return image.mode == "F" or image.mode.startswith("I")
 
 
-def _has_deep_colors(image: Image.Image) -> bool:
+def _has_deep_colors(image: ImageFile.ImageFile) -> bool:
     """Return whether Pillow would reduce the channels of an opened file to 8 bits when it decodes it."""
     if _is_deep(image):
         return False
-    if image.format == "TIFF":
+    if isinstance(image, TiffImageFile):
         return bits_of(image) > 8
     if image.format == "PPM":  # the arguments of its decoder end with the maximum value
         return any(isinstance(tile[3], tuple) and tile[3][-1] > 255 for tile in image.tile)

@@ -139,7 +139,7 @@ class LazySource:
 
     def _image(self, position: int) -> Tensor:
         """Return an image from memory, or read it and keep it if memory suffices."""
-        if self._is_kept[position]:
+        if self._kept is not None and self._is_kept[position]:
             return self._kept[position]
         image = self._cached(position)
         if self._kept is not None:

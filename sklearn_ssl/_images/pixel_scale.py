@@ -59,6 +59,9 @@ class PixelScale:
 class Standardize(torch.nn.Module):
     """Standardize pixel values in the units of the user; the first layer of an encoder."""
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, pixels: PixelScale):
         super().__init__()
         shape = (-1, 1, 1)

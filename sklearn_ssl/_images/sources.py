@@ -17,7 +17,11 @@ class Source(Protocol):
     dtype: torch.dtype  # uint8 or float32
     device: torch.device  # of the batches
     lazy: bool  # whether images are read when a batch is requested
-    bad: dict[int, str]  # positions of the images found unreadable so far, and the reasons
+
+    @property
+    def bad(self) -> dict[int, str]:
+        """Positions of the images found unreadable so far, and the reasons."""
+        ...
 
     def __len__(self) -> int: ...
 
@@ -39,20 +43,16 @@ class ArraySource:
     """Images in memory, in a single tensor (n, channels, H, W)."""
 
     images: Tensor
-    lazy: ClassVar[bool] = False
+    lazy = False
     bad: ClassVar[dict[int, str]] = {}
 
     def __post_init__(self) -> None:
-        self.channels, *size = self.images.shape[1:]
-        self.size = tuple(size)
-        self.dtype = self.images.dtype
+        _, self.channels, height, width = self.images.shape
+        self.size = (height, width)
+        self.dtype, self.device = self.images.dtype, self.images.device
 
     def __len__(self) -> int:
         return len(self.images)
-
-    @property
-    def device(self) -> torch.device:
-        return self.images.device
 
     def batch(self, index: Tensor) -> Tensor:
         return self.images[index.to(self.images.device)]
@@ -70,7 +70,7 @@ class ConcatSource:
 
     first: Source
     second: Source
-    device: ClassVar[torch.device] = torch.device("cpu")
+    device = torch.device("cpu")
 
     def __post_init__(self) -> None:
         self.lazy = self.first.lazy or self.second.lazy
@@ -107,9 +107,10 @@ def to_device(source: Source, device: torch.device) -> Source:
     Otherwise the source is returned unchanged, and each batch is copied to the device when it is needed.
     """
     parts = [source.first, source.second] if isinstance(source, ConcatSource) else [source]
-    if device.type != "cuda" or any(part.lazy for part in parts):
+    in_memory = [part.images for part in parts if isinstance(part, ArraySource)]
+    if device.type != "cuda" or len(in_memory) < len(parts):
         return source
     free, _ = torch.cuda.mem_get_info(device)
-    if sum(part.images.nbytes for part in parts) > free / 3:
+    if sum(images.nbytes for images in in_memory) > free / 3:
         return source
-    return ArraySource(torch.cat([part.images.to(device) for part in parts]))
+    return ArraySource(torch.cat([images.to(device) for images in in_memory]))

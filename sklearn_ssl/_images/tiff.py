@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from PIL.TiffImagePlugin import TiffImageFile
 
 # Maximum number of decoded values, as a multiple of `max_pixels`.
 MAX_CHANNELS = 64
@@ -29,12 +30,12 @@ STACK_MESSAGE = (
 )
 
 
-def bits_of(image: Image.Image) -> int:
+def bits_of(image: TiffImageFile) -> int:
     """Return the bits per channel of a TIFF that Pillow has opened."""
     return max(image.tag_v2.get(BITS_PER_SAMPLE, (1,)))
 
 
-def is_misread(image: Image.Image) -> bool:
+def is_misread(image: TiffImageFile) -> bool:
     """Return whether Pillow misreads a TIFF: it drops channels, or misinterprets the sign or white as 0."""
     bits, tags = bits_of(image), image.tag_v2
     kind = tags.get(SAMPLE_FORMAT, (UNSIGNED,))[0]

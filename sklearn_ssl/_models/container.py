@@ -185,7 +185,7 @@ def _encode(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
     return {PAIRS_KEY: [[key, item] for key, item in items.items()]}
 
 
-def _decode(value: Any, tensors: dict[str, Tensor]) -> Any:
+def _decode(value: Any, tensors: Mapping[str, Tensor | None]) -> Any:
     """Invert `_encode`."""
     if isinstance(value, list):
         return [_decode(item, tensors) for item in value]
@@ -204,7 +204,7 @@ def _checksum(head: str, tensors: dict[str, Tensor]) -> str:
     digest = hashlib.sha256(head.encode())
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())  # as bytes: numpy has no bfloat16
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)  # as bytes: numpy has no bfloat16
     return digest.hexdigest()
 
 

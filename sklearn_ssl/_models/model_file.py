@@ -333,7 +333,9 @@ class ParametersOnMeta(TorchFunctionMode):
     Unlike `torch.device("meta")`, this suits RegNets, which read the widths of layers from a tensor.
     """
 
-    def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None):
+    def __torch_function__(
+        self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
         kwargs = kwargs or {}
         return func(*args, **(kwargs | {"device": "meta"} if func is torch.empty else kwargs))
 
@@ -365,14 +367,13 @@ def _without_pretrained(state: Mapping[str, Any], weights: dict[str, Any]) -> tu
     from sklearn_ssl._networks.torchvision_models import RESNETS, choose_stem
 
     params = state.get("backbone_params")
-    pretrained = (params or {}).get("weights")
-    if pretrained is None:
+    if not params or params.get("weights") is None:
         return params, None
     rest = {name: value for name, value in params.items() if name != "weights"}
     if state["backbone_"] in RESNETS:
         first = {"conv1.weight": weights["backbone.conv1.weight"]}
         rest["stem"] = choose_stem(rest.get("stem", "auto"), tuple(state["image_size_"]), first)
-    return rest, pretrained
+    return rest, params["weights"]
 
 
 def _can_be_recreated(state: Mapping[str, Any], encoder: nn.Module) -> bool:

@@ -246,9 +246,9 @@ def _check_features(output: Any, label: str) -> None:
 def _warn_of_classifier(module: nn.Module, label: str, feature_dim: int) -> None:
     """Warn if the backbone seems to end in a classifier, whose outputs inform less than its inputs."""
     layers = layers_of(module, (nn.Linear, nn.Conv2d))
-    name, last = layers[-1] if layers else ("", None)
-    if name.split(".")[0] not in CLASSIFIER_NAMES:
+    if not layers or layers[-1][0].split(".")[0] not in CLASSIFIER_NAMES:
         return
+    name, last = layers[-1]
     linear = isinstance(last, nn.Linear)
     before, after = (last.in_features, last.out_features) if linear else (last.in_channels, last.out_channels)
     if after == feature_dim != before:

@@ -21,7 +21,11 @@ from sklearn_ssl._networks.student import as_float32, autocast
 # few large images, as the stem follows the image size.
 CHUNK_ON_CPU = (128 * 32, 8, 256)
 CHUNK_ON_GPU = (1024 * 64, 64, 1024)
-CONVOLUTIONS = {nn.Conv1d: nn.BatchNorm1d, nn.Conv2d: nn.BatchNorm2d, nn.Conv3d: nn.BatchNorm3d}
+CONVOLUTIONS: dict[type[nn.Module], type[nn.Module]] = {
+    nn.Conv1d: nn.BatchNorm1d,
+    nn.Conv2d: nn.BatchNorm2d,
+    nn.Conv3d: nn.BatchNorm3d,
+}
 _tracing = threading.Lock()
 
 
@@ -94,6 +98,8 @@ class InferenceNetwork:
 class KeptNetwork:
     """Keeps the `InferenceNetwork` of the last call, until the encoder or the settings are others."""
 
+    _settings: tuple[torch.device, dict[str, Any]]
+
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._network: InferenceNetwork | None = None
@@ -159,9 +165,10 @@ def with_folded_norms(network: nn.Module) -> nn.Module:
     network : nn.Module
         In eval mode; its modules are replaced. What `torch.fx` cannot trace stays as it is.
     """
-    new: dict[nn.Module, nn.Module] = {}
+    new: dict[nn.Module | None, nn.Module] = {}
     for convolution, norm in foldable_pairs(network):
-        new |= {convolution: fuse_conv_bn_eval(convolution, norm), norm: nn.Identity()}
+        new[convolution] = fuse_conv_bn_eval(convolution, norm)  # type: ignore[type-var, arg-type]  # of CONVOLUTIONS
+        new[norm] = nn.Identity()
     for parent in network.modules():
         for name, child in parent._modules.items():  # unlike named_children, with those that it has twice
             parent._modules[name] = new.get(child, child)

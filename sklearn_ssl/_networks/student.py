@@ -46,12 +46,12 @@ class Student(nn.Module):
     def encode(self, x: Tensor, keep: Tensor) -> Tensor:
         """Tokens of some patches alone, float32, of shape (n, k, feature_dim); see `ViT.encode`."""
         with autocast(x.device, self.precision):
-            return as_float32(self.backbone.encode(x, keep))
+            return as_float32(self.backbone.encode(x, keep))  # type: ignore[operator]  # ViT.encode
 
     def tokens(self, x: Tensor, mask: Tensor | None = None, token: Tensor | None = None) -> Tensor:
         """Tokens of all patches, float32, of shape (n, patches, feature_dim); see `ViT.tokens`."""
         with autocast(x.device, self.precision):
-            return as_float32(self.backbone.tokens(x, mask, token))
+            return as_float32(self.backbone.tokens(x, mask, token))  # type: ignore[operator]  # ViT.tokens
 
     def forward(self, views: Sequence[Tensor]) -> list[Tensor]:
         """Projections [z, ...], float32, one tensor of shape (n, dim) for each view."""
@@ -99,7 +99,7 @@ class Teacher(nn.Module):
 def load_plain_state(module: nn.Module, state: Mapping[str, Tensor]) -> None:
     """Load a state dict that has become a plain dict, without the versions that some modules look at."""
     versioned = OrderedDict(state)
-    versioned._metadata = module.state_dict()._metadata
+    versioned._metadata = module.state_dict()._metadata  # type: ignore[attr-defined]  # torch's own
     module.load_state_dict(versioned)
 
 

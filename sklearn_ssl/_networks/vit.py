@@ -75,6 +75,7 @@ class ViT(VisionTransformer):
         self.heads = nn.Sequential()
         self.conv_proj = nn.Conv2d(in_channels, width, patch, patch)
         nn.init.trunc_normal_(self.conv_proj.weight, std=math.sqrt(1 / (in_channels * patch**2)))
+        assert self.conv_proj.bias is not None
         nn.init.zeros_(self.conv_proj.bias)
         # MAE keeps these sine-cosine positions fixed; here they are the initial values of trained ones. The
         # position of the class token starts at zero.
@@ -129,6 +130,7 @@ class ViT(VisionTransformer):
         """
         h = self._patches(x)
         if mask is not None:
+            assert token is not None, "a mask needs a mask token"
             h = torch.where(mask[:, :, None], token.to(h.dtype), h)
         return self._encoded(h + self._positions(x))[:, 1:]
 
@@ -277,7 +279,7 @@ def _checked_heads(heads: int | str, width: int) -> int:
     """Return the number of heads; for "auto" one for each 64 of the width, as in the paper."""
     if isinstance(heads, str) and heads == "auto":
         return next(n for n in range(max(1, width // 64), 0, -1) if width % n == 0)
-    heads = check_number("backbone__heads", heads, whole=True, at_least=1, instead=("auto",))
-    if width % heads:
-        raise ValueError(f"backbone__heads={heads} does not divide backbone__width={width}.")
-    return heads
+    n = check_number("backbone__heads", heads, whole=True, at_least=1, instead=("auto",))
+    if width % n:
+        raise ValueError(f"backbone__heads={n} does not divide backbone__width={width}.")
+    return n

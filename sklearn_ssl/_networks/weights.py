@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from torchvision.models import WeightsEnum
+
+Layer = TypeVar("Layer", bound=nn.Module)
 
 # Prefixes that wrappers and training scripts add to all names of a state dict.
 WRAPPER_PREFIXES = ("module.", "backbone.", "encoder_.")
@@ -124,12 +126,12 @@ def load_weights(model: nn.Module, name: str, state: dict[str, Tensor]) -> None:
             own[key].copy_(value)
 
 
-def layers_of(model: nn.Module, kind: type | tuple[type, ...]) -> list[tuple[str, nn.Module]]:
+def layers_of(model: nn.Module, kind: type[Layer] | tuple[type[Layer], ...]) -> list[tuple[str, Layer]]:
     """Return (name, layer) in the order of creation, which in torchvision is the order of use."""
     return [(name, layer) for name, layer in model.named_modules() if isinstance(layer, kind)]
 
 
-def first_five(keys: Any) -> str:
+def first_five(keys: Iterable[object]) -> str:
     """Join the first five keys by commas, followed by an ellipsis if there are more."""
-    keys = list(map(str, keys))
-    return ", ".join(keys[:5]) + (", ..." if len(keys) > 5 else "")
+    names = list(map(str, keys))
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from types import FunctionType
 from typing import Any
 
@@ -30,7 +31,7 @@ def build_student(
     generator: torch.Generator,
     loss_name: str,
     loss_params: dict[str, Any],
-) -> tuple[Student, Any, int]:
+) -> tuple[Student, Sequence[int] | nn.Module, int]:
     """Build backbone and projector, and the loss's own parameters in place.
 
     Returns

@@ -13,7 +13,7 @@ from sklearn_ssl._filesystem import naming, remove_abandoned
 from sklearn_ssl._images.sources import Source
 from sklearn_ssl._models.container import ArchiveError, plain_items, read_archive, write_archive
 from sklearn_ssl._models.schema import is_count
-from sklearn_ssl._training.net import SSLNet, StopTraining
+from sklearn_ssl._training.net import SSLNet
 
 KIND = "checkpoint"
 # Seconds between two checkpoints within an epoch.
@@ -22,7 +22,7 @@ INTERVAL = 300.0
 MAX_TIME_FRACTION = 0.1
 NUMBER = (int, float)
 # Form of the part of a file that tells its training and progress.
-PROGRESS = {
+PROGRESS: dict[str, Any] = {
     "training": {"steps_done": is_count, "seed": is_count},
     "finished": lambda value: value in (None, "schedule", "callback"),
     "fingerprint": str,
@@ -50,7 +50,7 @@ class Checkpoint(Callback):
 
     The file is written before the first step, so that a folder without write permission is noticed at once;
     after every epoch, every five minutes within an epoch, and at the end. Writing takes at most a tenth of
-    the time: if it takes longer, the file is written less often.
+    the time: if it takes longer, the file is written less often. Of several processes, the first writes it.
 
     Parameters
     ----------
@@ -106,18 +106,23 @@ class Checkpoint(Callback):
     # ------------------------------------------------------------------ callbacks of skorch
 
     def on_train_begin(self, net: SSLNet, **kwargs: Any) -> None:
-        self._make_room()
+        net.team.from_first(lambda: self._begin(net))
+
+    def _begin(self, net: SSLNet) -> None:
+        self._make_folder()
         self._write(net)
 
     def on_batch_end(self, net: SSLNet, **kwargs: Any) -> None:
-        if net.in_mid_epoch() and self._is_due(INTERVAL):
+        if net.team.leads and net.in_mid_epoch() and self._is_due(INTERVAL):
             self._write_or_stop(net)
 
     def on_epoch_end(self, net: SSLNet, **kwargs: Any) -> None:
-        if self._is_due(0.0):
+        if net.team.leads and self._is_due(0.0):
             self._write_or_stop(net)
 
     def on_train_end(self, net: SSLNet, **kwargs: Any) -> None:
+        if not net.team.leads:
+            return
         try:
             if net.end in ("schedule", "callback", "interrupted") and not net.in_step:
                 self._write_or_stop(net)
@@ -128,11 +133,11 @@ class Checkpoint(Callback):
         return time.monotonic() - self.written > max(interval, self.seconds / MAX_TIME_FRACTION)
 
     def _write_or_stop(self, net: SSLNet) -> None:
-        """Write the file; on failure stop the training in such a way that the model is kept."""
+        """Write the file; on failure end the training, in such a way that the model is kept."""
         try:
             self._write(net)
         except OSError as error:
-            raise StopTraining("failed", error) from error
+            net.fail(error)
 
     def _write(self, net: SSLNet) -> None:
         began = time.monotonic()
@@ -159,7 +164,7 @@ class Checkpoint(Callback):
         same = there["training"]["seed"] == content["training"]["seed"]
         return same and _progress(there) > _progress(content)
 
-    def _make_room(self) -> None:
+    def _make_folder(self) -> None:
         with naming("checkpoint", self.path.parent):
             self.path.parent.mkdir(parents=True, exist_ok=True)
 

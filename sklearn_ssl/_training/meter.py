@@ -5,11 +5,12 @@ from __future__ import annotations
 import functools
 import math
 import operator
-import time
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from sklearn_ssl._training.clock import Clock
 
 # Number of steps between two transfers of the loss from the device, each of which waits for the device. The
 # loss is checked for infinity and NaN at the same time.
@@ -25,11 +26,14 @@ class Meter:
     ----------
     loss_name : str
         Name of the loss, for messages.
+    clock : Clock
+        Clock of the training.
     """
 
-    def __init__(self, loss_name: str):
+    def __init__(self, loss_name: str, clock: Clock):
         self.loss_name = loss_name
-        self.started = time.monotonic()
+        self.clock = clock
+        self.started = clock.now()
         self.steps = 0
         self._unread: list[dict[str, Tensor]] = []
         self._where: list[tuple[int, float]] = []
@@ -75,7 +79,7 @@ class Meter:
         return [name for name in self._sums if name != "loss"]
 
     def seconds(self) -> float:
-        return time.monotonic() - self.started
+        return self.clock.now() - self.started
 
     def seconds_per_step(self) -> float:
         return self.seconds() / max(1, self.steps)
@@ -88,7 +92,7 @@ class Meter:
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Continue from the sums, counts and elapsed time of `state`."""
-        self.steps, self.started = state["steps"], time.monotonic() - state["seconds"]
+        self.steps, self.started = state["steps"], self.clock.now() - state["seconds"]
         self._sums, self._counts = dict(state["sums"]), dict(state["counts"])
 
     def _check_finite(self, values: list[float], where: list[tuple[int, float]]) -> None:

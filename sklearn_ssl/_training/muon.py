@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
+from torch.optim.optimizer import ParamsT
 
 from sklearn_ssl._checks import check_number, shortened
 from sklearn_ssl._hardware.devices import is_fast_in_bf16
@@ -81,7 +82,7 @@ class Muon(Optimizer):
 
     def __init__(
         self,
-        params,
+        params: ParamsT,
         lr: float,
         *,
         momentum: float = 0.95,
@@ -103,7 +104,7 @@ class Muon(Optimizer):
         super().__init__(params, settings)
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
+    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:  # type: ignore[override]  # in place of torch's overloads
         """Take a step in each parameter group; with a closure, evaluate it first and return its value."""
         loss = None
         if closure is not None:
@@ -129,7 +130,7 @@ class Muon(Optimizer):
             if "momentum" not in self.state[p]:
                 self.state[p]["momentum"] = torch.zeros_like(p)
         momentum = [self.state[p]["momentum"] for p in weights]
-        torch._foreach_lerp_(momentum, [p.grad for p in weights], 1 - group["momentum"])
+        torch._foreach_lerp_(momentum, _gradients(weights), 1 - group["momentum"])
         torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
         directions = orthogonalized([as_matrix(m) for m in momentum], group["rows"], group["iterations"])
         for p, direction in zip(weights, directions, strict=True):
@@ -144,7 +145,7 @@ class Muon(Optimizer):
                 self.state[p].update(step=0, mean=torch.zeros_like(p), square=torch.zeros_like(p))
             self.state[p]["step"] += 1
         mean, square, steps = ([self.state[p][name] for p in weights] for name in ("mean", "square", "step"))
-        gradients = [p.grad for p in weights]
+        gradients = _gradients(weights)
         beta1, beta2 = group["betas"]
         torch._foreach_lerp_(mean, gradients, 1 - beta1)
         torch._foreach_mul_(square, beta2)
@@ -155,6 +156,10 @@ class Muon(Optimizer):
         torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
         rates = [-group["lr"] / (1 - beta1**step) for step in steps]
         torch._foreach_addcdiv_(weights, mean, deviation, rates)
+
+
+def _gradients(weights: list[Tensor]) -> list[Tensor]:
+    return [p.grad for p in weights if p.grad is not None]
 
 
 def checked_betas(betas: Any) -> tuple[float, float]:
@@ -200,7 +205,7 @@ def _in_batches(matrices: list[Tensor], iterations: int) -> list[Tensor]:
     indices_by_shape: dict[torch.Size, list[int]] = {}
     for i, matrix in enumerate(matrices):
         indices_by_shape.setdefault(matrix.shape, []).append(i)
-    results = {}
+    results: dict[int, Tensor] = {}
     for shape, indices in indices_by_shape.items():
         batch = matrices[0].new_empty(len(indices), *shape, dtype=_product_dtype(matrices[0]))
         torch._foreach_copy_(list(batch), [matrices[i] for i in indices])

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import sys
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,18 +14,23 @@ from skorch import NeuralNet
 from skorch.utils import TeeGenerator
 from torch import Tensor
 
+from sklearn_ssl._distributed.batch_norm import SharedBatchNorm
+from sklearn_ssl._distributed.network import SharedNetwork, SharedViews
+from sklearn_ssl._distributed.team import ALONE, Team
 from sklearn_ssl._hardware.ambient import lent_generators
 from sklearn_ssl._hardware.devices import fast_float32, is_out_of_memory, memory_advice
 from sklearn_ssl._images.pixel_scale import PixelScale
 from sklearn_ssl._images.sources import Source
 from sklearn_ssl._networks.student import Student, Teacher, load_plain_state
 from sklearn_ssl._training.batches import EpochBatches, TrainingSet
+from sklearn_ssl._training.clock import Clock
 from sklearn_ssl._training.gradient_cache import GradientCache, InParts
 from sklearn_ssl._training.interrupts import NO_INTERRUPT, Interrupt
 from sklearn_ssl._training.meter import REMEDY, Meter
 from sklearn_ssl._training.optimizers import decay_groups
 from sklearn_ssl._training.schedule import Schedule, momentum_at
 from sklearn_ssl._training.seeds import GLOBAL_GENERATORS, LOSS_EPOCH, LOSS_STEP, VIEWS, derive_seed
+from sklearn_ssl._views.draws import Rows
 from sklearn_ssl._views.random_views import RandomViews
 from sklearn_ssl.losses._base import Batch, SSLLoss
 
@@ -116,6 +121,8 @@ class SSLNet(NeuralNet):
         Training device.
     callbacks : list of skorch.callbacks.Callback
         Callbacks of the training.
+    team : Team
+        Processes that train together: all run the same steps, each on its own rows of every batch.
     """
 
     def __init__(
@@ -135,6 +142,7 @@ class SSLNet(NeuralNet):
         compile: bool,
         device: torch.device,
         callbacks: list,
+        team: Team = ALONE,
     ):
         super().__init__(
             module,
@@ -159,8 +167,11 @@ class SSLNet(NeuralNet):
         self.steps_done = 0
         self.seconds_before = 0.0
         self.rate = 0.0
-        self.meter = Meter(loss_name)
+        self.team = team
+        self.clock = Clock(team)
+        self.meter = Meter(loss_name, self.clock)
         self.in_step = False
+        self.failure: Exception | None = None  # of this process, such as a full disk; ends the training
         self.end: str | None = None  # see Outcome; None during training
         self.skipped_before: dict[int, str] = {}
 
@@ -210,7 +221,7 @@ class SSLNet(NeuralNet):
         -------
         Outcome
         """
-        self.started = started
+        self.started = self.team.from_first(lambda: started)
         self.interrupt = interrupt
         self.epoch_size = max(1, len(dataset) // self.batch_size)
         error = None
@@ -233,7 +244,7 @@ class SSLNet(NeuralNet):
             steps=self.steps_done,
             epochs=self.epochs_begun(),
             passes=self.steps_done / self.epoch_size,
-            skipped=self.skipped(dataset.source),
+            skipped=self._all_skipped(dataset.source),
             state=self.training_state(),
         )
 
@@ -242,6 +253,7 @@ class SSLNet(NeuralNet):
         try:
             with memory_advice(self.batch_size, self.micro_batches), fast_float32(self.device):
                 self.fit_loop(dataset, epochs=self._epochs_left())
+                self._agree_to_go_on(False)  # something may have failed after the last step
             return "schedule", None
         except StopTraining as stop:
             self._record_finished_epoch()
@@ -253,11 +265,27 @@ class SSLNet(NeuralNet):
 
     def _notify_train_end(self, dataset: TrainingSet) -> Exception | None:
         """Call the callbacks; return an error to raise later."""
-        try:
-            self.notify("on_train_end", X=dataset, y=None)
-        except StopTraining as stop:  # the checkpoint cannot be written
-            return stop.error
-        return None
+        self.notify("on_train_end", X=dataset, y=None)
+        _, failed = self.clock.agree(failed=self.failure is not None)
+        return self._failure() if failed else None
+
+    def fail(self, error: Exception) -> None:
+        """End the training before the next step, in all processes, and raise an error after it is stored."""
+        self.failure = error
+
+    def _failure(self) -> Exception:
+        return self.failure or OSError(
+            f"Process {self.team.rank} ended its training as another process could not go on; the error of "
+            f"that process tells the cause."
+        )
+
+    def _agree_to_go_on(self, interrupted: bool) -> None:
+        """Agree on the time with the other processes, and end the training if one of them has to."""
+        interrupted, failed = self.clock.agree(interrupted, self.failure is not None)
+        if failed:
+            raise StopTraining("failed", self._failure())
+        if interrupted:
+            raise StopTraining("interrupted")
 
     @property
     def finished(self) -> str | None:
@@ -267,6 +295,11 @@ class SSLNet(NeuralNet):
     def skipped(self, source: Source) -> dict[int, str]:
         """Return the reasons for unreadable images by position, including those of resumed fits."""
         return dict(sorted({**self.skipped_before, **source.bad}.items()))
+
+    def _all_skipped(self, source: Source) -> dict[int, str]:
+        """Return `skipped` of all processes."""
+        every = self.team.everyones(self.skipped(source))
+        return dict(sorted((position, why) for each in every for position, why in each.items()))
 
     def _epochs_left(self) -> int:
         return self.max_epochs - self.steps_done // self.epoch_size
@@ -279,15 +312,17 @@ class SSLNet(NeuralNet):
             device=self.device,
             steps_done=lambda: self.steps_done,
             out_of_time=self.out_of_time,
+            team=self.team,
         )
 
     def on_epoch_begin(self, net: NeuralNet, **kwargs: Any) -> None:
+        self._agree_to_go_on(False)
         self.history.new_epoch()
         # skorch numbers epochs by rows of the history, from which the row of an interrupted epoch is missing.
         self.history.record("epoch", self.epoch + 1)
         # A resumed epoch keeps its meter if this has seen all of its earlier steps.
         if not self.in_mid_epoch() or self.meter.steps != self.steps_done % self.epoch_size:
-            self.meter = Meter(self.loss_name)
+            self.meter = Meter(self.loss_name, self.clock)
         self.module_.train()
         self.criterion_.train()
         if not self.in_mid_epoch():
@@ -300,11 +335,11 @@ class SSLNet(NeuralNet):
         if iterator is None:
             return
         for batch in iterator:
-            if self.interrupt.asked_for:
-                raise StopTraining("interrupted")
+            self._agree_to_go_on(self.interrupt.asked_for)
             self.notify("on_batch_begin", batch=batch, training=training)
-            self.history.record_batch("train_batch_size", len(batch[0]))
+            self.history.record_batch("train_batch_size", len(batch[1]))
             step_fn(batch)
+            self.clock.agree()
             self.notify("on_batch_end", batch=batch, training=training)
         self._record_epoch()
         if self.out_of_time():
@@ -332,44 +367,77 @@ class SSLNet(NeuralNet):
         # here by the step and restored afterwards. They exist once per process, so that fits in several
         # threads wait for one another here.
         with lent_generators(derive_seed(self.seed, GLOBAL_GENERATORS, self.steps_done), self.device):
-            drawn = self._draw(*batch)
-            terms = self._gradient(drawn) if self.micro_batches == 1 else self._gradient_in_parts(drawn)
+            terms = self._gradient(self._draw(*batch))
         self.meter.add(terms, self.steps_done, self.rate)
 
     # ------------------------------------------------------------------ parts of a step
 
+    @property
+    def _gathers(self) -> bool:
+        """Whether a loss is given the results of all processes: those for other images are not its own."""
+        return self.team.size > 1 and not self.criterion_.mean_over_images
+
     def _draw(self, images: Tensor, index: Tensor, y: Tensor | None) -> Batch:
+        """Draw the views of this process's images, and put together what the loss is given."""
         unit = self.pixels.to_unit(images.to(self.device, non_blocking=True))
+        n, rows = len(index), self.team.rows
+        seed = derive_seed(self.seed, VIEWS, self.steps_done)
+        views: Sequence[Tensor] = self.draw_views(unit, self.criterion_.view_spec, seed, Rows(n, rows))
+        if self._gathers:
+            views, rows = SharedViews(views, n, self.team), slice(None)
         return Batch(
-            views=self.draw_views(
-                unit, self.criterion_.view_spec, derive_seed(self.seed, VIEWS, self.steps_done)
-            ),
-            index=index.to(self.device),
-            y=None if y is None else y.to(self.device),
+            views=views,
+            index=index[rows].to(self.device),
+            y=None if y is None else y[rows].to(self.device),
             epoch=self.epoch,
             progress=self.progress(),
             generator=self._generator(LOSS_STEP, self.steps_done),
+            n_images=n,
+            rows=rows,
         )
 
     def _gradient(self, batch: Batch) -> dict[str, Tensor]:
-        terms = self._loss_terms(batch, self.module_, self.teacher)
+        """Compute the gradient of the loss, the mean over all processes, and return the loss's terms."""
+        student, teacher = self._networks()
+        mode = nullcontext() if self._gathers or self.team.size == 1 else SharedBatchNorm(self.team)
+        with mode:
+            terms = self._loss_terms(batch, student, teacher)
+        if self.team.size > 1 and not self._gathers:
+            # Each loss is the mean over the process's own images, whose number may differ by one.
+            assert batch.n_images is not None
+            weight = len(batch.index) * self.team.size / batch.n_images
+            terms = {name: torch.as_tensor(value) * weight for name, value in terms.items()}
         terms["loss"].backward()
+        if self.micro_batches > 1:
+            student.backward()
+        terms = {name: torch.as_tensor(value).detach() for name, value in terms.items()}
+        if self.team.size > 1:
+            parameters = [parameter for _, parameter in self.get_all_learnable_params()]
+            self.team.average([p.grad for p in parameters if p.grad is not None])
+            if not self._gathers:
+                self.team.average(list(terms.values()))
         return terms
 
-    def _gradient_in_parts(self, batch: Batch) -> dict[str, Tensor]:
-        student = GradientCache(self.module_, self.micro_batches)
-        terms = self._loss_terms(batch, student, self.teacher and InParts(self.teacher, self.micro_batches))
-        terms["loss"].backward()
-        student.backward()
-        return terms
+    def _networks(self) -> tuple[Any, Any]:
+        """Return student and teacher as the loss is given them: in parts, or shared by the processes."""
+        student: Any = self.module_
+        teacher: Any = self.teacher
+        if self.micro_batches > 1:
+            student = GradientCache(student, self.micro_batches)
+            teacher = teacher and InParts(teacher, self.micro_batches)
+        if self.team.size > 1:
+            seed = derive_seed(self.seed, GLOBAL_GENERATORS, self.steps_done, self.team.rank)
+            student = SharedNetwork(student, self.team, seed, gather=self._gathers)
+            teacher = teacher and SharedNetwork(teacher, self.team, seed, gather=self._gathers)
+        return student, teacher
 
     def _loss_terms(self, batch: Batch, student: Any, teacher: Any) -> dict[str, Tensor]:
         try:
             out = self.criterion_.step(batch, student, teacher)
         except Exception as error:
-            if is_out_of_memory(error):
+            if is_out_of_memory(error) or isinstance(error, ConnectionError):
                 raise
-            shapes = [tuple(view.shape) for view in batch.views]
+            shapes = [tuple(view.shape) for view in getattr(batch.views, "own", batch.views)]
             raise RuntimeError(
                 f"The loss {self.loss_name!r} failed in step {self.steps_done}, on views of shapes {shapes}: "
                 f"{error}"
@@ -402,7 +470,7 @@ class SSLNet(NeuralNet):
 
     def seconds(self) -> float:
         """Return the training time in seconds, including the fits that this one resumes."""
-        return self.seconds_before + time.monotonic() - self.started
+        return self.seconds_before + self.clock.now() - self.started
 
     def progress(self, steps_ahead: float = 0.0) -> float:
         """Return the fraction of the training that is completed in `steps_ahead` steps from now."""

@@ -15,15 +15,31 @@ from sklearn_ssl._checks import as_nested, check_bool, check_number
 from sklearn_ssl._params import did_you_mean
 from sklearn_ssl._training.muon import Muon, checked_betas
 
+Groups = Iterable[dict[str, Any]]  # parameter groups, as those of `decay_groups`
 
-def sgd(params, lr: float, *, momentum: float = 0.9, nesterov: bool = False, clip_norm: float | None = None):
+
+def sgd(
+    params: Groups,
+    lr: float,
+    *,
+    momentum: float = 0.9,
+    nesterov: bool = False,
+    clip_norm: float | None = None,
+) -> Optimizer:
     """Create stochastic gradient descent with momentum."""
     momentum = check_number("optimizer__momentum", momentum, at_least=0, below=1)
     nesterov = check_bool("optimizer__nesterov", nesterov)
     return clipped(torch.optim.SGD(params, lr, momentum=momentum, nesterov=nesterov), clip_norm)
 
 
-def adamw(params, lr: float, *, betas=(0.9, 0.999), eps: float = 1e-8, clip_norm: float | None = None):
+def adamw(
+    params: Groups,
+    lr: float,
+    *,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8,
+    clip_norm: float | None = None,
+) -> Optimizer:
     """Create Adam with decoupled weight decay (arXiv:1711.05101)."""
     params = list(params)
     betas = checked_betas(betas)
@@ -34,19 +50,19 @@ def adamw(params, lr: float, *, betas=(0.9, 0.999), eps: float = 1e-8, clip_norm
 
 
 def muon(
-    params,
+    params: Groups,
     lr: float,
     *,
     momentum: float = 0.95,
     rows: int = 128,
     iterations: int = 3,
-    betas=(0.9, 0.999),
+    betas: tuple[float, float] = (0.9, 0.999),
     eps: float = 1e-8,
     clip_norm: float | None = None,
-):
+) -> Optimizer:
     """Create Muon: orthogonalized momentum for matrices and kernels, AdamW for all other weights."""
-    settings = dict(momentum=momentum, rows=rows, iterations=iterations, betas=betas, eps=eps)
-    return clipped(Muon(params, lr, **settings), clip_norm)
+    made = Muon(params, lr, momentum=momentum, rows=rows, iterations=iterations, betas=betas, eps=eps)
+    return clipped(made, clip_norm)
 
 
 OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {"sgd": sgd, "adamw": adamw, "muon": muon}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from skorch import NeuralNet
@@ -36,7 +36,7 @@ class FitProgress(Callback):
         return f", loss {finished[-1]:.3g}" if finished else ""
 
 
-def over_images(parts: Sequence[Tensor], n_images: int, verbose: int):
+def over_images(parts: Iterable[Tensor], n_images: int, verbose: int) -> Iterator[Tensor]:
     """Yield the parts, and show a progress bar that counts images if this takes more than a second."""
     with tqdm(total=n_images, desc="embedding", unit=" images", disable=not verbose, delay=1) as bar:
         for part in parts:

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from sklearn_ssl._distributed.team import Team
 from sklearn_ssl._filesystem import given_path
 from sklearn_ssl._hashing import fingerprint, told_by_address
 from sklearn_ssl._images.reader import make_reader
@@ -31,6 +32,7 @@ def open_checkpoint(
     source: Source,
     labels: Tensor | None,
     state: Mapping[str, Any] | None,
+    team: Team,
 ) -> Checkpoint | None:
     """Return the checkpoint of this very training: same parameters, images, labels and earlier state.
 
@@ -44,6 +46,8 @@ def open_checkpoint(
     labels : Tensor or None
     state : mapping or None
         State of a warm start.
+    team : Team
+        Processes of the training, the first of which may have to read all images for the fingerprint.
     """
     if params["checkpoint"] is None:
         return None
@@ -53,7 +57,9 @@ def open_checkpoint(
     compared["reader_params"] = _without(vars(reader), READER_NOT_IN_FINGERPRINT)
     before = _without(state or {}, ("seconds", "meter"))
     packages = [importlib.import_module(name) for name in PACKAGES]
-    digits = fingerprint(compared, dict(resolved), loss, (source.identity(), labels), before, packages)
+    digits = team.from_first(
+        lambda: fingerprint(compared, dict(resolved), loss, (source.identity(), labels), before, packages)
+    )
     _warn_if_never_found_again({**compared, "loss": loss})
     return Checkpoint(
         given_path("checkpoint", params["checkpoint"]), loss_name(params["loss"]), digits, source
@@ -67,6 +73,7 @@ def earlier_training(
     *,
     stopped_by_callbacks: bool,
     drawn_anew: bool,
+    team: Team,
 ) -> tuple[dict[str, Any] | None, bool]:
     """Return the training that a fit goes on with, and whether it is from the checkpoint.
 
@@ -79,6 +86,8 @@ def earlier_training(
         Whether callbacks may still end the training, as they did in the checkpoint.
     drawn_anew : bool
         Whether each fit has a seed of its own: then a finished training is not taken from a file.
+    team : Team
+        Processes of the training; the first reads the file.
 
     Returns
     -------
@@ -86,7 +95,7 @@ def earlier_training(
         As `SSLNet.resume` takes it; None at a start.
     from_checkpoint : bool
     """
-    earlier = checkpoint and checkpoint.read()
+    earlier = team.from_first(lambda: checkpoint and checkpoint.read())
     if earlier and earlier["finished"] == "callback" and not stopped_by_callbacks:
         earlier["finished"] = None  # nobody wants it to end there any more
     if checkpoint and earlier and not (earlier["finished"] and drawn_anew):

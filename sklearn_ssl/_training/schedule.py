@@ -55,6 +55,7 @@ def momentum_at(loss: SSLLoss, progress: float) -> float:
         If the momentum is not in [0, 1].
     """
     momentum = loss.teacher_momentum(progress) if callable(loss.teacher_momentum) else loss.teacher_momentum
+    assert momentum is not None  # else the loss has no teacher
     if not 0 <= momentum <= 1:
         raise ValueError(
             f"{type(loss).__name__}: the momentum of the teacher is {momentum:.4g}. It must be in [0, 1]: 0 "

@@ -21,6 +21,7 @@ def change_pixels(images: Tensor, augment: Augment, clamp: bool, draws: Draws) -
     if augment.color_jitter or augment.grayscale:
         images = apply_color(images, *draw_color(augment, draws))
         images = images.clamp_(0, 1) if clamp else images
+    assert augment.blur != "auto"  # see `fit_to_size`
     if augment.blur:
         images = on_some(images, augment.blur, draws, gaussian_blur, draw_sigma(draws))
     if augment.solarize:
@@ -46,9 +47,9 @@ def on_some(
     chosen = (draws.uniform(1)[0] < probability).nonzero().squeeze(1)
     if len(chosen) == 0:
         return images
-    parameters = [each[chosen].to(images.device, non_blocking=True) for each in parameters]
+    theirs = [each[chosen].to(images.device, non_blocking=True) for each in parameters]
     chosen = chosen.to(images.device, non_blocking=True)
-    return images.index_copy(0, chosen, operation(images[chosen], *parameters))
+    return images.index_copy(0, chosen, operation(images[chosen], *theirs))
 
 
 # First row of the matrix RGB -> YIQ: luma, by ITU-R BT.601.
@@ -108,7 +109,8 @@ def mean_luma(images: Tensor) -> Tensor:
     color = images.mean(dim=(2, 3))  # (n, C)
     if color.shape[1] != 3:
         return color.mean(dim=1)
-    return sum(weight * channel for weight, channel in zip(LUMA, color.unbind(1), strict=True))
+    red, green, blue = (weight * channel for weight, channel in zip(LUMA, color.unbind(1), strict=True))
+    return red + green + blue
 
 
 def draw_sigma(draws: Draws) -> Tensor:

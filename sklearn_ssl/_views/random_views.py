@@ -53,7 +53,7 @@ class RandomViews:
     ):
         # A preset is a dataclass without __call__, so only functions and transforms are callable.
         self.augment = augment if callable(augment) else fit_to_size(augment, image_size)
-        self.image_size = tuple(image_size)
+        self.image_size = image_size
         self.mean = mean
         self.std = std
         self.clamp = clamp
@@ -86,11 +86,11 @@ class RandomViews:
         ValueError
             If a recipe is unknown, or the user's function does not return views.
         """
-        local_size = tuple(max(1, round(views.local_size * side)) for side in self.image_size)
-        wanted = [(self.image_size, views.scale)] * views.n + [(local_size, views.local_scale)] * views.local
+        height, width = (max(1, round(views.local_size * side)) for side in self.image_size)
+        full, local = (self.image_size, views.scale), ((height, width), views.local_scale)
         rows = rows or Rows(len(images))
         drawn = []
-        for number, (size, scale) in enumerate(wanted):
+        for number, (size, scale) in enumerate([full] * views.n + [local] * views.local):
             recipe = views.recipes[number % len(views.recipes)]
             view = self._view(images, recipe, size, scale, seed_of_view(seed, number), rows)
             drawn.append(normalize(view, self.mean, self.std))
@@ -115,6 +115,7 @@ class RandomViews:
     ) -> Tensor:
         # The function receives a copy: if it works in place, it must not change the images of the next view.
         source = images if scale is None else change_geometry(images, Augment(), scale, size, draws)
+        assert callable(self.augment)
         device_generator = torch.Generator(images.device).manual_seed(seed % 2**64)
         try:
             # Another seed than the device generator's: the global generators must not repeat its numbers.

@@ -71,7 +71,7 @@ def make_loss(loss: Any, params: dict) -> SSLLoss:
                 f"loss is an instance of {type(target).__name__}, so loss_params={params} have no effect: "
                 f"pass the class instead, loss={type(target).__name__}."
             )
-        made = copy.deepcopy(target)
+        made: Callable | None = copy.deepcopy(target)
     elif inspect.isclass(_without_partial(target)):
         made = _instance(target, params)
     else:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import ClassVar
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -61,7 +61,7 @@ class Batch:
 
     Parameters
     ----------
-    views : list of Tensor of shape (n, channels, height, width)
+    views : sequence of Tensor of shape (n, channels, height, width)
         `ViewSpec.n` full-size views, then `ViewSpec.local` local crops; augmented and normalized.
     index : Tensor of shape (n,), int64
         Row numbers of the samples in the training set.
@@ -73,6 +73,10 @@ class Batch:
         Fraction of the whole training that is completed, from 0 to 1.
     generator : torch.Generator
         Generator on the training device, seeded from (seed, step): the only source of randomness of a loss.
+    n_images : int, default=None
+        Number of images in the whole batch, which several processes may share; None: that of `index`.
+    rows : slice, default=slice(None)
+        Rows of the whole batch that this batch holds.
 
     See Also
     --------
@@ -80,12 +84,33 @@ class Batch:
     ViewSpec : Number and kind of the views.
     """
 
-    views: list[Tensor]
+    views: Sequence[Tensor]
     index: Tensor
     y: Tensor | None
     epoch: int
     progress: float
     generator: torch.Generator
+    n_images: int | None = None
+    rows: slice = field(default_factory=lambda: slice(None))
+
+    def draw(self, make: Callable[[int], Tensor]) -> Tensor:
+        """Draw random values per image, such as masks.
+
+        Where several processes share the images of a batch, each draws for all of them and takes its own: so
+        their values are those of one process. Needed by losses that set `SSLLoss.mean_over_images`.
+
+        Parameters
+        ----------
+        make : callable
+            Function of the number of images that returns a tensor with one row per image, drawn from
+            `generator`.
+
+        Returns
+        -------
+        Tensor
+            Rows of the images in this batch.
+        """
+        return make(len(self.index) if self.n_images is None else self.n_images)[self.rows]
 
 
 @dataclass
@@ -160,6 +185,11 @@ class SSLLoss(nn.Module):
         instance if it depends on sizes.
     uses_labels : bool
         Whether the loss uses class labels, in `Batch.y` and as ``y`` of `forward`. Default: False.
+    mean_over_images : bool
+        Whether the loss is the mean over the images of values that do not depend on the other images of the
+        batch (except through batch normalization), as in masked autoencoders. Where several processes train
+        together, each then computes the loss of its own images only; otherwise, each computes that of all
+        images. Random values per image have to come from `Batch.draw`. Default: False.
     teacher_momentum : float, callable or None
         Momentum of the teacher, an exponential moving average of backbone and projector; or a picklable
         function that returns the momentum at a progress in [0, 1]. Default: None, for no teacher.
@@ -178,8 +208,9 @@ class SSLLoss(nn.Module):
     sklearn_ssl.testing.check_loss : Test a loss against this contract.
     """
 
-    view_spec: ClassVar[ViewSpec] | ViewSpec = ViewSpec()
+    view_spec: ViewSpec = ViewSpec()
     uses_labels: bool = False
+    mean_over_images: bool = False
     teacher_momentum: float | Callable[[float], float] | None = None
     defaults: ClassVar[dict] = {}
     family: ClassVar[str | None] = None
@@ -187,15 +218,17 @@ class SSLLoss(nn.Module):
     def __init__(self) -> None:  # nn.Module's takes anything
         super().__init__()
 
-    def forward(self, *z: Tensor, y: Tensor | None = None) -> Tensor | dict[str, Tensor]:
+    # Arguments of type Any let subclasses have others, such as (z1, z2).
+    def forward(self, *z: Any, **labels: Any) -> Tensor | dict[str, Tensor]:
         """Compute the loss of the projections.
 
         Parameters
         ----------
         *z : Tensor of shape (n, dim), float32
             Projections, one tensor for each view.
-        y : Tensor of shape (n,), int64, default=None
-            Encoded class labels, -1 for unlabeled samples; passed only if `uses_labels` is True.
+        **labels : dict of str to Tensor
+            Only if `uses_labels` is True, ``y`` of shape (n,), int64: encoded class labels, -1 for unlabeled
+            samples.
 
         Returns
         -------

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
@@ -42,7 +44,7 @@ class _MeanLogSumExp(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, z, temperature, left_out):
+    def forward(ctx: Any, z: Tensor, temperature: float, left_out: tuple[int, ...]) -> Tensor:
         n = len(z)
         rows = max(1, BLOCK_ENTRIES // n)
         block = z.new_empty(min(rows, n), n)
@@ -63,7 +65,7 @@ class _MeanLogSumExp(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, gradient_of_mean):
+    def backward(ctx: Any, gradient_of_mean: Tensor) -> tuple[Tensor, None, None]:
         (gradient,) = ctx.saved_tensors
         return gradient_of_mean * gradient, None, None
 

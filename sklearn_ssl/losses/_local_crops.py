@@ -51,14 +51,15 @@ def local_crops_that_fit(given: int | str, local_size: float, spec: Spec) -> int
     why_size_is_rejected : Test whether the backbone accepts an image size.
     """
     local_size = check_number("loss__local_size", local_size, above=0, at_most=1)
-    size = tuple(max(1, round(local_size * side)) for side in spec.image_size)
+    height, width = (max(1, round(local_size * side)) for side in spec.image_size)
+    size = (height, width)
     if isinstance(given, str) and given == "auto":
         fit = min(size) >= MIN_CROP_SIDE and why_size_is_rejected(spec, size) is None
         return AUTO_LOCAL_CROPS if fit else 0
-    given = check_number("loss__local_crops", given, whole=True, at_least=0, at_most=100, instead=("auto",))
-    if given > 0:
-        _check(given, spec, size)
-    return given
+    n = check_number("loss__local_crops", given, whole=True, at_least=0, at_most=100, instead=("auto",))
+    if n > 0:
+        _check(n, spec, size)
+    return n
 
 
 def _check(n: int, spec: Spec, size: tuple[int, int]) -> None:

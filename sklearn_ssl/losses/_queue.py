@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -36,6 +38,9 @@ class Queue(nn.Module):
     `push` creates a new tensor and leaves the old one unchanged: a loss may push before its gradient is
     computed. It copies the rows once, 2 MB for 4096 rows of width 128.
     """
+
+    rows: Tensor
+    n_filled: Tensor
 
     def __init__(self, size: int, dim: int):
         super().__init__()
@@ -93,7 +98,7 @@ def queue_size(given: int | str, default: int, spec: Spec) -> int:
     """
     if isinstance(given, str) and given == "auto":
         return max(min(default, spec.n_samples), spec.batch_size)
-    if not is_whole(given) or given < spec.batch_size:
+    if isinstance(given, str) or not is_whole(given) or given < spec.batch_size:
         raise ValueError(
             f"loss__queue_size={given!r}: each step puts in {spec.batch_size} rows, one for each image. "
             f"Give at least {spec.batch_size}, or 'auto', or set a smaller batch_size."
@@ -101,7 +106,7 @@ def queue_size(given: int | str, default: int, spec: Spec) -> int:
     return int(given)
 
 
-def _newest_that_fit(queue: Queue, state_dict: dict, prefix: str, *_) -> None:
+def _newest_that_fit(queue: Queue, state_dict: dict, prefix: str, *_: Any) -> None:
     """Fit the rows of a state dict to the size of the queue that loads it: keep the newest, pad with zeros.
 
     A warm start on another number of images resolves a queue size of "auto" to another value.

@@ -187,7 +187,8 @@ def _installed() -> tuple[LossInfo, ...]:
 @functools.lru_cache(maxsize=1)
 def _scan(folders: tuple[tuple[str, int], ...]) -> tuple[LossInfo, ...]:
     # entry_points() counts a distribution once that is on the path twice (an editable install).
-    found = [(entry, entry.dist.metadata) for entry in metadata.entry_points(group=ENTRY_POINT_GROUP)]
+    entries = metadata.entry_points(group=ENTRY_POINT_GROUP)
+    found = [(entry, entry.dist.metadata) for entry in entries if entry.dist]
     # The remains of an interrupted or manually removed installation may have no name: pip ignores them too.
     return tuple(
         LossInfo(entry.name, about["Name"], about["Version"], entry.value)

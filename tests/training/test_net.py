@@ -16,11 +16,13 @@ from torch import nn
 from torchvision.ops import StochasticDepth
 
 from sklearn_ssl import SSLImageEmbedder
+from sklearn_ssl._distributed.team import ALONE
 from sklearn_ssl._images.pixel_scale import PixelScale
 from sklearn_ssl._images.sources import ArraySource
 from sklearn_ssl._networks.student import Student
 from sklearn_ssl._training.assemble import output_width
 from sklearn_ssl._training.batches import TrainingSet
+from sklearn_ssl._training.clock import Clock
 from sklearn_ssl._training.meter import READ_EVERY, Meter
 from sklearn_ssl._training.net import SSLNet, StopTraining, check_loss_value
 from sklearn_ssl._training.optimizers import resolve_optimizer
@@ -462,7 +464,7 @@ def test_a_fit_that_was_interrupted_in_mid_epoch_goes_on_bit_for_bit():
 @pytest.mark.parametrize("steps", [1, READ_EVERY - 1, READ_EVERY, 2 * READ_EVERY + 5])
 def test_means_of_loss_and_terms_are_numpys(steps):
     values = np.random.default_rng(0).normal(size=(2, steps)).astype(np.float32)
-    meter = Meter("mine")
+    meter = Meter("mine", Clock(ALONE))
     for step, (loss, term) in enumerate(values.T):
         meter.add({"loss": torch.tensor(loss), "term": torch.tensor(term)}, step, 0.1)
     assert meter.mean("loss") == pytest.approx(values[0].astype(np.float64).mean(), rel=1e-12)
@@ -471,7 +473,7 @@ def test_means_of_loss_and_terms_are_numpys(steps):
 
 
 def test_a_meter_can_be_read_while_it_counts():
-    meter = Meter("mine")
+    meter = Meter("mine", Clock(ALONE))
     means = []
     for step, value in enumerate([1.0, 3.0, 8.0]):
         meter.add({"loss": torch.tensor(value)}, step, 0.1)
@@ -480,17 +482,17 @@ def test_a_meter_can_be_read_while_it_counts():
 
 
 def test_the_mean_of_no_steps_is_not_a_number():
-    assert math.isnan(Meter("mine").mean("loss"))
+    assert math.isnan(Meter("mine", Clock(ALONE)).mean("loss"))
 
 
 def test_terms_may_be_plain_numbers():
-    meter = Meter("mine")
+    meter = Meter("mine", Clock(ALONE))
     meter.add({"loss": torch.tensor(1.0), "share": 0.25}, 0, 0.1)
     assert meter.mean("share") == 0.25
 
 
 def test_a_term_may_come_later_and_counts_where_it_was():
-    meter = Meter("mine")
+    meter = Meter("mine", Clock(ALONE))
     for step in range(READ_EVERY + 4):
         extra = {"late": torch.tensor(step * 1.0)} if step in (3, READ_EVERY + 1) else {}
         meter.add({"loss": torch.tensor(1.0), **extra}, step, 0.1)
@@ -498,7 +500,7 @@ def test_a_term_may_come_later_and_counts_where_it_was():
 
 
 def test_a_loss_that_is_not_finite_is_noticed_within_sixteen_steps():
-    meter = Meter("mine")
+    meter = Meter("mine", Clock(ALONE))
     for step in range(READ_EVERY - 1):
         meter.add({"loss": torch.tensor(math.nan if step == 5 else 1.0)}, step + 100, 0.001 * step)
     with pytest.raises(FloatingPointError, match=r"The loss 'mine' became nan in step 105, at lr 0\.005"):
@@ -506,7 +508,7 @@ def test_a_loss_that_is_not_finite_is_noticed_within_sixteen_steps():
 
 
 def test_a_term_that_is_not_finite_is_only_written_down():
-    meter = Meter("mine")
+    meter = Meter("mine", Clock(ALONE))
     meter.add({"loss": torch.tensor(1.0), "ratio": torch.tensor(math.inf)}, 0, 0.1)
     assert meter.mean("ratio") == math.inf
 

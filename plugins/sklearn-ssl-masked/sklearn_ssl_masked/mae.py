@@ -80,6 +80,7 @@ class MAE(SSLLoss):
     """
 
     family = "masked"
+    mean_over_images = True
     view_spec = ViewSpec(1, recipes=("weak",))
     defaults: ClassVar[dict] = {"backbone": "vit", "projector": ()}
 
@@ -115,7 +116,9 @@ class MAE(SSLLoss):
 
     def step(self, batch: Batch, student: Student, teacher: Teacher | None) -> Tensor | dict[str, Tensor]:
         x = batch.views[0]
-        keep, hidden = self._split(len(x), batch.generator, x.device)
+        keep, hidden = self._split(
+            batch.draw(lambda n: shuffled(n, self.patches, batch.generator)).to(x.device)
+        )
         painted = self._painted(student, x, keep)
         target = self._standardised(patchify(x, self.side))
         return F.mse_loss(rows(painted, hidden), rows(target, hidden))
@@ -130,7 +133,7 @@ class MAE(SSLLoss):
         the decoder does not predict.
         """
         x = views[0]
-        keep, hidden = self._split(len(x), generator, x.device)
+        keep, hidden = self._split(shuffled(len(x), self.patches, generator).to(x.device))
         patches = patchify(x, self.side)
         painted = self._painted(student, x, keep)
         if self.normalize_targets:
@@ -140,9 +143,8 @@ class MAE(SSLLoss):
         pixels = as_pixels(is_hidden, self.side, self.grid)
         return shown_and_made(x, pixels, unpatchify(painted, self.side, self.grid))
 
-    def _split(self, n: int, generator: torch.Generator, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Draw the indices of the visible and of the masked patches, (n, k) each."""
-        order = shuffled(n, self.patches, generator).to(device)
+    def _split(self, order: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the indices of the visible and of the masked patches, (n, k) each, of shuffled patches."""
         return order[:, self.hidden :], order[:, : self.hidden]
 
     def _painted(self, student: Student, x: Tensor, keep: Tensor) -> Tensor:

@@ -40,6 +40,7 @@ class Rotation(SSLLoss):
     """
 
     family = "pretext"
+    mean_over_images = True
     view_spec = ViewSpec(1, recipes=("weak",))
     defaults: ClassVar[dict] = {"projector": ()}
 

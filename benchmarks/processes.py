@@ -1,0 +1,387 @@
+"""Compare a fit on several processes with that of one: weights, speed, messages, memory, kills.
+
+    python benchmarks/processes.py equal                # weights of 2 processes and of 1, for each loss
+    python benchmarks/processes.py speed                # images/s of 2 processes, and of 1 with 2 threads
+    python benchmarks/processes.py messages             # milliseconds of each message of a step
+    python benchmarks/processes.py memory               # memory of n processes on one array of images
+    python benchmarks/processes.py kill                 # kills under torchrun, against undisturbed fits
+    python benchmarks/processes.py failures             # time until an error of a worker is raised here
+
+Everything runs on CPUs, with one thread per process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from sklearn.datasets import load_digits
+from skorch.callbacks import Callback
+from torch import Tensor, nn
+from torchvision.models.resnet import BasicBlock, ResNet
+
+from sklearn_ssl import SSLImageEmbedder, available_losses, fit_together
+from sklearn_ssl._together import run_together
+
+# Number of training images of the digits, and of images in a step; 20 steps are made.
+N_IMAGES, BATCH_SIZE, STEPS = 256, 64, 20
+SMALL_VIT = {"backbone__width": 64, "backbone__depth": 2}
+NEED_VIT = ("beit", "mae", "simmim")
+# Losses that cut images of 8 x 8 pixels into tiles that are too small.
+TILES = ("cpc", "jigsaw", "relative_location")
+KINDS = ("float64", "float32")
+
+
+class InDouble(Callback):
+    """Callback that trains network and loss in float64, so that only the meaning of the arithmetic counts."""
+
+    def on_train_begin(self, net: Any, **kwargs: Any) -> None:
+        for module in filter(None, (net.module_, net.criterion_, net.teacher)):
+            for layer in module.double().modules():
+                if layer._parameters:
+                    layer.register_forward_pre_hook(_to_double)
+
+
+def _to_double(layer: nn.Module, args: tuple) -> tuple:
+    return tuple(
+        each.double() if isinstance(each, Tensor) and each.is_floating_point() else each for each in args
+    )
+
+
+# ---------------------------------------------------------------------------- equality
+
+
+def equal(losses: list[str]) -> None:
+    """Print the difference of all trained weights, in norm relative to the weights, for each loss."""
+    losses = losses or sorted(available_losses())
+    print(f"{STEPS} steps on digits, batch size {BATCH_SIZE}: 2 processes against 1, relative difference")
+    print(f"{'loss':20}{'float64, SGD':>14}{'float32, Muon':>15}{'2 threads, Muon':>17}  ranks")
+    first, second = run_together(fit_all, 2, losses)
+    for loss in losses:
+        one = {kind: fit_once(loss, kind) for kind in KINDS}
+        two = {kind: first[loss, kind] for kind in KINDS}
+        threads = run_alone(fit_once, 2, loss, "float32")
+        values = [difference(one[kind], two[kind]) for kind in KINDS]
+        values.append(difference(one["float32"], threads))
+        alike = all(digest(first[loss, kind]) == digest(second[loss, kind]) for kind in KINDS)
+        print(
+            f"{loss:20}{values[0]:14.1e}{values[1]:15.1e}{values[2]:17.1e}  {'equal' if alike else 'DIFFER'}",
+            flush=True,
+        )
+
+
+def fit_all(losses: list[str]) -> dict[tuple[str, str], dict[str, Tensor]]:
+    return {(loss, kind): fit_once(loss, kind) for loss in losses for kind in KINDS}
+
+
+def fit_once(loss: str, kind: str) -> dict[str, Tensor]:
+    """Fit, alone or as a member of a group; return all trained weights."""
+    images, labels = digits(N_IMAGES)
+    if loss == "colorization":
+        images = np.stack([images, images[:, ::-1], 255 - images], axis=3)
+    few = np.where(np.arange(N_IMAGES) % 3 == 0, labels, -1)
+    given = SMALL_VIT if loss in NEED_VIT else {"backbone": small_resnet}
+    if kind == "float64":
+        given = given | {"optimizer": "sgd", "lr": 0.02, "callbacks": [InDouble()]}
+    embedder = SSLImageEmbedder(
+        loss,
+        batch_size=BATCH_SIZE,
+        max_epochs=STEPS * BATCH_SIZE // N_IMAGES,
+        precision="float32",
+        image_size=18 if loss in TILES else "auto",
+        warm_start=True,
+        random_state=0,
+        **given,
+    )
+    embedder.fit(images, few)
+    parts = {part: embedder._training_state[part] for part in ("student", "teacher", "loss")}
+    return {
+        f"{part}.{name}": value
+        for part, state in parts.items()
+        for name, value in (state or {}).items()
+        if value.is_floating_point()
+    }
+
+
+def small_resnet(in_channels: int) -> nn.Module:
+    """Return a narrow ResNet of four blocks."""
+    net = ResNet(BasicBlock, [1, 1, 1, 1])
+    net.inplanes = 16
+    net.conv1, net.bn1 = nn.Conv2d(in_channels, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16)
+    net.maxpool = net.fc = nn.Identity()
+    for i, width in enumerate((16, 16, 32, 32)):
+        setattr(net, f"layer{i + 1}", net._make_layer(BasicBlock, width, 1, stride=1 + (i > 0)))
+    return net
+
+
+def digits(n: int) -> tuple[np.ndarray, np.ndarray]:
+    data = load_digits()
+    return (data.images[:n] * 15).astype(np.uint8), data.target[:n]
+
+
+def difference(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
+    """Return the norm of the difference of all weights, relative to that of the weights."""
+    norms = [
+        ((one[name].double() - other[name].double()).square().sum(), one[name].double().square().sum())
+        for name in one
+    ]
+    return float((sum(d for d, _ in norms) / sum(w for _, w in norms)) ** 0.5)
+
+
+def digest(weights: dict[str, Tensor]) -> str:
+    return hashlib.sha256(b"".join(weights[name].numpy().tobytes() for name in sorted(weights))).hexdigest()
+
+
+# ---------------------------------------------------------------------------- speed
+
+
+SPEEDS = {
+    "float32, 3x3-pool stem": dict(precision="float32", backbone__stem="3x3-pool", batch_size=256),
+    "float32, ImageNet stem": dict(precision="float32", backbone__stem="imagenet", batch_size=256),
+    "bf16, 3x3-pool stem": dict(precision="bf16", backbone__stem="3x3-pool", batch_size=256),
+}
+
+
+def speed(rounds: int) -> None:
+    """Print images/s of one process with two threads and of two with one each, in alternation."""
+    for name, settings in SPEEDS.items():
+        if name.startswith("bf16") and not torch.cpu._is_avx512_bf16_supported():
+            print(f"{name:26} this processor has no bf16")
+            continue
+        rates: dict[str, list[float]] = {"1 x 2 threads": [], "2 x 1 thread": [], "1 x 1 thread": []}
+        for _ in range(rounds):
+            rates["1 x 2 threads"].append(run_alone(timed_fit, 2, settings))
+            rates["2 x 1 thread"] += run_together(timed_fit, 2, settings)[:1]
+            rates["1 x 1 thread"].append(run_alone(timed_fit, 1, settings))
+        medians = {kind: float(np.median(values)) for kind, values in rates.items()}
+        print(
+            f"{name:26}"
+            + "".join(f"{kind}: {value:6.1f} images/s   " for kind, value in medians.items())
+            + f"2 processes / 2 threads: {medians['2 x 1 thread'] / medians['1 x 2 threads']:.2f}",
+            flush=True,
+        )
+
+
+def run_alone(function: Callable[..., Any], threads: int, *args: Any) -> Any:
+    """Call the function in this process with some threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        return function(*args)
+    finally:
+        torch.set_num_threads(before)
+
+
+def timed_fit(settings: dict[str, Any]) -> float:
+    """Train on random 32-pixel photos; return the images/s of the fastest epoch but the first."""
+    images = np.random.default_rng(0).integers(0, 256, (512, 32, 32, 3), np.uint8)
+    embedder = SSLImageEmbedder("ntxent", max_epochs=5, random_state=0, **settings).fit(images)
+    return max(row["images_per_second"] for row in embedder.history_[1:])
+
+
+def messages(rounds: int) -> None:
+    """Print the time of the messages of a step of ResNet-18."""
+    for name, milliseconds, number in run_together(time_messages, 2, rounds)[0]:
+        print(f"{name:58}{milliseconds:8.2f} ms, {number} in a step")
+
+
+def time_messages(rounds: int) -> list[tuple[str, float, int]]:
+    from sklearn_ssl._distributed.team import present_team
+
+    with present_team() as team:
+        team.connect(torch.device("cpu"))
+        gradients, norm = [torch.zeros(11_200_000)], torch.zeros(2 * 512 + 1)
+        kinds = {
+            "gradient of 11.2 million weights": (lambda: team.average(gradients), 1),
+            "statistics of a BatchNorm of 512 channels, forward": (lambda: team.gather_equal(norm), 21),
+            "sums of a BatchNorm of 512 channels, backward": (lambda: team.add_up(norm), 21),
+            "projections of 2 views of 256 images, 128 wide": (
+                lambda: team.gather_values(torch.zeros(128, 2, 128), 256),
+                1,
+            ),
+            "agreement on the time": (lambda: team.sums(0.0, 0.0, 0.0), 2),
+        }
+        times = []
+        for name, (send, number) in kinds.items():
+            taken = []
+            for _ in range(rounds * 10):
+                begin = time.perf_counter()
+                send()
+                taken.append(time.perf_counter() - begin)
+            times.append((name, 1000 * float(np.median(taken)), number))
+        return times
+
+
+# ---------------------------------------------------------------------------- memory
+
+
+def memory() -> None:
+    """Print the private memory of processes that train on one array of 768 MB."""
+    images = np.random.default_rng(0).integers(0, 256, (16_384, 128, 128, 3), np.uint8)
+    for n in (2, 3):
+        private = run_together_on(images, n)
+        print(
+            f"{n} processes on {images.nbytes / 2**20:.0f} MB of images: "
+            + ", ".join(f"{value:.0f} MB" for value in private)
+            + " of private memory each"
+        )
+
+
+def run_together_on(images: np.ndarray, n: int) -> list[float]:
+    """Fit for a few steps on n processes; return the private memory of each at its end, in MB."""
+    with tempfile.TemporaryDirectory() as folder:
+        callback = [PrivateMemory(folder)]
+        embedder = SSLImageEmbedder(
+            "ntxent", image_size=32, max_time=5, batch_size=64, random_state=0, callbacks=callback
+        )
+        fit_together(embedder, images, n_processes=n)
+        return [float(path.read_text()) for path in sorted(Path(folder).iterdir())]
+
+
+class PrivateMemory(Callback):
+    """Callback that writes this process's private memory in MB to a file at the end of the training."""
+
+    def __init__(self, folder: str):
+        self.folder = folder
+
+    def on_train_end(self, net: Any, **kwargs: Any) -> None:
+        lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
+        kilobytes = sum(int(line.split()[1]) for line in lines if line.startswith("Private_"))
+        (Path(self.folder) / str(dist.get_rank())).write_text(str(kilobytes / 1024))
+
+
+# ---------------------------------------------------------------------------- kills and failures
+
+
+def kill(trials: int) -> None:
+    """Kill a random rank of a fit under torchrun at random; print whether the result is as undisturbed."""
+    right = 0
+    for trial in range(trials):
+        loss = ("swav", "moco", "vicreg")[trial % 3]
+        draw = random.Random(trial)
+        expected, length = run_torchrun(loss, None)
+        moment = draw.uniform(0.25, 0.9) * length
+        given = (draw.randrange(2), moment, signal.SIGTERM if trial % 4 == 3 else signal.SIGKILL)
+        found, _ = run_torchrun(loss, given)
+        right += found == expected
+        what = "the same bits" if found == expected else f"DIFFERS: {found} and not {expected}"
+        print(
+            f"trial {trial + 1}: {loss}, rank {given[0]}, {given[2].name} after {moment:.1f} of "
+            f"{length:.1f} s: {what}",
+            flush=True,
+        )
+    print(f"{right} of {trials} ended with the bits of the undisturbed fit")
+
+
+def run_torchrun(loss: str, kill_at: tuple[int, float, signal.Signals] | None) -> tuple[str, float]:
+    """Fit under torchrun with a checkpoint, killing a rank; return the digest of the weights, and seconds."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+        command += ["--max-restarts", "3", __file__, "member", loss, folder]
+        began = time.monotonic()
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        if kill_at:
+            rank, moment, sent = kill_at
+            time.sleep(max(0.0, moment - (time.monotonic() - began)))
+            path = Path(folder) / f"pid-{rank}"
+            if path.exists() and process.poll() is None:
+                os.kill(int(path.read_text()), sent)
+        process.wait()
+        digests = {path.read_text() for path in Path(folder).glob("digest-*")}
+        return ", ".join(sorted(digests)), time.monotonic() - began
+
+
+def member(loss: str, folder: str) -> None:
+    """Fit as a rank under torchrun."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo")
+    (Path(folder) / f"pid-{dist.get_rank()}").write_text(str(os.getpid()))
+    images, _ = digits(N_IMAGES)
+    embedder = SSLImageEmbedder(
+        loss,
+        batch_size=BATCH_SIZE,
+        max_epochs=8,
+        backbone=small_resnet,
+        precision="float32",
+        random_state=0,
+        checkpoint=folder,
+    ).fit(images)
+    weights = {name: value for name, value in embedder.encoder_.state_dict().items()}
+    (Path(folder) / f"digest-{dist.get_rank()}").write_text(digest(weights))
+    dist.destroy_process_group()
+
+
+def failures() -> None:
+    """Print how long an error of a worker takes to be raised here, and what it says."""
+    for name in ("exception", "SIGKILL"):
+        began = time.monotonic()
+        with tempfile.TemporaryDirectory() as folder:
+            callback = Fails(name, folder)
+            embedder = SSLImageEmbedder("ntxent", max_time=60, batch_size=64, callbacks=[callback])
+            try:
+                fit_together(embedder, digits(N_IMAGES)[0], n_processes=2)
+            except Exception as error:
+                failed = float((Path(folder) / "failed").read_text())
+                print(f"{name}: after {time.time() - failed:.1f} s, {type(error).__name__}: {error}")
+        print(f"  ({time.monotonic() - began:.1f} s in all, the start of the processes included)")
+
+
+class Fails(Callback):
+    """Callback that raises, or kills its process, in the third step of process 1."""
+
+    def __init__(self, how: str, folder: str):
+        self.how = how
+        self.folder = folder
+
+    def on_batch_end(self, net: Any, **kwargs: Any) -> None:
+        if dist.get_rank() == 1 and net.steps_done == 3:
+            (Path(self.folder) / "failed").write_text(str(time.time()))
+            if self.how == "SIGKILL":
+                os.kill(os.getpid(), signal.SIGKILL)
+            raise ValueError("a callback failed on purpose")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "what", choices=["equal", "speed", "messages", "memory", "kill", "failures", "member"]
+    )
+    parser.add_argument("arguments", nargs="*", help="of equal: names of losses")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--trials", type=int, default=12)
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    match given.what:
+        case "equal":
+            equal(given.arguments)
+        case "speed":
+            speed(given.rounds)
+        case "messages":
+            messages(given.rounds)
+        case "memory":
+            memory()
+        case "kill":
+            kill(given.trials)
+        case "failures":
+            failures()
+        case "member":
+            member(*given.arguments)
+
+
+if __name__ == "__main__":
+    main()

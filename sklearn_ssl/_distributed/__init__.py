@@ -1,0 +1,1 @@
+"""Data-parallel training: processes that share out the images of each batch."""
