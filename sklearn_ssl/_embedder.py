@@ -142,7 +142,8 @@ class SSLImageEmbedder(
         Fraction of the training used for linear warm-up of the learning rate, before cosine decay to zero.
         "auto": 0.05, unless the loss sets another.
     device : str or torch.device, default="auto"
-        Device of training and inference. "auto": CUDA if available, else the CPU.
+        Device of training and inference. "auto": CUDA if available, else the CPU. Of several GPUs, "auto"
+        selects that of the local rank in a process group, and one for each worker process of joblib.
     precision : {"auto", "bf16", "float32"}, default="auto"
         Precision of the network. "auto": bfloat16 where the device is fast in it (CUDA with compute
         capability 8 or higher, CPUs with AMX or AVX512-BF16), else float32. With an explicit "float32",
@@ -198,6 +199,7 @@ device_, precision_, compile_ : object
 
     See Also
     --------
+    sklearn_ssl.fit_together : Fit on several processes of this machine.
     sklearn_ssl.load : Load an embedder from a file.
     sklearn_ssl.available_losses : List the available losses.
     sklearn_ssl.param_grid : Make a grid for a search over several losses.
@@ -307,6 +309,9 @@ device_, precision_, compile_ : object
     def fit(self, X: Any, y: Any = None, *, X_unlabeled: Any = None) -> SSLImageEmbedder:
         """Train the network on images, without labels.
 
+        Where `torch.distributed` is initialized, the processes of the group train one model together, and all
+        of them have to call `fit` on the same images.
+
         Parameters
         ----------
         X : images
@@ -335,6 +340,10 @@ device_, precision_, compile_ : object
             If a path leads to no image, or a folder cannot be read.
         FloatingPointError
             If the loss, a weight or an embedding becomes infinite or NaN.
+        MemoryError
+            If a step does not fit into the memory of the device.
+        ConnectionError
+            If another process of the group has failed or was killed.
         OSError
             If the checkpoint cannot be written: before the training, or during it; then the model is kept as
             trained so far.
@@ -535,8 +544,8 @@ device_, precision_, compile_ : object
         check_embeddings(embeddings, outcome.student.projector, task.settings)
         task.warn_if_short(outcome)
         self.skipped_ = outcome.skipped
-        if task.source.bad:
-            warn(_bad_images_message(task.source, "were left out"))
+        if task.source.bad or (task.team.size > 1 and outcome.skipped):
+            warn(_bad_images_message(outcome.skipped, len(task.source), "were left out"))
 
     def _raise_pending(self, outcome: Outcome, checkpoint: Checkpoint | None, interrupted: bool) -> None:
         """Raise the interruption or the error that ended the training, after the model was stored."""
@@ -548,8 +557,9 @@ device_, precision_, compile_ : object
                 f"The fit was interrupted in epoch {self.n_iter_}, after {outcome.steps} steps. The model so "
                 f"far is kept and can be used. To go on, fit again with warm_start=True{file}."
             )
+        # Also after a Ctrl-C that came when the last step was done.
         if outcome.end == "interrupted" or interrupted:
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt from outcome.error
         if outcome.error:
             raise outcome.error
 
@@ -593,7 +603,7 @@ device_, precision_, compile_ : object
             begin += len(rows)
             yield array
         if source.bad:
-            warn(_bad_images_message(source, "have rows of NaN"))
+            warn(_bad_images_message(source.bad, len(source), "have rows of NaN"))
 
     @own_settings()
     def _network(self, device: torch.device) -> InferenceNetwork:
@@ -662,11 +672,11 @@ def load(path: str | os.PathLike, *, backbone: nn.Module | Callable | None = Non
         return load_model(SSLImageEmbedder, path, backbone)
 
 
-def _bad_images_message(source: Source, what: str) -> str:
+def _bad_images_message(reasons: Mapping[int, str], n_images: int, what: str) -> str:
     """Return a sentence that lists the first images that could not be read."""
-    bad = [source.bad[position] for position in sorted(source.bad)]
+    bad = [reasons[position] for position in sorted(reasons)]
     more = f"; and {len(bad) - MAX_LISTED} more" if len(bad) > MAX_LISTED else ""
-    return f"{len(bad)} of {len(source)} images {what}: {'; '.join(bad[:MAX_LISTED])}{more}."
+    return f"{len(bad)} of {n_images} images {what}: {'; '.join(bad[:MAX_LISTED])}{more}."
 
 
 @contextmanager

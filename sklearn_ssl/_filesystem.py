@@ -210,7 +210,7 @@ def _remove(folder: Path, handle: int | None) -> None:
     """Remove a folder and release its lock."""
     _empty(folder)
     with contextlib.suppress(OSError):  # the next writer is already in it
-        # Remove the lock file last: anything that appears in the folder afterwards belongs to another writer.
+        # Remove the lock file last: anything that appears in the folder afterward belongs to another writer.
         (folder / "lock").unlink(missing_ok=True)
         folder.rmdir()
     if handle is not None:

@@ -12,7 +12,7 @@ from sklearn.utils import check_random_state
 from torch import Tensor, nn
 
 from sklearn_ssl._distributed.team import ALONE, Team
-from sklearn_ssl._hashing import fingerprint
+from sklearn_ssl._hashing import fingerprint, told_by_address
 from sklearn_ssl._images.inputs import ImageFormat
 from sklearn_ssl._images.pixel_scale import PixelScale, evenly_spaced
 from sklearn_ssl._images.sources import ConcatSource, Source, to_device
@@ -125,7 +125,13 @@ class Task:
                 f"processes, each of which takes a share of every part: give a batch_size of at least "
                 f"{parts * team.size}, and as many images, or start fewer processes."
             )
-        params = {name: value for name, value in self.params.items() if name not in MAY_DIFFER}
+        params = {
+            name: value
+            for name, value in self.params.items()
+            if name not in MAY_DIFFER and not told_by_address({name: value})
+        }
+        params["checkpoint"] = self.params["checkpoint"] is not None
+        params["precision"] = self.settings.precision  # "auto" may be another on another machine
         index = evenly_spaced(len(self.source), N_COMPARED)
         images = len(self.source), self.images.shape, self.images.size, self.source.batch(index), labels
         team.check_same(fingerprint(params), "the parameters")
@@ -214,7 +220,9 @@ class Task:
             ],
             team=self.team,
         ).initialize()
-        return (resume(net, earlier, checkpoint) if earlier else net), projector, feature_dim
+        if earlier:
+            resume(net, earlier, checkpoint if from_checkpoint else None)
+        return net, projector, feature_dim
 
     def warn_if_drawn_once(self) -> None:
         """Warn of an `augment` that draws once for the whole batch rather than for each image."""

@@ -6,6 +6,8 @@ import os
 import signal
 import sys
 import tempfile
+import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, wait
 from dataclasses import dataclass
@@ -19,13 +21,17 @@ from joblib import cpu_count
 from joblib.externals.loky import ProcessPoolExecutor
 from joblib.externals.loky.process_executor import BrokenProcessPool
 from sklearn.base import BaseEstimator
+from sklearn.pipeline import Pipeline
 from torch import Tensor
 
 from sklearn_ssl._checks import check_number
+from sklearn_ssl._distributed.team import LostProcess
 from sklearn_ssl._training.interrupts import interrupt_held_back
 
 # Seconds between two looks at the workers' output and at Ctrl-C.
 POLL = 0.2
+# Seconds after which a worker without work ends.
+IDLE = 60
 # Seconds that workers have to end by themselves once one of them has failed.
 GRACE = 5.0
 
@@ -35,21 +41,23 @@ def fit_together(
 ) -> BaseEstimator:
     """Fit an estimator on several processes of this machine, which train one model together.
 
-    The result equals that of ``estimator.fit(X, y)`` up to rounding: each process takes a share of the images
-    of every batch. It is meant for several GPUs; on a CPU, one process with all threads is faster. Also works
-    in a notebook. In a program that `torchrun` or another launcher starts, call `fit` itself, after
+    The result equals that of ``estimator.fit(X, y)`` up to rounding, with the exceptions listed in
+    docs/several_devices.md: each process takes a share of the images of every batch. It is meant for several
+    GPUs; on a CPU, one process with all threads is faster. Also works in a notebook. In a program that
+    `torchrun` or another launcher starts, call `fit` itself, after
     ``torch.distributed.init_process_group()``.
 
     Parameters
     ----------
     estimator : SSLImageEmbedder or Pipeline
-        Estimator to fit, in place. It is sent to the processes by value, with its callbacks.
+        Estimator to fit, in place. It is sent to the processes by value, with its callbacks, which run in
+        each of them. Later steps of a pipeline are fitted in each process.
     X : images
         As in `SSLImageEmbedder.fit`. Numpy arrays and torch tensors are mapped into the memory of all
         processes rather than copied to each.
     y : array-like of shape (n_images,), default=None
         As in `SSLImageEmbedder.fit`.
-    n_processes : int, default="auto"
+    n_processes : int or "auto", default="auto"
         Number of processes, which share the processors of this machine. "auto": one for each GPU; without
         a GPU, no process is started, and `fit` runs here.
     **fit_params : dict
@@ -88,7 +96,7 @@ def fit_together(
         given = {"X": X, "y": y, **fit_params}
         mapped = {name: _map(value, Path(folder) / name) for name, value in given.items()}
         fitted, interrupted = run_together(_fit, int(n_processes), estimator, mapped)[0]
-    vars(estimator).update(vars(fitted))
+    _take_over(estimator, fitted)
     if interrupted:
         raise KeyboardInterrupt
     return estimator
@@ -105,6 +113,21 @@ def _fit(estimator: BaseEstimator, mapped: dict[str, Any]) -> tuple[BaseEstimato
     return (estimator if dist.get_rank() == 0 else None), interrupted
 
 
+def _take_over(estimator: BaseEstimator, fitted: BaseEstimator) -> None:
+    """Give an estimator the fitted attributes of its copy; parameters remain the user's own objects."""
+    if isinstance(estimator, Pipeline):
+        for (_, own), (_, other) in zip(estimator.steps, fitted.steps, strict=True):
+            if isinstance(own, BaseEstimator):  # not "passthrough"
+                _take_over(own, other)
+    params = estimator.get_params(deep=False)
+    attributes = vars(fitted) | {name: value for name, value in params.items() if name in vars(estimator)}
+    for name, value in params.items():  # backbone_ is backbone, where this is not "auto"
+        if f"{name}_" in attributes and attributes[f"{name}_"] is getattr(fitted, name):
+            attributes[f"{name}_"] = value
+    estimator.__dict__.clear()
+    estimator.__dict__.update(attributes)
+
+
 @dataclass(frozen=True)
 class _Mapped:
     """An array or tensor in a file, which processes map into their memory: calling it returns it."""
@@ -114,14 +137,16 @@ class _Mapped:
 
     def __call__(self) -> np.ndarray | Tensor:
         # Copy-on-write: torch warns of arrays that cannot be written to. Nothing writes.
-        array = np.load(self.path, mmap_mode="c")
-        return torch.from_numpy(array) if self.is_tensor else array
+        tensor = torch.from_numpy(np.load(self.path, mmap_mode="c"))
+        # Not an np.memmap, which would be read lazily: the fit is that of an array in memory.
+        return tensor if self.is_tensor else tensor.numpy()
 
 
 def _map(value: Any, path: Path) -> Any:
     """Write an array or a tensor on the CPU to a file; return anything else as it is."""
     is_tensor = isinstance(value, Tensor) and value.device.type == "cpu" and value.dtype != torch.bfloat16
-    if not is_tensor and (type(value) is not np.ndarray or value.dtype.hasobject):
+    is_array = type(value) in (np.ndarray, np.memmap) and value.dtype.kind in "biuf"
+    if not is_tensor and not is_array:
         return value
     np.save(path.with_suffix(".npy"), value.numpy() if is_tensor else value)
     return _Mapped(str(path.with_suffix(".npy")), is_tensor)
@@ -156,7 +181,7 @@ def run_together(function: Callable[..., Any], n_processes: int, *args: Any) -> 
         The first error of a process that does not only report that another one is gone.
     """
     with tempfile.TemporaryDirectory(prefix="sklearn_ssl-") as folder, interrupt_held_back() as interrupt:
-        executor = ProcessPoolExecutor(n_processes, timeout=None)
+        executor = ProcessPoolExecutor(n_processes, timeout=IDLE)
         threads = max(1, cpu_count() // n_processes)
         futures = [
             executor.submit(_member, rank, n_processes, folder, threads, function, args)
@@ -184,13 +209,15 @@ def _member(
     """Call the function as a member of the group."""
     if hasattr(os, "setpgid"):
         os.setpgid(0, 0)  # a Ctrl-C at the terminal reaches the parent only
+    threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
     (Path(folder) / f"pid-{rank}").write_text(str(os.getpid()))
-    sys.stderr = open(Path(folder) / f"stderr-{rank}", "w", buffering=1)  # noqa: SIM115
+    sys.stderr = open(Path(folder) / f"stderr-{rank}", "w", 1, encoding="utf-8")  # noqa: SIM115
     torch.set_num_threads(threads)
     os.environ |= {"LOCAL_RANK": str(rank)}
     if sys.platform == "linux":
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # whatever the name of this machine leads to
-    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    has_nccl = torch.cuda.is_available() and dist.is_nccl_available()
+    backend = "cpu:gloo,cuda:nccl" if has_nccl else "gloo"
     dist.init_process_group(backend, init_method=f"file://{folder}/meet", rank=rank, world_size=size)
     try:
         return function(*args)
@@ -198,11 +225,18 @@ def _member(
         dist.destroy_process_group()
 
 
+def _end_with_parent(parent: int) -> None:
+    """End this process if the calling process has been killed."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
+
+
 def _results(futures: Sequence[Future[Any]]) -> list[Any]:
     """Return the results, or raise the error that caused the others."""
     wait(futures, timeout=GRACE if any(future.done() and future.exception() for future in futures) else None)
     errors = [future.exception() for future in futures if future.done()]
-    causes = [error for error in errors if error and not isinstance(error, ConnectionError)]
+    causes = [error for error in errors if error and not isinstance(error, LostProcess)]
     for error in [*causes, *filter(None, errors)]:
         if isinstance(error, BrokenProcessPool):
             raise RuntimeError(
@@ -215,9 +249,9 @@ def _results(futures: Sequence[Future[Any]]) -> list[Any]:
 
 def _interrupt(pid: Path) -> bool:
     """Pass Ctrl-C on to a process; return whether it has been started already."""
-    if not pid.exists():
+    if not pid.exists() or not (text := pid.read_text()):
         return False
-    os.kill(int(pid.read_text()), signal.SIGINT)
+    os.kill(int(text), signal.SIGINT)
     return True
 
 
@@ -234,5 +268,5 @@ class _Tail:
                 file.seek(self.shown)
                 new = file.read()
             self.shown += len(new)
-            sys.stderr.write(new.decode(errors="replace"))
+            sys.stderr.write(new.decode("utf-8", errors="replace"))
             sys.stderr.flush()

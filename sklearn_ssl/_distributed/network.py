@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, overload
 
 import torch
@@ -61,12 +61,12 @@ class SharedNetwork:
 
     def __call__(self, views: Sequence[Tensor]) -> list[Tensor]:
         if not self.gather:
-            return self._run(self.network, views, views[0].device)
+            return self._run(self.network, (views,), views[0].device)
         if isinstance(views, SharedViews):
             own, sizes = views.own, [views.n] * len(views)
         else:
             own, sizes = [self.team.share(view) for view in views], [len(view) for view in views]
-        z = self._run(self.network, own, own[0].device)
+        z = self._run(self.network, (own,), own[0].device)
         if len(set(sizes)) == 1:  # one message for all views
             return list(self.team.gather(torch.stack(z, dim=1), sizes[0]).unbind(1))
         return [self.team.gather(each, n) for each, n in zip(z, sizes, strict=True)]
@@ -93,13 +93,13 @@ class SharedNetwork:
 
     def _by_rows(self, method: str, x: Tensor, *rows: Tensor | None, for_all: tuple = ()) -> Tensor:
         if not self.gather:
-            return self._run(getattr(self.network, method), x, *rows, *for_all, x.device)
+            return self._run(getattr(self.network, method), (x, *rows, *for_all), x.device)
         own = [None if each is None else self.team.share(each) for each in (x, *rows)]
-        out = self._run(getattr(self.network, method), *own, *for_all, x.device)
+        out = self._run(getattr(self.network, method), (*own, *for_all), x.device)
         return self.team.gather(out, len(x))
 
-    def _run(self, function: Any, *given: Any) -> Any:
-        *args, device = given
+    def _run(self, function: Callable[..., Any], args: tuple[Any, ...], device: torch.device) -> Any:
+        """Call a function of the network, with the shared BatchNorm and random layers of this process."""
         before = rng_state(device)
         seed_layers(self.seed + self.calls, device)
         self.calls += 1

@@ -17,6 +17,8 @@ from torch.autograd.function import once_differentiable
 from sklearn_ssl._warnings import warn
 
 T = TypeVar("T")
+# Number of values from which a tensor is sent by itself, without a copy.
+LARGE = 2**17
 # torch 2.14 renamed the function, and warns of the old name.
 _all_gather: Any = getattr(dist, "all_gather_single", None) or getattr(dist, "all_gather_into_tensor", None)
 
@@ -28,6 +30,9 @@ class Team:
     All processes run the same program on the same images. Of the n images of a batch, process r reads,
     augments and encodes the rows r, r + size, r + 2 size, ...; strided rather than in blocks, so that each
     has a share of every micro-batch too.
+
+    Every method but `share` sends a message: all processes have to call the same ones in the same order, in
+    no code that one of them may skip, such as a handler of errors.
 
     Parameters
     ----------
@@ -48,7 +53,7 @@ class Team:
 
     @property
     def leads(self) -> bool:
-        """Whether this process writes files, and shows progress and warnings."""
+        """True for the process that writes files, and shows progress and warnings."""
         return self.rank == 0
 
     def connect(self, device: torch.device) -> None:
@@ -57,24 +62,26 @@ class Team:
         Raises
         ------
         ValueError
-            If two processes have the same GPU.
+            If two processes have the same GPU, or devices are of several kinds.
         """
         if self.size == 1:
             return
-        if device.type == "cpu":
-            self.tensors = self.words
-            return
-        self._check_own_gpu(device)
-        self.tensors = dist.new_group()  # with the backend of the user's group, such as NCCL
-
-    def _check_own_gpu(self, device: torch.device) -> None:
-        places = self.everyones((socket.gethostname(), device.index))
-        same = [rank for rank, place in enumerate(places) if place == places[self.rank]]
-        if len(same) > 1:
+        is_cuda = device.type == "cuda"
+        gpu = str(torch.cuda.get_device_properties(device).uuid) if is_cuda else ""
+        places = self.everyones((device.type, socket.gethostname(), gpu))
+        if len({kind for kind, _, _ in places}) > 1:
             raise ValueError(
-                f"Processes {same} have the same GPU, {device} of {places[self.rank][0]}, of which there are "
-                f"{torch.cuda.device_count()}: start one process for each GPU, and leave device at 'auto'."
+                f"The processes have devices of several kinds, {[kind for kind, _, _ in places]}: set "
+                f"device= to the same kind in all."
             )
+        same = [rank for rank, place in enumerate(places) if place == places[self.rank]]
+        if is_cuda and len(same) > 1:
+            raise ValueError(
+                f"Processes {same} have the same GPU, {device} of {places[self.rank][1]}: start one process "
+                f"for each GPU, and leave device at 'auto'."
+            )
+        # On GPUs with the backend of the user's group, such as NCCL.
+        self.tensors = dist.new_group() if is_cuda else self.words
 
     def close(self) -> None:
         """Close the groups.
@@ -130,16 +137,21 @@ class Team:
             dist.all_reduce(tensor, group=self.tensors)
 
     def average(self, tensors: Sequence[Tensor]) -> None:
-        """Replace tensors by their means over all processes, in one message for each dtype."""
+        """Replace tensors by their means over all processes: large ones in place, others in one message."""
         if self.size == 1:
             return
-        for dtype in dict.fromkeys(tensor.dtype for tensor in tensors):
-            same = [tensor for tensor in tensors if tensor.dtype == dtype]
-            together = torch.cat([tensor.flatten() for tensor in same])
+        ordered = [_in_memory_order(tensor) for tensor in tensors]
+        large = [each for each in ordered if each.numel() >= LARGE and each.is_contiguous()]
+        for each in large:
+            self.add_up(each)
+        others = [each for each in ordered if each.numel() < LARGE or not each.is_contiguous()]
+        for dtype in dict.fromkeys(each.dtype for each in others):
+            same = [each for each in others if each.dtype == dtype]
+            together = torch.cat([each.flatten() for each in same])
             self.add_up(together)
-            together /= self.size
-            for tensor, part in zip(same, together.split([t.numel() for t in same]), strict=True):
-                tensor.copy_(part.view_as(tensor))
+            for each, part in zip(same, together.split([each.numel() for each in same]), strict=True):
+                each.copy_(part.view_as(each))
+        torch._foreach_div_(ordered, self.size)
 
     # ------------------------------------------------------------------ agreement
 
@@ -221,6 +233,17 @@ class Team:
 ALONE = Team()
 
 
+class LostProcess(ConnectionError):
+    """Error of a process whose partners have failed, were killed or do not answer."""
+
+
+def _in_memory_order(x: Tensor) -> Tensor:
+    """Return a view of a channels-last tensor whose dimensions have the order of its memory; or x itself."""
+    if x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last):
+        return x.permute(0, 2, 3, 1)
+    return x
+
+
 class _Gather(torch.autograd.Function):
     """See `Team.gather`."""
 
@@ -270,8 +293,10 @@ def _naming_lost_processes(team: Team) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:  # gloo and NCCL raise subclasses of it, or itself
-        raise ConnectionError(
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        raise LostProcess(
             f"Process {team.rank} of {team.size} lost the others, which train the same model: one of them "
             f"has failed, was killed, or does not answer. The error of that process tells the cause; with "
-            f"checkpoint=, the next fit continues the training. torch says: {str(error).splitlines()[0]}"
+            f"checkpoint=, the next fit continues the training. torch says: {str(error)[:200]}"
         ) from error

@@ -16,7 +16,7 @@ class PixelScale:
     """Scale of pixel values, estimated from the training images.
 
     Augmentations operate on unit values, for which black is about 0 and white about 1; views are standardized
-    afterwards. Unit values are
+    afterward. Unit values are
 
     - for uint8: the pixel value divided by 255;
     - for other dtypes with all values in [0, 1]: the pixel value;

@@ -1,4 +1,4 @@
-"""The network that `transform` runs: a copy of the encoder, made for speed."""
+"""Network of `transform`: a copy of the encoder, optimized for inference."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from sklearn_ssl._images.pixel_scale import PixelScale, Standardize
 from sklearn_ssl._networks.student import as_float32, autocast
 
-# Images in a chunk times the side of an image, and limits to the number of images (`benchmarks/chunk.py`):
-# more are faster, but a single image costs as much as all of them. A constant number of pixels would be too
-# few large images, as the stem follows the image size.
+# Number of images in a chunk times the side of an image, and limits of that number (`benchmarks/chunk.py`).
+# Larger chunks are faster, but a single image costs as much as a chunk. A constant number of pixels would
+# give too few large images, as their stem reduces them more.
 CHUNK_ON_CPU = (128 * 32, 8, 256)
 CHUNK_ON_GPU = (1024 * 64, 64, 1024)
 CONVOLUTIONS: dict[type[nn.Module], type[nn.Module]] = {
@@ -30,41 +30,48 @@ _tracing = threading.Lock()
 
 
 def chunk_size(image_size: tuple[int, int], device: torch.device) -> int:
-    """How many images go through the network together: the fewer, the larger they are.
+    """Return the number of images that go through the network together.
 
-    It depends on nothing else, and the last chunk is padded: a row never depends on its neighbours.
+    It depends on the size of an image and the device only, and the last chunk is padded: a row never depends
+    on its neighbors.
 
     Parameters
     ----------
-    image_size : (height, width)
+    image_size : tuple of two ints
+        (height, width) of an image, in pixels.
     device : torch.device
+        Device of the network.
 
     Returns
     -------
     int
-        In proportion to 1 / sqrt(height * width). On a CPU 128 at 32 x 32 pixels, from 8 to 256; on a GPU
-        1024 at 64 x 64, from 64 to 1024.
+        Number of images, proportional to 1 / sqrt(height * width). On a CPU 128 at 32 x 32 pixels, from 8 to
+        256; on a GPU 1024 at 64 x 64 pixels, from 64 to 1024.
     """
     sides, least, most = CHUNK_ON_CPU if device.type == "cpu" else CHUNK_ON_GPU
     return min(most, max(least, int(sides / math.sqrt(image_size[0] * image_size[1]))))
 
 
 class InferenceNetwork:
-    """Images -> embeddings in float32, as `encoder` makes them in eval mode; the encoder is left alone.
+    """Copy of an encoder in eval mode that maps images to embeddings in float32.
 
-    Convolutions take up the BatchNorm after them, and the weights of convolutions and linear layers have the
-    type in which they are computed. Who asks for ``precision="float32"`` gets the encoder's own operations,
-    and so its very bits; where "auto" means float32, sums may be taken in another order (1e-6).
+    BatchNorm layers are folded into the convolutions before them, and the weights of convolutions and linear
+    layers have the dtype of the computation. With an explicit ``precision="float32"`` the encoder's own
+    operations run, with bitwise equal results; where "auto" selects float32, sums may be taken in another
+    order (1e-6).
 
     Parameters
     ----------
     encoder : nn.Module
+        Encoder; not changed.
     device : torch.device
+        Device of the copy.
     precision : {"bf16", "float32"}
-    exact : bool
-        The encoder's own operations; only with "float32".
-    compile : bool
-        With `torch.compile`, at the first call.
+        Precision of the computation.
+    exact : bool, default=False
+        Whether to run the encoder's own operations; only with "float32".
+    compile : bool, default=False
+        Whether to compile the copy with `torch.compile`, at the first call.
     """
 
     def __init__(
@@ -96,7 +103,7 @@ class InferenceNetwork:
 
 
 class KeptNetwork:
-    """Keeps the `InferenceNetwork` of the last call, until the encoder or the settings are others."""
+    """Cache of the last `InferenceNetwork`, for as long as encoder and settings are the same."""
 
     _settings: tuple[torch.device, dict[str, Any]]
 
@@ -105,7 +112,7 @@ class KeptNetwork:
         self._network: InferenceNetwork | None = None
 
     def of(self, encoder: nn.Module, device: torch.device, **settings: Any) -> InferenceNetwork:
-        """The network of this encoder, whose parameters are those of `InferenceNetwork`."""
+        """Return the network of an encoder; the parameters are those of `InferenceNetwork`."""
         with self._lock:
             if self._network is None or self._settings != (device, settings) or not self._is_made_of(encoder):
                 self._network = InferenceNetwork(encoder, device, **settings)
@@ -126,12 +133,12 @@ class KeptNetwork:
 
 
 def make_encoder(pixels: PixelScale, backbone: nn.Module) -> nn.Sequential:
-    """Pixels as the user gives them -> embeddings."""
+    """Return the module that maps pixels, in the units of the user, to embeddings."""
     return nn.Sequential(OrderedDict(pixels=Standardize(pixels), backbone=backbone))
 
 
 def tensors_of(network: nn.Module) -> list[Tensor]:
-    """Parameters and buffers, without history."""
+    """Return parameters and buffers, detached."""
     return [tensor.detach() for tensor in (*network.parameters(), *network.buffers())]
 
 
@@ -140,9 +147,9 @@ def _equal(a: Tensor, b: Tensor) -> bool:
 
 
 def detached_copy(network: nn.Module) -> nn.Module:
-    """A copy, also where a hook computes weights from others, as in pruning and the older weight_norm.
+    """Return a deep copy, also of modules whose hooks compute weights, as in pruning and older weight_norm.
 
-    Such weights have a history, with which torch copies no tensor: they are copied without.
+    Such weights are part of an autograd graph, and torch cannot copy them: their values are copied.
     """
     values = (value for module in network.modules() for value in vars(module).values())
     computed = [value for value in values if isinstance(value, Tensor) and not value.is_leaf]
@@ -150,7 +157,7 @@ def detached_copy(network: nn.Module) -> nn.Module:
 
 
 def has_hooks(module: nn.Module) -> bool:
-    """Whether somebody has added to what a module does."""
+    """Return whether a module has forward hooks."""
     return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
@@ -158,12 +165,12 @@ def has_hooks(module: nn.Module) -> bool:
 
 
 def with_folded_norms(network: nn.Module) -> nn.Module:
-    """The network, with each BatchNorm that follows a convolution taken up into its weights.
+    """Fold each BatchNorm that follows a convolution into its weights, and return the network.
 
     Parameters
     ----------
     network : nn.Module
-        In eval mode; its modules are replaced. What `torch.fx` cannot trace stays as it is.
+        Network in eval mode, whose modules are replaced. One that `torch.fx` cannot trace is left unchanged.
     """
     new: dict[nn.Module | None, nn.Module] = {}
     for convolution, norm in foldable_pairs(network):
@@ -176,7 +183,7 @@ def with_folded_norms(network: nn.Module) -> nn.Module:
 
 
 def foldable_pairs(network: nn.Module) -> Iterator[tuple[nn.Module, nn.Module]]:
-    """Convolutions and the norms behind them, where nothing else uses what the convolution makes."""
+    """Yield convolutions and the norms behind them, where nothing else uses the convolution's output."""
     graph = _traced(network)
     if graph is None:
         return
@@ -202,7 +209,7 @@ def _can_fold(convolution: nn.Module, norm: nn.Module) -> bool:
 
 
 class Tracer(fx.Tracer):
-    """torch.fx's, which changes `nn.Module` itself while it works; in other threads modules run as ever."""
+    """Tracer of torch.fx, which patches `nn.Module` for all threads, restricted to its own thread."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -218,7 +225,7 @@ def _traced(network: nn.Module) -> fx.Graph | None:
     try:
         with _tracing:
             return Tracer().trace(network)
-    except Exception:  # whatever the network's own code says to a stand-in for images
+    except Exception:  # the network's own code may raise anything for a proxy
         return None
 
 
@@ -226,7 +233,7 @@ def _traced(network: nn.Module) -> fx.Graph | None:
 
 
 def _cast_weights(network: nn.Module, dtype: torch.dtype) -> None:
-    """Once, rather than by autocast at each call; other layers compute in what autocast says."""
+    """Cast weights once, rather than by autocast in each call; other layers follow autocast."""
     for module in network.modules():
         if type(module) in {nn.Linear, *CONVOLUTIONS} and not has_hooks(module):
             module.to(dtype)

@@ -1,4 +1,4 @@
-"""What is trained: the student (backbone + projector), and the teacher that follows it."""
+"""Student (backbone and projector) and teacher, its moving average."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from sklearn_ssl._networks.backbones import feature_maps
 
 
 class Student(nn.Module):
-    """Backbone and projector, as a loss sees them.
+    """Backbone and projector in training, as a loss receives them.
 
     Parameters
     ----------
     backbone : nn.Module
-        (n, channels, height, width) -> features h of shape (n, feature_dim).
+        Module that maps images (n, channels, height, width) to features h of shape (n, feature_dim).
     projector : nn.Module
-        Features -> projections z of shape (n, dim).
+        Module that maps features to projections z of shape (n, dim).
     precision : {"bf16", "float32"}, default="float32"
-        Arithmetic inside; what comes out is float32 in either case.
+        Precision of the computation; results are float32 in either case.
     """
 
     def __init__(self, backbone: nn.Module, projector: nn.Module, precision: str = "float32"):
@@ -34,30 +34,30 @@ class Student(nn.Module):
         self.precision = precision
 
     def features(self, x: Tensor) -> Tensor:
-        """Features h of shape (n, feature_dim), float32."""
+        """Return features h of shape (n, feature_dim), float32."""
         with autocast(x.device, self.precision):
             return as_float32(self.backbone(x))
 
     def maps(self, x: Tensor) -> Tensor:
-        """Feature maps of shape (n, feature_dim, rows, columns), float32; see `feature_maps`."""
+        """Return feature maps of shape (n, feature_dim, rows, columns), float32; see `feature_maps`."""
         with autocast(x.device, self.precision):
             return as_float32(feature_maps(self.backbone, x))
 
     def encode(self, x: Tensor, keep: Tensor) -> Tensor:
-        """Tokens of some patches alone, float32, of shape (n, k, feature_dim); see `ViT.encode`."""
+        """Return tokens of some patches only, of shape (n, k, feature_dim), float32; see `ViT.encode`."""
         with autocast(x.device, self.precision):
             return as_float32(self.backbone.encode(x, keep))  # type: ignore[operator]  # ViT.encode
 
     def tokens(self, x: Tensor, mask: Tensor | None = None, token: Tensor | None = None) -> Tensor:
-        """Tokens of all patches, float32, of shape (n, patches, feature_dim); see `ViT.tokens`."""
+        """Return tokens of all patches, of shape (n, patches, feature_dim), float32; see `ViT.tokens`."""
         with autocast(x.device, self.precision):
             return as_float32(self.backbone.tokens(x, mask, token))  # type: ignore[operator]  # ViT.tokens
 
     def forward(self, views: Sequence[Tensor]) -> list[Tensor]:
-        """Projections [z, ...], float32, one tensor of shape (n, dim) for each view."""
+        """Return projections [z, ...], one tensor of shape (n, dim) for each view, float32."""
         z: dict[int, Tensor] = {}
         for places in _places_by_size(views).values():
-            # Views of one size share one pass: fewer, larger operations, and BatchNorm sees them all.
+            # Views of one size share a pass: fewer, larger operations, and statistics of all in BatchNorm.
             together = torch.cat([views[i] for i in places])
             with autocast(together.device, self.precision):
                 projections = as_float32(self.projector(self.backbone(together)))
@@ -66,9 +66,9 @@ class Student(nn.Module):
 
 
 class Teacher(nn.Module):
-    """An exponential moving average of a student; never receives gradients.
+    """Exponential moving average of a student, without gradients.
 
-    It stays in training mode, as in BYOL and MoCo: BatchNorm uses the batch's own statistics.
+    It remains in training mode, as in BYOL and MoCo: BatchNorm uses the statistics of the batch.
     """
 
     def __init__(self, student: Student):
@@ -77,17 +77,17 @@ class Teacher(nn.Module):
 
     @torch.no_grad()
     def features(self, x: Tensor) -> Tensor:
-        """Features h of shape (n, feature_dim), float32."""
+        """Return features h of shape (n, feature_dim), float32."""
         return self.average.features(x)
 
     @torch.no_grad()
     def forward(self, views: Sequence[Tensor]) -> list[Tensor]:
-        """Projections [z, ...], float32, without gradient."""
+        """Return projections [z, ...], float32, without gradient."""
         return self.average(views)
 
     @torch.no_grad()
     def follow(self, student: Student, momentum: float) -> None:
-        """Move every parameter and floating-point buffer by 1 - momentum towards the student's."""
+        """Move every parameter and floating-point buffer by 1 - momentum toward the student's."""
         pairs = list(zip(_tensors(self.average), _tensors(student), strict=True))
         floats = [(mine, theirs) for mine, theirs in pairs if mine.is_floating_point()]
         torch._foreach_lerp_([mine for mine, _ in floats], [theirs for _, theirs in floats], 1 - momentum)
@@ -97,7 +97,7 @@ class Teacher(nn.Module):
 
 
 def load_plain_state(module: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Load a state dict that has become a plain dict, without the versions that some modules look at."""
+    """Load a state dict from a plain dict, which lacks the versions that some modules look at."""
     versioned = OrderedDict(state)
     versioned._metadata = module.state_dict()._metadata  # type: ignore[attr-defined]  # torch's own
     module.load_state_dict(versioned)
@@ -105,19 +105,19 @@ def load_plain_state(module: nn.Module, state: Mapping[str, Tensor]) -> None:
 
 @contextmanager
 def autocast(device: torch.device, precision: str) -> Iterator[None]:
-    """The context in which a network runs: its precision, and the faster of two ways to compute."""
+    """Context manager in which a network runs: its precision, and faster kernels on CPUs."""
     with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"), FasterOperations():
         yield
 
 
 def remove_compilation(module: nn.Module) -> nn.Module:
-    """The module, no longer compiled in place; torch has no public way back."""
+    """Undo `module.compile()` and return the module; torch has no public function for it."""
     module._compiled_call_impl = None
     return module
 
 
 def as_float32(x: Tensor) -> Tensor:
-    """Upcast from lower precisions; float64 stays."""
+    """Convert lower precisions to float32; float64 is kept."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 

@@ -24,10 +24,13 @@ class Clock:
         """Return `time.monotonic()`, with several processes that of process 0 when they last agreed."""
         return time.monotonic() if self.team.size == 1 else self._agreed
 
-    def agree(self, interrupted: bool = False, failed: bool = False) -> tuple[bool, bool]:
-        """Agree on the time; return whether any process was interrupted, and whether any has failed."""
+    def agree(
+        self, interrupted: bool = False, failed: bool = False, stopped: bool = False
+    ) -> tuple[bool, bool, bool]:
+        """Agree on the time; return whether any process was interrupted, has failed, or was stopped."""
         if self.team.size == 1:
-            return interrupted, failed
+            return interrupted, failed, stopped
         own = time.monotonic() if self.team.leads else 0.0
-        self._agreed, interruptions, failures = self.team.sums(own, interrupted, failed)
-        return interruptions > 0, failures > 0
+        self._agreed, *flags = self.team.sums(own, interrupted, failed, stopped)
+        interrupted, failed, stopped = (flag > 0 for flag in flags)
+        return interrupted, failed, stopped

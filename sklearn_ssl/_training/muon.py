@@ -37,7 +37,7 @@ class Muon(Optimizer):
     .. math::
         X \leftarrow a X + b (X X^\top) X + c (X X^\top)^2 X
 
-    which moves all singular values towards 1: directions in which the gradient is small are learned as fast
+    which moves all singular values toward 1: directions in which the gradient is small are learned as fast
     as those in which it is large.
 
     Parameters

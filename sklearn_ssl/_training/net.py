@@ -40,7 +40,7 @@ class StopTraining(Exception):
 
     Parameters
     ----------
-    end : {"schedule", "interrupted", "failed"}
+    end : {"schedule", "callback", "interrupted", "failed"}
         Reason; see `Outcome`.
     error : Exception, optional
         Error not caused by the model, such as a full disk.
@@ -172,6 +172,7 @@ class SSLNet(NeuralNet):
         self.meter = Meter(loss_name, self.clock)
         self.in_step = False
         self.failure: Exception | None = None  # of this process, such as a full disk; ends the training
+        self.stopped = False  # by a callback of this process, where there are several
         self.end: str | None = None  # see Outcome; None during training
         self.skipped_before: dict[int, str] = {}
 
@@ -229,8 +230,11 @@ class SSLNet(NeuralNet):
             self.notify("on_train_begin", X=dataset, y=None)
             try:
                 self.end, error = self._train_until_stopped(dataset)
-            finally:
-                error = self._notify_train_end(dataset) or error
+            except BaseException:
+                # Without a message to other processes: they may be waiting for another one.
+                self.notify("on_train_end", X=dataset, y=None)
+                raise
+            error = self._notify_train_end(dataset) or error
         assert self.end is not None
         return Outcome(
             end=self.end,
@@ -259,6 +263,8 @@ class SSLNet(NeuralNet):
             self._record_finished_epoch()
             return stop.end, stop.error
         except KeyboardInterrupt:
+            if self.in_step and self.team.size > 1:
+                raise  # the others go on with a step that this process has left
             self._record_finished_epoch()
             # Callbacks such as skorch's EarlyStopping raise KeyboardInterrupt to end a training.
             return "interrupted" if self.interrupt.is_from_user() else "callback", None
@@ -266,8 +272,17 @@ class SSLNet(NeuralNet):
     def _notify_train_end(self, dataset: TrainingSet) -> Exception | None:
         """Call the callbacks; return an error to raise later."""
         self.notify("on_train_end", X=dataset, y=None)
-        _, failed = self.clock.agree(failed=self.failure is not None)
+        _, failed, _ = self.clock.agree(failed=self.failure is not None)
         return self._failure() if failed else None
+
+    def notify(self, method_name: str, **cb_kwargs: Any) -> None:
+        """Call the callbacks; of several processes, one whose callback ends the training tells the others."""
+        try:
+            super().notify(method_name, **cb_kwargs)
+        except KeyboardInterrupt:
+            if self.team.size == 1 or self.interrupt.is_from_user():
+                raise
+            self.stopped = True
 
     def fail(self, error: Exception) -> None:
         """End the training before the next step, in all processes, and raise an error after it is stored."""
@@ -281,11 +296,13 @@ class SSLNet(NeuralNet):
 
     def _agree_to_go_on(self, interrupted: bool) -> None:
         """Agree on the time with the other processes, and end the training if one of them has to."""
-        interrupted, failed = self.clock.agree(interrupted, self.failure is not None)
+        interrupted, failed, stopped = self.clock.agree(interrupted, self.failure is not None, self.stopped)
         if failed:
             raise StopTraining("failed", self._failure())
         if interrupted:
             raise StopTraining("interrupted")
+        if stopped:
+            raise StopTraining("callback")
 
     @property
     def finished(self) -> str | None:
@@ -344,7 +361,8 @@ class SSLNet(NeuralNet):
         self._record_epoch()
         if self.out_of_time():
             # fit_loop does not notify the callbacks of the end of an epoch that ends by an exception.
-            self.notify("on_epoch_end", dataset_train=iterator.dataset, dataset_valid=None)
+            if "train_loss" in self.history[-1]:  # not if the time was up before the first step
+                self.notify("on_epoch_end", dataset_train=iterator.dataset, dataset_valid=None)
             raise StopTraining("schedule")
 
     def train_step(self, batch: tuple[Tensor, Tensor, Tensor | None], **_: Any) -> None:
@@ -364,7 +382,7 @@ class SSLNet(NeuralNet):
     def train_step_single(self, batch: tuple[Tensor, Tensor, Tensor | None], **_: Any) -> None:
         """Compute the gradient of one batch."""
         # Dropout and many augmentations of other libraries draw from the global generators, which are seeded
-        # here by the step and restored afterwards. They exist once per process, so that fits in several
+        # here by the step and restored afterward. They exist once per process, so that fits in several
         # threads wait for one another here.
         with lent_generators(derive_seed(self.seed, GLOBAL_GENERATORS, self.steps_done), self.device):
             terms = self._gradient(self._draw(*batch))
@@ -374,7 +392,7 @@ class SSLNet(NeuralNet):
 
     @property
     def _gathers(self) -> bool:
-        """Whether a loss is given the results of all processes: those for other images are not its own."""
+        """True if the loss is given the results of all processes, rather than those of its own images."""
         return self.team.size > 1 and not self.criterion_.mean_over_images
 
     def _draw(self, images: Tensor, index: Tensor, y: Tensor | None) -> Batch:
@@ -406,7 +424,9 @@ class SSLNet(NeuralNet):
             # Each loss is the mean over the process's own images, whose number may differ by one.
             assert batch.n_images is not None
             weight = len(batch.index) * self.team.size / batch.n_images
-            terms = {name: torch.as_tensor(value) * weight for name, value in terms.items()}
+            terms = {
+                name: torch.as_tensor(value, device=self.device) * weight for name, value in terms.items()
+            }
         terms["loss"].backward()
         if self.micro_batches > 1:
             student.backward()

@@ -95,7 +95,10 @@ def earlier_training(
         As `SSLNet.resume` takes it; None at a start.
     from_checkpoint : bool
     """
-    earlier = team.from_first(lambda: checkpoint and checkpoint.read())
+    # The first process decides for all: their callbacks and random states may differ.
+    earlier, stopped_by_callbacks, drawn_anew = team.from_first(
+        lambda: (checkpoint and checkpoint.read(), stopped_by_callbacks, drawn_anew)
+    )
     if earlier and earlier["finished"] == "callback" and not stopped_by_callbacks:
         earlier["finished"] = None  # nobody wants it to end there any more
     if checkpoint and earlier and not (earlier["finished"] and drawn_anew):
@@ -118,7 +121,7 @@ def resume(net: SSLNet, earlier: dict[str, Any], checkpoint: Checkpoint | None) 
     try:
         return net.resume(earlier)
     except (KeyError, RuntimeError, ValueError) as error:
-        if checkpoint and checkpoint.path.exists():
+        if checkpoint:
             raise ValueError(
                 f"{checkpoint.path} is of another network, loss or optimizer than this fit: was their code "
                 f"changed? Delete it to train from the start. {error}"

@@ -22,7 +22,7 @@ from torch import nn
 from torchvision.models.resnet import BasicBlock, ResNet
 
 from sklearn_ssl import SSLImageEmbedder, fit_together
-from sklearn_ssl._distributed.batch_norm import SharedBatchNorm
+from sklearn_ssl._distributed.batch_norm import SharedBatchNorm, moments
 from sklearn_ssl._distributed.team import ALONE, Team, present_team
 from sklearn_ssl._together import run_together
 
@@ -42,10 +42,13 @@ class InDouble(Callback):
     """Callback that trains in float64, in which only the meaning of the arithmetic counts."""
 
     def on_train_begin(self, net, **kwargs):
-        modules = [module for module in (net.module_, net.criterion_, net.teacher) if module is not None]
-        for layer in [layer for module in modules for layer in module.double().modules()]:
+        draw = net.draw_views
+        net.draw_views = lambda *args: [view.double() for view in draw(*args)]
+        for module in filter(None, (net.module_, net.criterion_, net.teacher)):
+            module.double()
+        for layer in net.module_.backbone.modules():  # images of `transform` are float32
             if isinstance(layer, nn.Conv2d):
-                layer.register_forward_pre_hook(lambda layer, args: tuple(each.double() for each in args))
+                layer.register_forward_pre_hook(lambda layer, args: (args[0].double(),))
 
 
 def tiny_resnet(in_channels):
@@ -149,6 +152,16 @@ def test_a_process_alone_is_a_team_of_one():
     assert ALONE.share(x) is x
     assert ALONE.gather(x, 3) is x
     assert ALONE.from_first(lambda: 5) == ALONE.all_or_none(lambda: 5) == 5
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(64, 3), (16, 3, 4, 5)])
+def test_moments_have_the_precision_of_float32(shape, dtype):
+    x = (3 + 2 * torch.randn(shape, generator=torch.Generator().manual_seed(0))).to(dtype)
+    mean, var = moments(x, 1e-5)
+    axes = [0, *range(2, x.ndim)]
+    torch.testing.assert_close(mean.double(), x.double().mean(axes), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(var.double(), x.double().var(axes, correction=0), rtol=1e-4, atol=1e-5)
 
 
 NORMS = [(21, 3), (21, 3, 4, 5)]
@@ -303,7 +316,10 @@ def test_more_processes_than_images_of_a_batch():
 def test_fit_together_fits_a_pipeline_in_place():
     pipe = make_pipeline(embedder(callbacks=[EarlyStopping("train_loss")]), LogisticRegression(max_iter=2000))
     labels = load_digits().target[:96]
+    first = pipe[0]
     assert fit_together(pipe, IMAGES, labels, n_processes=2) is pipe
+    assert pipe[0] is first
+    assert first.backbone is first.backbone_ is tiny_resnet
     assert len(pipe.predict(IMAGES)) == 96
     again = pickle.loads(pickle.dumps(pipe))
     assert np.array_equal(again[0].transform(IMAGES), pipe[0].transform(IMAGES))
@@ -345,6 +361,34 @@ def test_ctrl_c_keeps_the_model_so_far(tmp_path):
     thread.join()
     assert one.n_iter_ < 10_000
     assert np.isfinite(one.transform(IMAGES)).all()
+
+
+def fails_in_one(images, generator):
+    if dist.is_initialized() and dist.get_rank() == 1:
+        raise ValueError("an augmentation failed")
+    return images
+
+
+def test_an_error_within_a_step_of_one_process_ends_all():
+    # Process 0 then waits for the projections of process 1.
+    with pytest.raises(ValueError, match="an augmentation failed"):
+        fit_together(embedder(augment=fails_in_one, max_epochs=50), IMAGES, n_processes=2)
+
+
+class EndsInOne(Callback):
+    """Callback that ends the training, as EarlyStopping does, in process 1 alone."""
+
+    def on_epoch_end(self, net, **kwargs):
+        if dist.get_rank() == 1 and net.epoch == 2:
+            raise KeyboardInterrupt
+
+
+def ended():
+    return embedder(max_epochs=20, callbacks=[EndsInOne()]).fit(IMAGES).n_iter_
+
+
+def test_a_callback_that_ends_one_process_ends_all_at_the_same_step():
+    assert run_together(ended, 2) == [2, 2]
 
 
 def test_unreadable_images_are_replaced_in_all_processes(save_images):

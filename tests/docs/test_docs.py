@@ -99,3 +99,13 @@ def test_a_loss_is_written_checked_and_trained(tmp_path):
     done = run_example("write_a_loss.py", "--seconds", "1", cwd=tmp_path)
     assert "AlignUniform keeps the contract." in done.stdout
     assert done.stdout.count("% correct") == 2
+
+
+@pytest.mark.parametrize("cluster", ["dask", "ray"])
+def test_a_cluster_embeds_as_one_process_does(cluster, tmp_path):
+    pytest.importorskip(cluster)
+    # Not with warnings as errors: they are those of the schedulers.
+    command = [sys.executable, ROOT / "examples" / f"cluster_{cluster}.py"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "200 rows, largest difference from one transform: 0.0e+00" in done.stdout

@@ -161,9 +161,9 @@ def test_any_exception_in_a_plugin_is_reported_with_its_package(site):
 
 
 def test_a_plugin_that_ends_the_process_at_import_is_a_broken_plugin(site):
-    install(site, "ssl-exit", "exit = ssl_exit:Far", code="import sys; sys.exit('no licence')")
-    assert "SystemExit: no licence" in available_losses(details=True)["exit"].error
-    with pytest.raises(ImportError, match=r"ssl-exit 1\.5 .* cannot be used: SystemExit: no licence\."):
+    install(site, "ssl-exit", "exit = ssl_exit:Far", code="import sys; sys.exit('no license')")
+    assert "SystemExit: no license" in available_losses(details=True)["exit"].error
+    with pytest.raises(ImportError, match=r"ssl-exit 1\.5 .* cannot be used: SystemExit: no license\."):
         get_loss("exit")
     embedder = SSLImageEmbedder(loss="exit")
     assert not [name for name in embedder.get_params() if name.startswith("loss__")]

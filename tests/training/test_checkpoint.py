@@ -353,11 +353,11 @@ def test_another_version_of_a_package_makes_another_training(make, images, runs,
 
 
 def test_labels_count_where_they_are_used(make, images, labels, runs):
-    class Labelled(Everything):
+    class Labeled(Everything):
         uses_labels = True
 
-    make(loss=Labelled).fit(images, labels)
-    make(loss=Labelled).fit(images, labels[::-1])
+    make(loss=Labeled).fit(images, labels)
+    make(loss=Labeled).fit(images, labels[::-1])
     assert len(files(runs)) == 2
 
 

@@ -233,7 +233,7 @@ class BEiT(SSLLoss):
 class DiscreteVAE(nn.Module):
     """Discrete variational autoencoder that maps patches to logits of words, and words to patches.
 
-    Encoder and decoder each depend on the 3x3 neighbourhood of a patch.
+    Encoder and decoder each depend on the 3x3 neighborhood of a patch.
 
     Parameters
     ----------

@@ -15,7 +15,7 @@ from sklearn_ssl_masked.filling import PixelFilling
 class Inpainting(PixelFilling):
     r"""Context encoder: prediction of missing regions from their surroundings [1]_.
 
-    Square holes are cut out of the image and filled with the mean colour of all images. A small decoder
+    Square holes are cut out of the image and filled with the mean color of all images. A small decoder
     predicts the missing pixels from the backbone's last feature maps:
 
     .. math::
@@ -29,7 +29,7 @@ class Inpainting(PixelFilling):
         Masking ratio: maximum fraction of the image's area that is cut out. The default is the paper's.
     holes : int, default=4
         Number of holes, squares of equal size at random positions in each image. Their total area is that of
-        the masking ratio; they may overlap. This is the paper's "random block"; a single hole in the centre
+        the masking ratio; they may overlap. This is the paper's "random block"; a single hole in the center
         of all images performed worse there.
     decoder_width : int, default=128
         Number of channels of the decoder between the feature maps and the pixels.

@@ -104,7 +104,7 @@ class MAE(SSLLoss):
         self.hidden = number_hidden(self.patches, self.mask_ratio)
         if self.normalize_targets and self.side**2 * spec.in_channels == 1:
             raise ValueError(
-                "a patch is a single value here, which cannot be standardised: set a larger backbone__patch, "
+                "a patch is a single value here, which cannot be standardized: set a larger backbone__patch, "
                 "or loss__normalize_targets=False."
             )
         width = self.decoder_width
@@ -120,7 +120,7 @@ class MAE(SSLLoss):
             batch.draw(lambda n: shuffled(n, self.patches, batch.generator)).to(x.device)
         )
         painted = self._painted(student, x, keep)
-        target = self._standardised(patchify(x, self.side))
+        target = self._standardized(patchify(x, self.side))
         return F.mse_loss(rows(painted, hidden), rows(target, hidden))
 
     @torch.no_grad()
@@ -155,7 +155,7 @@ class MAE(SSLLoss):
         full = full.scatter(1, keep[:, :, None].expand_as(h), h) + self.positions
         return self.paint(self.decoder(full))
 
-    def _standardised(self, patches: Tensor) -> Tensor:
+    def _standardized(self, patches: Tensor) -> Tensor:
         """Return the targets: the patches, standardized if `normalize_targets` is set."""
         if not self.normalize_targets:
             return patches

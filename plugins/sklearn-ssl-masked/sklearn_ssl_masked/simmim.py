@@ -30,7 +30,7 @@ class SimMIM(PixelFilling):
 
     In a vision transformer, the paper's backbone (``backbone="vit"``), the mask token replaces the embedding
     of a masked patch. Other backbones, such as the default ResNet-18, which learns more from few images in
-    little time, receive images whose masked pixels have a learned colour.
+    little time, receive images whose masked pixels have a learned color.
 
     Parameters
     ----------
@@ -43,7 +43,7 @@ class SimMIM(PixelFilling):
     Attributes
     ----------
     token : nn.Parameter of shape (feature_dim,) or (in_channels,)
-        Mask token of a vision transformer; colour of masked pixels for other backbones.
+        Mask token of a vision transformer; color of masked pixels for other backbones.
     paint : nn.Module
         Linear layer from feature maps to pixels.
 

@@ -1,4 +1,4 @@
-"""Mean shift (MSF): attraction to the mean of the nearest neighbours."""
+"""Mean shift (MSF): attraction to the mean of the nearest neighbors."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def twice_then_a_quarter(feature_dim: int) -> tuple[int, ...]:
 class MeanShift(SSLLoss):
     r"""Mean shift for self-supervised learning (MSF) [1]_.
 
-    As in the mean-shift clustering algorithm, an image moves towards the mean of its nearest neighbours. In
+    As in the mean-shift clustering algorithm, an image moves towards the mean of its nearest neighbors. In
     contrast to BYOL, the prediction is attracted not only to the teacher's projection of the image's other
     view, but to the k projections of recent images that are nearest to it. Groups of images contract, and no
     negatives are needed:
@@ -44,16 +44,16 @@ class MeanShift(SSLLoss):
     where p is the predictor's output for the student's projection of a strongly augmented view, t the
     teacher's projection of a weakly augmented one, and Q the queue of the teacher's most recent projections,
     including t; all are scaled to unit length. The loss is the mean over the images. Since t is its own
-    nearest neighbour, k = 1 is BYOL (in one direction).
+    nearest neighbor, k = 1 is BYOL (in one direction).
 
     Parameters
     ----------
     k : int, default=5
-        Number of neighbours. The default is the paper's. A larger number gives more varied targets, which are
-        only as good as the neighbours.
+        Number of neighbors. The default is the paper's. A larger number gives more varied targets, which are
+        only as good as the neighbors.
     momentum : float or callable, default=0.99
         Momentum of the teacher, or a picklable function that returns it at a progress in [0, 1]. The default
-        is the paper's. It suits short trainings, too: with a faster teacher, the neighbours contract before
+        is the paper's. It suits short trainings, too: with a faster teacher, the neighbors contract before
         they are meaningful.
     queue_size : int or "auto", default="auto"
         Number of rows of Q, at least the batch size and at least k. "auto": the number of images, at most the
@@ -77,7 +77,7 @@ class MeanShift(SSLLoss):
     The hidden layers of projector and predictor are twice as wide as the features, their outputs a quarter as
     wide, as the authors', but at least 128. Unlike the authors', the projections are standardized over the
     batch (BatchNorm without an affine transformation, as in SimSiam). Otherwise they share one dominant
-    direction early in training, and all images are neighbours of each other.
+    direction early in training, and all images are neighbors of each other.
 
     References
     ----------

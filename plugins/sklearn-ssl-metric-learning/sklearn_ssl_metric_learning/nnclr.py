@@ -1,4 +1,4 @@
-"""NNCLR: contrastive learning with nearest neighbours as positives."""
+"""NNCLR: contrastive learning with nearest neighbors as positives."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from sklearn_ssl.losses import Batch, Queue, Spec, SSLLoss, Student, Teacher, ch
 
 
 class NNCLR(SSLLoss):
-    r"""Nearest-neighbour contrastive learning of visual representations (NNCLR) [1]_.
+    r"""Nearest-neighbor contrastive learning of visual representations (NNCLR) [1]_.
 
-    The first view is replaced by its nearest neighbour among recent images. Views of one image differ only by
-    the augmentation, whereas a nearest neighbour differs in pose, shape or illumination and is mostly of the
+    The first view is replaced by its nearest neighbor among recent images. Views of one image differ only by
+    the augmentation, whereas a nearest neighbor differs in pose, shape or illumination and is mostly of the
     same class, so that the projections have to represent the class. From view 1 to view 2:
 
     .. math::
@@ -33,7 +33,7 @@ class NNCLR(SSLLoss):
         ImageNet.
     queue_size : int or "auto", default="auto"
         Number of rows of Q, at least the batch size. "auto": half the number of images, at most 4096, so that
-        the neighbour is rarely the same image in the previous epoch. The paper uses 98,304 for 1.28 million
+        the neighbor is rarely the same image in the previous epoch. The paper uses 98,304 for 1.28 million
         images.
 
     Attributes
@@ -50,7 +50,7 @@ class NNCLR(SSLLoss):
 
     Notes
     -----
-    The gradient does not flow through the neighbour (stop-gradient). In the first step, when Q is empty, the
+    The gradient does not flow through the neighbor (stop-gradient). In the first step, when Q is empty, the
     projection itself replaces it. The predictor's hidden layer is twice as wide as the features, as the
     paper's (4096 for 2048); the projector has the usual two layers, the paper's has three.
 
@@ -76,7 +76,7 @@ class NNCLR(SSLLoss):
         z1, z2 = (F.normalize(z, dim=1) for z in student(batch.views))
         p1, p2 = (F.normalize(self.predictor(z), dim=1) for z in (z1, z2))
         loss = (self._pick(self._nearest(z1), p2) + self._pick(self._nearest(z2), p1)) / 2
-        self.queue.push(z1)  # after the search: a projection must not be its own neighbour
+        self.queue.push(z1)  # after the search: a projection must not be its own neighbor
         return loss
 
     @torch.no_grad()
@@ -86,7 +86,7 @@ class NNCLR(SSLLoss):
         similarity = (z @ self.queue.rows.T).masked_fill(~filled, float("-inf"))  # (n, queue_size)
         return torch.where(filled.any(), self.queue.rows[similarity.argmax(dim=1)], z)
 
-    def _pick(self, neighbour: Tensor, p: Tensor) -> Tensor:
+    def _pick(self, neighbor: Tensor, p: Tensor) -> Tensor:
         """Return the cross-entropy of identifying the image's own prediction among those of the batch."""
-        logits = neighbour @ p.T / self.temperature  # (n, n)
+        logits = neighbor @ p.T / self.temperature  # (n, n)
         return F.cross_entropy(logits, torch.arange(len(p), device=p.device))

@@ -1,4 +1,4 @@
-"""Colorization: prediction of the colours of a greyscale image."""
+"""Colorization: prediction of the colors of a grayscale image."""
 
 from __future__ import annotations
 
@@ -20,31 +20,31 @@ from sklearn_ssl.losses import (
     map_size,
 )
 
-# Temperature of the annealed mean of the colours (the paper's, equation 5).
+# Temperature of the annealed mean of the colors (the paper's, equation 5).
 ANNEALED_MEAN_TEMPERATURE = 0.38
-# Weight of the current batch in the moving average of the colours' scale.
+# Weight of the current batch in the moving average of the colors' scale.
 SCALE_UPDATE = 0.05
-# Mean absolute colour, of standardized channels, below which images count as grey.
+# Mean absolute color, of standardized channels, below which images count as gray.
 MIN_SCALE = 1e-3
 
 
 class Colorization(SSLLoss):
-    r"""Colourful image colorization [1]_.
+    r"""Colorful image colorization [1]_.
 
-    The backbone sees the image without its colours. On its last feature maps, a small decoder classifies the
-    colour of each position into Q bins, for which the backbone has to recognize the content of the image (the
+    The backbone sees the image without its colors. On its last feature maps, a small decoder classifies the
+    color of each position into Q bins, for which the backbone has to recognize the content of the image (the
     sky is blue):
 
     .. math::
         \ell = - \frac{1}{P} \sum_{p=1}^{P} \log q_p(c_p)
 
-    averaged over the images, where P is the number of positions, :math:`c_p` the bin of the true colour, and
+    averaged over the images, where P is the number of positions, :math:`c_p` the bin of the true color, and
     :math:`q_p` the decoder's probabilities.
 
     Parameters
     ----------
     bins : int, default=8
-        Number of bins along each of two colour axes, red to green and yellow to blue: Q is its square. (The
+        Number of bins along each of two color axes, red to green and yellow to blue: Q is its square. (The
         paper: 313 bins of Lab space, for a million photographs.)
     decoder_width : int, default=128
         Number of channels of the decoder between the feature maps and the bins.
@@ -54,20 +54,20 @@ class Colorization(SSLLoss):
     decoder : nn.Module
         Decoder from feature maps to logits of the bins.
     scale : Tensor of shape (2,)
-        Moving average of the mean absolute colours; 0 before the first batch.
+        Moving average of the mean absolute colors; 0 before the first batch.
 
     Raises
     ------
     ValueError
         If a hyperparameter is out of its range; in `build`, if the images do not have three channels or the
-        backbone does not expose feature maps; after the first step, if the images are grey.
+        backbone does not expose feature maps; after the first step, if the images are gray.
 
     Notes
     -----
-    Most of a photograph is nearly grey. The paper gives rare colours a larger weight; here, bins are narrow
-    near grey and wide far from it, so that they have about equal frequencies: their edges are quantiles of a
+    Most of a photograph is nearly gray. The paper gives rare colors a larger weight; here, bins are narrow
+    near gray and wide far from it, so that they have about equal frequencies: their edges are quantiles of a
     Laplace distribution, whose scale follows the images. Brightness is the mean of the standardized channels;
-    the colour axes are R - G and (R + G) / 2 - B of them. Colours are predicted at a quarter of the
+    the color axes are R - G and (R + G) / 2 - B of them. Colors are predicted at a quarter of the
     resolution, as in the paper, but at 8 x 8 positions at least.
 
     References
@@ -89,34 +89,34 @@ class Colorization(SSLLoss):
         if spec.in_channels != 3:
             raise ValueError(
                 f"colorization needs images of three channels, red, green and blue; these have "
-                f"{spec.in_channels}. Without colours, take another loss: rotation, inpainting, simmim."
+                f"{spec.in_channels}. Without colors, take another loss: rotation, inpainting, simmim."
             )
         width, size = self.decoder_width, tuple(places(side) for side in spec.image_size)
         self.size = size
         self.decoder = MapsToPixels(spec.feature_dim, self.bins**2, map_size(spec), size, width=width)
         # Checked once, by the first `after_step`: a check reads from the device, which synchronizes with it.
-        self.has_colours = False
+        self.has_colors = False
         self.register_buffer("scale", torch.zeros(2))  # 0: no batch seen yet
 
     def step(self, batch: Batch, student: Student, teacher: Teacher | None) -> Tensor | dict[str, Tensor]:
         x = batch.views[0]
-        colours = F.adaptive_avg_pool2d(to_colours(x), self.size)
-        self._follow(colours)
-        return F.cross_entropy(self.decoder(student.maps(without_colours(x))), self._bin(colours))
+        colors = F.adaptive_avg_pool2d(to_colors(x), self.size)
+        self._follow(colors)
+        return F.cross_entropy(self.decoder(student.maps(without_colors(x))), self._bin(colors))
 
     def after_step(self, student: Student, teacher: Teacher | None) -> None:
-        if not self.has_colours and self.scale.max() < MIN_SCALE:
+        if not self.has_colors and self.scale.max() < MIN_SCALE:
             raise ValueError(
-                "the images are grey, with three equal channels: there are no colours to be told. Take "
+                "the images are gray, with three equal channels: there are no colors to be told. Take "
                 "another loss: rotation, inpainting, simmim."
             )
-        self.has_colours = True
+        self.has_colors = True
 
     @torch.no_grad()
     def reconstruct(
         self, views: list[Tensor], student: Student, generator: torch.Generator
     ) -> tuple[Tensor, Tensor]:
-        """Return images without colours, as the backbone sees them, and with predicted colours.
+        """Return images without colors, as the backbone sees them, and with predicted colors.
 
         Parameters
         ----------
@@ -130,53 +130,53 @@ class Colorization(SSLLoss):
         Returns
         -------
         visible : Tensor of shape (n, 3, height, width)
-            Greyscale images.
+            Grayscale images.
         reconstruction : Tensor of shape (n, 3, height, width)
-            Images with the predicted colours.
+            Images with the predicted colors.
         """
         x = views[0]
-        grey = without_colours(x)
-        q = (self.decoder(student.maps(grey)) / ANNEALED_MEAN_TEMPERATURE).softmax(dim=1)
-        colours = torch.einsum("nqhw,qc->nchw", q, self._centers().to(q.dtype))
-        return grey, with_colours(grey, F.interpolate(colours, x.shape[2:], mode="bilinear"))
+        gray = without_colors(x)
+        q = (self.decoder(student.maps(gray)) / ANNEALED_MEAN_TEMPERATURE).softmax(dim=1)
+        colors = torch.einsum("nqhw,qc->nchw", q, self._centers().to(q.dtype))
+        return gray, with_colors(gray, F.interpolate(colors, x.shape[2:], mode="bilinear"))
 
     @torch.no_grad()
-    def _follow(self, colours: Tensor) -> None:
-        """Update the scale of the colours, an exponential moving average over the batches."""
-        size = colours.abs().mean(dim=(0, 2, 3))
+    def _follow(self, colors: Tensor) -> None:
+        """Update the scale of the colors, an exponential moving average over the batches."""
+        size = colors.abs().mean(dim=(0, 2, 3))
         self.scale.copy_(torch.where(self.scale > 0, self.scale.lerp(size, SCALE_UPDATE), size))
 
-    def _bin(self, colours: Tensor) -> Tensor:
-        """Return the bin of each colour, (n, rows, columns), for colours (n, 2, rows, columns)."""
-        share = laplace_cdf(colours / self.scale.clamp(min=1e-6).view(1, 2, 1, 1))
+    def _bin(self, colors: Tensor) -> Tensor:
+        """Return the bin of each color, (n, rows, columns), for colors (n, 2, rows, columns)."""
+        share = laplace_cdf(colors / self.scale.clamp(min=1e-6).view(1, 2, 1, 1))
         first, second = (share * self.bins).long().clamp(max=self.bins - 1).unbind(dim=1)
         return first * self.bins + second
 
     def _centers(self) -> Tensor:
-        """Return the colour at the centre of each bin, (Q, 2)."""
+        """Return the color at the center of each bin, (Q, 2)."""
         middle = laplace_quantile((torch.arange(self.bins, device=self.scale.device) + 0.5) / self.bins)
         return torch.cartesian_prod(middle, middle) * self.scale
 
 
 def places(side: int) -> int:
-    """Return the number of positions, in a row or a column, at which colours are predicted."""
+    """Return the number of positions, in a row or a column, at which colors are predicted."""
     return min(side, max(8, side // 4))
 
 
-def to_colours(x: Tensor) -> Tensor:
-    """Return the colours, red-green and yellow-blue, (n, 2, h, w), of images (n, 3, h, w)."""
+def to_colors(x: Tensor) -> Tensor:
+    """Return the colors, red-green and yellow-blue, (n, 2, h, w), of images (n, 3, h, w)."""
     red, green, blue = x.unbind(dim=1)
     return torch.stack([red - green, (red + green) / 2 - blue], dim=1)
 
 
-def without_colours(x: Tensor) -> Tensor:
-    """Return greyscale images: the brightness in all three channels."""
+def without_colors(x: Tensor) -> Tensor:
+    """Return grayscale images: the brightness in all three channels."""
     return x.mean(dim=1, keepdim=True).expand_as(x)
 
 
-def with_colours(grey: Tensor, colours: Tensor) -> Tensor:
-    """Return images of the given brightness and colours; inverts `to_colours` and `without_colours`."""
-    brightness, (first, second) = grey[:, 0], colours.unbind(dim=1)
+def with_colors(gray: Tensor, colors: Tensor) -> Tensor:
+    """Return images of the given brightness and colors; inverts `to_colors` and `without_colors`."""
+    brightness, (first, second) = gray[:, 0], colors.unbind(dim=1)
     yellow = brightness + second / 3
     return torch.stack([yellow + first / 2, yellow - first / 2, brightness - 2 * second / 3], dim=1)
 

@@ -27,7 +27,7 @@ from sklearn_ssl_pretext.tiles import (
     check_grid,
     check_is_taken,
     cut_tiles,
-    standardised,
+    standardized,
     tile_size,
     tiles_in_a_row,
 )
@@ -131,7 +131,7 @@ class Jigsaw(SSLLoss):
         if self.tiles == "together":
             h = student.features(as_one_image(shuffled))
         else:
-            h = student.features(rearrange(standardised(shuffled), "n tile ... -> (n tile) ..."))
+            h = student.features(rearrange(standardized(shuffled), "n tile ... -> (n tile) ..."))
             h = rearrange(h, "(n tile) d -> n (tile d)", n=len(x))
         return graded(self.head(h), k)
 

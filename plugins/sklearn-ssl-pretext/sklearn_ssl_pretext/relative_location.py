@@ -17,7 +17,7 @@ from sklearn_ssl_pretext.tiles import (
     is_small,
     tile_size,
     tiles_in_a_row,
-    with_colours_dropped,
+    with_colors_dropped,
 )
 
 # Offset (rows, columns) of the second tile from the first.
@@ -27,14 +27,14 @@ DIRECTIONS = ((-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 1), (1, -1), (1, 0), (1, 
 class RelativeLocation(SSLLoss):
     r"""Context prediction: relative location of two tiles, one of eight directions [1]_.
 
-    The backbone encodes a tile of a grid and one of its neighbours separately; from both features, a head
+    The backbone encodes a tile of a grid and one of its neighbors separately; from both features, a head
     classifies the direction. To solve the task, the features have to represent parts of objects:
 
     .. math::
         \ell = -\log p \bigl( k \mid h(x_0), h(x_k) \bigr)
 
     averaged over the images, with a direction :math:`k \in \{1, \dots, 8\}` drawn for each, and a tile
-    :math:`x_0` that has a neighbour :math:`x_k` in this direction.
+    :math:`x_0` that has a neighbor :math:`x_k` in this direction.
 
     Parameters
     ----------
@@ -42,7 +42,7 @@ class RelativeLocation(SSLLoss):
         Number of tiles in a row and in a column. "auto": 3 from 64 pixels on (short side), 2 below, which
         gives larger tiles.
     drop_colors : bool or "auto", default="auto"
-        Whether to replace two of the three channels of colour images by noise: the chromatic aberration of
+        Whether to replace two of the three channels of color images by noise: the chromatic aberration of
         lenses gives away the position in the image (section 3.1 of the paper). "auto": from 64 pixels on
         (short side); smaller images do not show it.
     head_width : int, default=512
@@ -106,7 +106,7 @@ class RelativeLocation(SSLLoss):
         tiles = cut_tiles(x, self.side, self.size, generator)
         pair = tiles[torch.arange(len(x), device=x.device)[:, None], which.to(x.device)]
         if self.drops_colors:
-            pair = with_colours_dropped(pair, generator)
+            pair = with_colors_dropped(pair, generator)
         h = student.features(rearrange(pair, "n tile ... -> (n tile) ..."))
         h = rearrange(h, "(n tile) d -> n (tile d)", n=len(x))
         return graded(self.head(h), k.to(x.device))
@@ -117,7 +117,7 @@ class RelativeLocation(SSLLoss):
         k = torch.randint(len(DIRECTIONS), (n,), generator=generator, device=device)
         step = torch.tensor(DIRECTIONS, device=device)[k]
         places = self.side - step.abs()  # number of possible (rows, columns) of the first tile
-        # The first possible row or column is 1 if the neighbour is above or to the left, else 0.
+        # The first possible row or column is 1 if the neighbor is above or to the left, else 0.
         first = (torch.rand(n, 2, generator=generator, device=device) * places).long() + (step < 0)
         both = torch.stack([first, first + step], dim=1)  # (n, 2, row and column)
         return k, both[:, :, 0] * self.side + both[:, :, 1]

@@ -115,13 +115,13 @@ def cut_tiles(x: Tensor, grid: int, size: tuple[int, int], generator: torch.Gene
     return rearrange(tiles, "n rows columns h w channels -> n (rows columns) channels h w")
 
 
-def standardised(tiles: Tensor) -> Tensor:
-    """Standardize each channel of each tile, since equal brightness gives away neighbouring tiles."""
+def standardized(tiles: Tensor) -> Tensor:
+    """Standardize each channel of each tile, since equal brightness gives away neighboring tiles."""
     std, mean = torch.std_mean(tiles, dim=(-2, -1), keepdim=True, correction=0)
     return (tiles - mean) / (std + 1e-3)
 
 
-def with_colours_dropped(tiles: Tensor, generator: torch.Generator) -> Tensor:
+def with_colors_dropped(tiles: Tensor, generator: torch.Generator) -> Tensor:
     """Replace two of three channels by noise, against the chromatic aberration that gives away the position.
 
     Parameters

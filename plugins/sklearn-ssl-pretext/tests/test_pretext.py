@@ -12,14 +12,14 @@ from sklearn_ssl_pretext import CPC, Colorization, Jigsaw, RelativeLocation, Rot
 from sklearn_ssl_pretext.colorization import (
     laplace_cdf,
     laplace_quantile,
-    to_colours,
-    with_colours,
-    without_colours,
+    to_colors,
+    with_colors,
+    without_colors,
 )
 from sklearn_ssl_pretext.cpc import overlapping
 from sklearn_ssl_pretext.jigsaw import far_permutations
 from sklearn_ssl_pretext.rotation import all_turns
-from sklearn_ssl_pretext.tiles import cut_tiles, standardised, with_colours_dropped
+from sklearn_ssl_pretext.tiles import cut_tiles, standardized, with_colors_dropped
 from torch import nn
 
 from sklearn_ssl import Batch, Spec, SSLImageEmbedder, available_losses, plot_reconstructions
@@ -128,21 +128,21 @@ def test_a_tile_lies_in_its_cell():
 
 
 def test_tiles_are_standardized_channel_by_channel():
-    tiles = standardised(5 + 3 * torch.randn(2, 4, 3, 8, 8, generator=generator()))
+    tiles = standardized(5 + 3 * torch.randn(2, 4, 3, 8, 8, generator=generator()))
     torch.testing.assert_close(tiles.mean(dim=(3, 4)), torch.zeros(2, 4, 3), rtol=0, atol=1e-5)
     torch.testing.assert_close(tiles.std(dim=(3, 4), correction=0), torch.ones(2, 4, 3), rtol=0, atol=1e-2)
 
 
 def test_two_colors_become_faint_noise():
     tiles = torch.randn(30, 2, 3, 8, 8, generator=generator())
-    dropped = with_colours_dropped(tiles, generator())
+    dropped = with_colors_dropped(tiles, generator())
     kept = (dropped == tiles).all(dim=(3, 4))
     assert (kept.sum(dim=2) == 1).all()
     assert torch.equal(kept[:, 0], kept[:, 1])  # the same in both tiles
     assert 0.005 < dropped[~kept].std() < 0.02
     assert kept[:, 0].any(dim=0).all()
     gray = tiles[:, :, :1]
-    assert with_colours_dropped(gray, generator()) is gray
+    assert with_colors_dropped(gray, generator()) is gray
 
 
 # ------------------------------------------------------------------ jigsaw and relative location
@@ -172,7 +172,7 @@ def test_jigsaw_asks_for_the_order(tiles):
             expected, features = cells[i], student.x[i].flatten()[:6]
         else:
             seen = student.x[4 * i : 4 * i + 4]
-            expected, features = standardised(cells[i]), torch.cat([tile.flatten()[:6] for tile in seen])
+            expected, features = standardized(cells[i]), torch.cat([tile.flatten()[:6] for tile in seen])
         where = [next(j for j in range(4) if torch.equal(expected[j], tile)) for tile in seen]
         logits = loss.head(features)
         total -= logits.log_softmax(dim=0)[loss.orders.tolist().index(where)].item()
@@ -225,11 +225,11 @@ def test_colors_are_dropped_where_they_tell_the_place(side, given, dropped):
 
 def test_brightness_and_colors_are_the_image():
     x = images()
-    torch.testing.assert_close(with_colours(without_colours(x), to_colours(x)), x)
-    gray = without_colours(x)
-    torch.testing.assert_close(to_colours(gray), torch.zeros(4, 2, 16, 16))
+    torch.testing.assert_close(with_colors(without_colors(x), to_colors(x)), x)
+    gray = without_colors(x)
+    torch.testing.assert_close(to_colors(gray), torch.zeros(4, 2, 16, 16))
     # Red 1, green 0, blue 0: brighter by 1 in red than in green; half of it more than in blue.
-    assert to_colours(torch.tensor([1.0, 0, 0]).view(1, 3, 1, 1)).flatten().tolist() == [1, 0.5]
+    assert to_colors(torch.tensor([1.0, 0, 0]).view(1, 3, 1, 1)).flatten().tolist() == [1, 0.5]
 
 
 def test_bins_hold_about_as_many_places_each():
@@ -256,7 +256,7 @@ def test_colorization_sees_no_color_and_asks_for_it():
     value = loss.step(batch(x), student, None)
     assert torch.equal(student.x[:, 0], student.x[:, 2])
     torch.testing.assert_close(student.x[:, 1], x.mean(dim=1))
-    colors = F.avg_pool2d(to_colours(x), 4)
+    colors = F.avg_pool2d(to_colors(x), 4)
     logits = loss.decoder(student.maps(x))
     total = 0.0
     for i, row, column in itertools.product(range(4), range(8), range(8)):
@@ -371,8 +371,8 @@ def test_colors_are_drawn():
     figure = plot_reconstructions(SSLImageEmbedder("colorization", **settings).fit(pixels()), pixels()[:3])
     original, shown, made = (axis.images[0].get_array() for axis in figure.axes[:3])
     np.testing.assert_allclose(original, pixels()[0] / 255, atol=1e-5)
-    standardised = (shown - pixels().mean(axis=(0, 1, 2)) / 255) / (pixels().std(axis=(0, 1, 2)) / 255)
-    assert np.ptp(standardised, axis=2).max() < 0.01  # as bright in all channels
+    standardized = (shown - pixels().mean(axis=(0, 1, 2)) / 255) / (pixels().std(axis=(0, 1, 2)) / 255)
+    assert np.ptp(standardized, axis=2).max() < 0.01  # as bright in all channels
     assert not np.array_equal(made, shown)
 
 
@@ -381,7 +381,7 @@ def test_colors_are_drawn():
     [
         ("colorization", {}, pixels(channels=1), r"images of three channels.*these have 1\. .*rotation"),
         ("colorization", {"loss__bins": 1}, pixels(), r"loss__bins=1: give a whole number of at least 2"),
-        ("colorization", {}, pixels(channels=1).repeat(3, axis=3), r"grey, with three equal channels"),
+        ("colorization", {}, pixels(channels=1).repeat(3, axis=3), r"gray, with three equal channels"),
         ("jigsaw", {"backbone": Only24}, pixels(), r"tiles together of 20 x 20 pixels: only 24"),
         ("jigsaw", {"backbone": Only24, "loss__tiles": "apart"}, pixels(), r"tiles apart of 10 x 10 pixels"),
         (

@@ -43,7 +43,7 @@ class DINO(SSLLoss):
 
     averaged over the images, where T is the set of all pairs of a full-size view t and another view s, z are
     the student's projections and z' the teacher's, the bar denotes scaling to unit length, and the K rows of
-    W have unit length, too (a weight-normalized last layer). :math:`W_t` is the teacher's W, and the centre c
+    W have unit length, too (a weight-normalized last layer). :math:`W_t` is the teacher's W, and the center c
     is a moving average of the teacher's logits, averaged over the batch.
 
     Parameters
@@ -61,7 +61,7 @@ class DINO(SSLLoss):
     teacher_temp_warmup : float, default=0.3
         Duration of the linear warm-up, as a fraction of the training. The authors use 30 of 100 epochs.
     center_momentum : float, default=0.9
-        Momentum m of the centre. The default is the paper's.
+        Momentum m of the center. The default is the paper's.
     momentum : float, default=0.99
         Initial momentum of the teacher, which rises to 1 on a cosine schedule. The paper uses 0.996, for some
         hundred times as many steps.
@@ -82,7 +82,7 @@ class DINO(SSLLoss):
     teacher_last_layer : Tensor of shape (out_dim, dim)
         The teacher's W, before normalization.
     center : Tensor of shape (out_dim,)
-        Centre c of the teacher's logits.
+        Center c of the teacher's logits.
 
     Raises
     ------
@@ -167,7 +167,7 @@ class DINO(SSLLoss):
         self.teacher_last_layer.lerp_(self.last_layer, 1 - self.momentum)
 
     def _sharpened(self, t: Sequence[Tensor], progress: float) -> list[Tensor]:
-        """Return the teacher's probabilities, centred and sharpened."""
+        """Return the teacher's probabilities, centered and sharpened."""
         return [((each - self.center) / self.teacher_temp(progress)).softmax(dim=1) for each in t]
 
 
