@@ -15,6 +15,7 @@ from sklearn_ssl._hardware.ambient import own_settings
 from sklearn_ssl._images.pixel_scale import PixelScale
 from sklearn_ssl.losses._adapters import loss_name, resolve_loss
 from sklearn_ssl.losses._base import ViewSpec
+from sklearn_ssl.losses._registry import available_losses, get_loss
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -105,8 +106,8 @@ def plot_reconstructions(embedder: SSLImageEmbedder, X: Any, random_state: int =
     loss = resolve_loss(embedder.loss)
     if not hasattr(loss, "reconstruct"):
         raise ValueError(
-            f"The loss {loss_name(loss)} does not reconstruct images. Losses that do include 'mae', "
-            "'simmim', 'inpainting', 'beit' and 'colorization'."
+            f"The loss {loss_name(loss)} does not reconstruct images. Installed losses that do: "
+            f"{', '.join(map(repr, _reconstructing_losses())) or 'none'}."
         )
     if getattr(embedder, "_training_state", None) is None:
         raise ValueError(
@@ -124,6 +125,12 @@ def plot_reconstructions(embedder: SSLImageEmbedder, X: Any, random_state: int =
         rows = torch.stack([views[0], shown, made], dim=1).cpu()  # (n, 3, C, H, W)
     pictures = np.nan_to_num(_in_pixels(rows, pixels), nan=0.5)  # `reconstruct` marks hidden pixels by NaN
     return _draw(pictures, titles=("image", "visible", "reconstruction"))
+
+
+def _reconstructing_losses() -> list[str]:
+    """Return the names of the installed losses with the optional method `reconstruct`."""
+    usable = [name for name, info in available_losses(details=True).items() if info.error is None]
+    return [name for name in usable if hasattr(get_loss(name), "reconstruct")]
 
 
 def _in_pixels(standardized: torch.Tensor, pixels: PixelScale) -> np.ndarray:

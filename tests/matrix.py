@@ -56,7 +56,7 @@ class Row:
 
 
 ROWS = {
-    "plain": Row("this processor, one thread, in order"),
+    "plain": Row("this processor, one thread per process"),
     "old-processor": Row(
         "kernels for processors without AVX, in parallel processes; Ctrl-C ignored; elsewhere in the world",
         env={

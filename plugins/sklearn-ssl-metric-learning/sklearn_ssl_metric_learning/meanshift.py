@@ -32,7 +32,7 @@ def twice_then_a_quarter(feature_dim: int) -> tuple[int, ...]:
 class MeanShift(SSLLoss):
     r"""Mean shift for self-supervised learning (MSF) [1]_.
 
-    As in the mean-shift clustering algorithm, an image moves towards the mean of its nearest neighbors. In
+    As in the mean-shift clustering algorithm, an image moves toward the mean of its nearest neighbors. In
     contrast to BYOL, the prediction is attracted not only to the teacher's projection of the image's other
     view, but to the k projections of recent images that are nearest to it. Groups of images contract, and no
     negatives are needed:

@@ -32,14 +32,14 @@ class CosineToOne:
 
 @dataclass(frozen=True)
 class LinearWarmup:
-    """Linear warm-up from one value to another, constant afterwards.
+    """Linear warm-up from one value to another, constant afterward.
 
     Parameters
     ----------
     start : float
         Initial value.
     end : float
-        Value at the end of the warm-up and afterwards.
+        Value at the end of the warm-up and afterward.
     share : float
         Duration of the warm-up, as a fraction of the training.
     """
