@@ -17,6 +17,11 @@ from torch import nn
 from sklearn_ssl import Batch, Spec, SSLImageEmbedder
 from sklearn_ssl._hardware.devices import resolve_compile
 
+try:
+    import cloudpickle
+except ImportError:  # joblib before 1.6 has its own
+    from joblib.externals import cloudpickle
+
 
 def pytest_addoption(parser):
     parser.addoption(
@@ -73,6 +78,16 @@ def compiler():
         warnings.simplefilter("always")
         if not resolve_compile(True, torch.device("cpu")):
             pytest.skip("torch.compile does not work here")
+
+
+@pytest.fixture(scope="module")
+def sent_by_value(request):
+    """Let functions and classes of a test module go to worker processes, which cannot import it."""
+    if not torch.distributed.is_available():
+        pytest.skip("torch was built without torch.distributed")
+    cloudpickle.register_pickle_by_value(request.module)
+    yield
+    cloudpickle.unregister_pickle_by_value(request.module)
 
 
 @pytest.fixture

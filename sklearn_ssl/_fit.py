@@ -179,10 +179,7 @@ class Task:
             drawn_anew=params["random_state"] is None and self.state is None,
             team=self.team,
         )
-        # A RandomState is advanced even if the seed comes from the checkpoint, as it was in the earlier fit.
-        if earlier is None or from_checkpoint:
-            drawn = _draw_seed(params["random_state"])
-        seed = earlier["training"]["seed"] if earlier else self.team.from_first(lambda: drawn)
+        seed = self._seed(earlier, from_checkpoint)
         with seeded_modules(seed) as generator:
             student, projector, feature_dim = build_student(
                 self.loss,
@@ -223,6 +220,14 @@ class Task:
         if earlier:
             resume(net, earlier, checkpoint if from_checkpoint else None)
         return net, projector, feature_dim
+
+    def _seed(self, earlier: dict[str, Any] | None, from_checkpoint: bool) -> int:
+        """Return the seed of an earlier training, or draw one, which process 0 does for all."""
+        if earlier and not from_checkpoint:
+            return earlier["training"]["seed"]
+        # A RandomState is advanced even if the seed comes from the checkpoint, as it was in the earlier fit.
+        drawn = _draw_seed(self.params["random_state"])
+        return earlier["training"]["seed"] if earlier else self.team.from_first(lambda: drawn)
 
     def warn_if_drawn_once(self) -> None:
         """Warn of an `augment` that draws once for the whole batch rather than for each image."""

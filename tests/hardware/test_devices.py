@@ -1,6 +1,7 @@
 """Precision, compilation and memory on a device, and advice where a setting is not possible."""
 
 import contextlib
+import multiprocessing
 import os
 import random
 import subprocess
@@ -12,7 +13,13 @@ import torch
 
 from sklearn_ssl._hardware import devices
 from sklearn_ssl._hardware.ambient import lent_generators
-from sklearn_ssl._hardware.devices import fast_float32, memory_advice, resolve_compile, resolve_precision
+from sklearn_ssl._hardware.devices import (
+    fast_float32,
+    local_gpu,
+    memory_advice,
+    resolve_compile,
+    resolve_precision,
+)
 
 CPU = torch.device("cpu")
 
@@ -60,6 +67,34 @@ def test_bf16_on_an_old_gpu_is_an_error(slow_in_bf16):
         "precision='bf16': cuda:0 has no arithmetic for it (CUDA: from compute capability 8 on). Set "
         "precision='auto', which takes float32 here."
     )
+
+
+@pytest.mark.parametrize(
+    ("gpus", "selected", "process", "gpu"),
+    [
+        (4, 0, "MainProcess", 0),
+        (4, 0, "LokyProcess-3", 2),
+        (4, 0, "LokyProcess-6", 1),  # more workers than GPUs
+        (4, 2, "LokyProcess-1", 2),  # selected by a launcher
+        (1, 0, "LokyProcess-2", 0),
+    ],
+)
+def test_workers_of_a_search_are_spread_over_the_gpus(monkeypatch, gpus, selected, process, gpu):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: selected)
+    monkeypatch.setattr(multiprocessing.current_process(), "name", process)
+    assert local_gpu() == gpu
+
+
+def test_members_of_a_group_have_the_gpu_of_their_local_rank(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_rank", lambda: 13)
+    monkeypatch.setenv("LOCAL_RANK", "5")
+    assert local_gpu() == 5
+    monkeypatch.delenv("LOCAL_RANK")
+    assert local_gpu() == 13 % 8
 
 
 def test_tf32_is_for_cuda_alone():
