@@ -3,6 +3,7 @@
 from sklearn_ssl._embedder import SSLImageEmbedder, load
 from sklearn_ssl._images.files import list_images
 from sklearn_ssl._images.reader import Reader
+from sklearn_ssl._images.shards import ImageShards
 from sklearn_ssl._params import param_grid
 from sklearn_ssl._plotting import plot_reconstructions, plot_views, sample_views
 from sklearn_ssl._together import fit_together
@@ -12,6 +13,7 @@ from sklearn_ssl.losses._registry import LossInfo, available_losses, get_loss, r
 __version__ = "0.1.0"
 __all__ = [
     "Batch",
+    "ImageShards",
     "LossInfo",
     "Reader",
     "SSLImageEmbedder",

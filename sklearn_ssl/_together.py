@@ -26,6 +26,7 @@ from torch import Tensor
 
 from sklearn_ssl._checks import check_number
 from sklearn_ssl._distributed.team import LostProcess
+from sklearn_ssl._images.stored import InFile, in_file
 from sklearn_ssl._training.interrupts import interrupt_held_back
 
 # Seconds between two looks at the workers' output and at Ctrl-C.
@@ -104,7 +105,10 @@ def fit_together(
 
 def _fit(estimator: BaseEstimator, mapped: dict[str, Any]) -> tuple[BaseEstimator | None, bool]:
     """Fit in a worker process; the first returns the estimator, and whether it was interrupted."""
-    given = {name: value() if isinstance(value, _Mapped) else value for name, value in mapped.items()}
+    given = {
+        name: value() if isinstance(value, _Mapped | _MappedAlready) else value
+        for name, value in mapped.items()
+    }
     interrupted = False
     try:
         estimator.fit(given.pop("X"), given.pop("y"), **given)
@@ -142,12 +146,27 @@ class _Mapped:
         return tensor if self.is_tensor else tensor.numpy()
 
 
+@dataclass(frozen=True)
+class _MappedAlready:
+    """A memory-mapped array, whose own file the processes map: calling it returns it."""
+
+    place: InFile
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+    def __call__(self) -> np.memmap:
+        return np.memmap(self.place.path, self.dtype, "r", self.place.offset, self.shape)
+
+
 def _map(value: Any, path: Path) -> Any:
     """Write an array or a tensor on the CPU to a file; return anything else as it is."""
     is_tensor = isinstance(value, Tensor) and value.device.type == "cpu" and value.dtype != torch.bfloat16
     is_array = type(value) in (np.ndarray, np.memmap) and value.dtype.kind in "biuf"
     if not is_tensor and not is_array:
         return value
+    place = in_file(value) if is_array and value.flags.c_contiguous else None
+    if place is not None:
+        return _MappedAlready(place, value.shape, value.dtype)
     np.save(path.with_suffix(".npy"), value.numpy() if is_tensor else value)
     return _Mapped(str(path.with_suffix(".npy")), is_tensor)
 
@@ -213,7 +232,7 @@ def _member(
     (Path(folder) / f"pid-{rank}").write_text(str(os.getpid()))
     sys.stderr = open(Path(folder) / f"stderr-{rank}", "w", 1, encoding="utf-8")  # noqa: SIM115
     torch.set_num_threads(threads)
-    os.environ |= {"LOCAL_RANK": str(rank)}
+    os.environ |= {"LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(size)}
     if sys.platform == "linux":
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # whatever the name of this machine leads to
     has_nccl = torch.cuda.is_available() and dist.is_nccl_available()

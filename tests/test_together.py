@@ -101,3 +101,14 @@ def test_arrays_are_mapped_and_other_inputs_are_sent(images, tmp_path):
     assert type(mapped()) is np.ndarray
     assert np.array_equal(mapped(), images)
     assert _map(["a.png"], tmp_path / "X") == ["a.png"]
+
+
+def test_a_memory_map_is_sent_by_its_file(images, tmp_path):
+    np.save(tmp_path / "images.npy", images)
+    stored = np.load(tmp_path / "images.npy", mmap_mode="r")[3:]
+    mapped = _map(stored, tmp_path / "X")
+    assert len(pickle.dumps(mapped)) < stored.nbytes
+    assert not (tmp_path / "X.npy").exists()
+    assert isinstance(mapped(), np.memmap)
+    assert np.array_equal(mapped(), stored)
+    assert np.array_equal(_map(stored[:, ::2], tmp_path / "X")(), stored[:, ::2])

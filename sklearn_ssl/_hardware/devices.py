@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from joblib import cpu_count
 
 from sklearn_ssl._checks import shortened
 from sklearn_ssl._warnings import warn
@@ -60,6 +61,17 @@ def local_gpu() -> int:
         return int(os.environ.get("LOCAL_RANK", dist.get_rank())) % n
     number = multiprocessing.current_process().name.removeprefix("LokyProcess-")
     return (int(number) - 1) % n if number.isdecimal() else 0
+
+
+def local_threads() -> int:
+    """Return the number of threads that read images in this process.
+
+    The number of torch's threads, which joblib limits in its workers. It does not tell for processes that
+    `torchrun` has started, which it gives one thread each: they share the processors of the machine.
+    """
+    if dist.is_available() and dist.is_initialized() and "LOCAL_WORLD_SIZE" in os.environ:
+        return max(1, cpu_count() // int(os.environ["LOCAL_WORLD_SIZE"]))
+    return min(cpu_count(), torch.get_num_threads())
 
 
 def resolve_precision(precision: str, device: torch.device) -> str:

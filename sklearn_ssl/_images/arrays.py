@@ -32,7 +32,10 @@ def as_rows(
     if is_list_of_images(X):
         X = _stack(list(X), background)
     array = X if hasattr(X, "shape") else np.asarray(X)
-    check_image_axes(array)
+    if len(array.shape) == 0:
+        given = type(array.item()).__name__
+        raise ValueError(f"X is a {given}, not images. Give an array, or a list of images or of paths.")
+    check_image_axes(tuple(array.shape))
     check_values(array)
     array = np.asarray(array)
     return array.reshape(len(array), math.prod(array.shape[1:])), array.shape[1:], False
@@ -118,12 +121,8 @@ def _check_tensor_axes(X: Tensor) -> None:
         )
 
 
-def check_image_axes(array: np.ndarray) -> None:
-    """Raise ValueError if an array is not (n, H, W[, C]), or looks like (n, C, H, W)."""
-    shape = tuple(array.shape)
-    if len(shape) == 0:
-        given = type(array.item()).__name__
-        raise ValueError(f"X is a {given}, not images. Give an array, or a list of images or of paths.")
+def check_image_axes(shape: tuple[int, ...]) -> None:
+    """Raise ValueError if the shape of an array is not (n, H, W[, C]), or looks like (n, C, H, W)."""
     if len(shape) == 2:
         raise ValueError(
             f"X has the shape {shape}: flat rows. Set the shape of an image, for example "

@@ -1,27 +1,18 @@
-"""Collections of images that are not a single array in memory: files, PIL images, datasets, memory maps."""
+"""Collections of images by index, which may differ in size and kind: files, and rows of a dataset."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import numpy as np
-from PIL import Image
-from torch import Tensor
+from torch.utils.data import Subset
 
-from sklearn_ssl._images.decode import (
-    Header,
-    are_channels_first,
-    header_of,
-    header_of_array,
-    header_of_image,
-    pixels_of_array,
-    pixels_of_file,
-    pixels_of_image,
-)
-from sklearn_ssl._images.files import NOT_REGULAR, is_special
+from sklearn_ssl._hashing import fingerprint
+from sklearn_ssl._images.decode import Header
+from sklearn_ssl._images.items import header_of_item, image_of, pixels_of_item
 from sklearn_ssl._images.reader import Reader
 
 
@@ -40,17 +31,24 @@ class ImageCollection(Protocol):
         ...
 
     def identity(self, position: int) -> tuple | None:
-        """Return values that change with the image, without reading it; None if there are none."""
+        """Return values that change with the image, without decoding it; None if there are none."""
         ...
 
     def header(self, position: int, reader: Reader) -> Header:
         """Return size and kind of an image, without decoding it if possible."""
         ...
 
+    def read(self, positions: Sequence[int]) -> ImageCollection:
+        """Return a collection that provides the images at these positions, all different.
+
+        It has read them already if they can be read at once.
+        """
+        ...
+
     def pixels(
         self, position: int, size: tuple[int, int] | None, channels: int, reader: Reader
     ) -> np.ndarray:
-        """Return pixels (height, width, channels); 8-bit PIL images and files are resized to `size`."""
+        """Return pixels (height, width, channels); encoded and PIL images of 8 bits are resized to `size`."""
         ...
 
 
@@ -73,30 +71,26 @@ class ImageFiles:
         return str(path.absolute()), stat.st_size, stat.st_mtime_ns
 
     def header(self, position: int, reader: Reader) -> Header:
-        path = self._regular(position)
-        if reader.read is not None:
-            return header_of_array(np.asarray(reader.read(path)))
-        return header_of(path)
+        return header_of_item(self.paths[position], reader)
+
+    def read(self, positions: Sequence[int]) -> Self:
+        return self
 
     def pixels(self, position: int, size: tuple | None, channels: int, reader: Reader) -> np.ndarray:
-        path = self._regular(position)
-        if reader.read is not None:
-            return pixels_of_array(reader.read(path), channels)
-        return pixels_of_file(path, size, channels, reader.max_pixels, reader.background)
-
-    def _regular(self, position: int) -> Path:
-        """Return the path of a regular file; opening a pipe or a device could block forever."""
-        path = self.paths[position]
-        if is_special(path):
-            raise ValueError(f"it is {NOT_REGULAR}")
-        return path
+        return pixels_of_item(self.paths[position], size, channels, reader)
 
 
 @dataclass(frozen=True)
 class IndexedImages:
-    """Images by index: a list of PIL images, a memory-mapped array, or a map-style dataset.
+    """Images by index: a list of PIL images, a map-style dataset, or any other object with items.
 
-    The items of a dataset are images, or tuples whose first element is an image.
+    Parameters
+    ----------
+    images : object with `__getitem__`
+        Its items are images, or contain one (see `image_of`). If it has `__getitems__` as well, the images of
+        a batch are read by one call of that.
+    single_threaded : bool
+        Whether only one thread may read by default.
     """
 
     images: Any
@@ -108,40 +102,37 @@ class IndexedImages:
     def name(self, position: int) -> str:
         return "The image"
 
-    def identity(self, position: int) -> None:
+    def identity(self, position: int) -> tuple | None:
         return None
 
     def header(self, position: int, reader: Reader) -> Header:
-        image = self._image(position)
-        return header_of_image(image) if isinstance(image, Image.Image) else header_of_array(image)
+        return header_of_item(self.images[position], reader)
+
+    def read(self, positions: Sequence[int]) -> IndexedImages:
+        if not _reads_batches(self.images):
+            return self
+        items = self.images.__getitems__(list(positions))
+        return IndexedImages(dict(zip(positions, items, strict=True)), single_threaded=False)
 
     def pixels(self, position: int, size: tuple | None, channels: int, reader: Reader) -> np.ndarray:
-        image = self._image(position)
-        if isinstance(image, Image.Image):
-            return pixels_of_image(image, size, channels, reader.background)
-        return pixels_of_array(image, channels)
-
-    def _image(self, position: int) -> Image.Image | np.ndarray:
-        item = self.images[position]
-        image = item[0] if isinstance(item, tuple | list) else item
-        if isinstance(image, dict):
-            raise ValueError(
-                f"it is a dict with the keys {list(image)}: let the dataset return the image itself, or a "
-                f"tuple that begins with it"
-            )
-        if isinstance(image, Tensor):
-            return _array_of_tensor(image)
-        return image if isinstance(image, Image.Image) else np.asanyarray(image)
+        return pixels_of_item(self.images[position], size, channels, reader)
 
 
-def _array_of_tensor(image: Tensor) -> np.ndarray:
-    """Convert a tensor (height, width) or (channels, height, width) to an array, channels last."""
-    array = image.detach().cpu().numpy()
-    if array.ndim != 3:
-        return array
-    if are_channels_first(array.shape[::-1]):
-        raise ValueError(
-            f"it is a torch tensor of shape {array.shape}, whose last axis looks like channels. A tensor is "
-            f"(channels, height, width): image.permute(2, 0, 1)"
-        )
-    return np.moveaxis(array, 0, -1)
+def _reads_batches(dataset: Any) -> bool:
+    """Return whether a dataset reads several items at once; a `Subset` only passes the call on."""
+    while isinstance(dataset, Subset):
+        dataset = dataset.dataset
+    return hasattr(dataset, "__getitems__")
+
+
+@dataclass(frozen=True)
+class EncodedImages(IndexedImages):
+    """Encoded images in a column of a table, or in a list."""
+
+    single_threaded: bool = False
+
+    def identity(self, position: int) -> tuple:
+        image = image_of(self.images[position])
+        if isinstance(image, Path):
+            return ImageFiles([image]).identity(0)
+        return (fingerprint(image),)

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import gzip
+import io
+import math
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import ExifTags, Image, ImageColor, ImageFile, ImageOps, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 
 from sklearn_ssl._images.tiff import bits_of, check_single, is_misread, read_tiff, tiff_shape
+
+# An encoded image: the path of a regular file, or the content of one.
+Encoded = Path | bytes
 
 # Formats that are decoded. Pillow supports more than 40; each further decoder is an attack surface.
 FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
@@ -57,19 +62,19 @@ class Header:
     deep: bool
 
 
-def header_of(path: Path) -> Header:
-    """Return the header of a file.
+def header_of(encoded: Encoded) -> Header:
+    """Return the header of an encoded image.
 
     Raises
     ------
     Exception
         Any exception of Pillow, numpy or tifffile, if the file is not an image.
     """
-    if _is_npy(path):
-        return header_of_array(np.load(path, mmap_mode="r", allow_pickle=False))
-    image = _open(path)
+    if _is_npy(encoded):
+        return header_of_array(_load_npy(encoded))
+    image = _open(encoded)
     if image is None:
-        return _header_of_shape(*tiff_shape(path))
+        return header_of_shape(*tiff_shape(opened(encoded)))
     with image:
         header = header_of_image(image)
         return replace(header, deep=header.deep or _has_deep_colors(image))
@@ -81,15 +86,20 @@ def header_of_image(image: Image.Image) -> Header:
     return Header(height, width, 1 if _is_gray(image) else 3, _is_deep(image))
 
 
-def pixels_of_file(
-    path: Path, size: tuple[int, int] | None, channels: int, max_pixels: int, background: str
+def opened(encoded: Encoded) -> Path | BinaryIO:
+    """Return what decoders open: a path, or bytes as a file object."""
+    return io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded
+
+
+def pixels_of_encoded(
+    encoded: Encoded, size: tuple[int, int] | None, channels: int, max_pixels: int, background: str
 ) -> np.ndarray:
-    """Decode a file.
+    """Decode an encoded image.
 
     Parameters
     ----------
-    path : Path
-        Path of a regular file.
+    encoded : Path or bytes
+        Path of a regular file, or its content.
     size : (height, width) or None
         Size to which 8-bit images are resized and center-cropped, antialiased. Other images, and all images
         if it is None, keep their size.
@@ -111,19 +121,19 @@ def pixels_of_file(
     Exception
         Any exception of the decoders, if the file cannot be decoded.
     """
-    if _is_npy(path):
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    if _is_npy(encoded):
+        array = _load_npy(encoded)
         _check_axes(array.shape)
         height, width = array.shape[:2]
         _check_pixels(width, height, max_pixels)
         return pixels_of_array(array, channels)
-    image = _open(path)
+    image = _open(encoded)
     if image is None:
-        return pixels_of_array(_transpose(*read_tiff(path, max_pixels)), channels)
+        return pixels_of_array(_transpose(*read_tiff(opened(encoded), max_pixels)), channels)
     with image:
         _check_pixels(*image.size, max_pixels)
         if _has_deep_colors(image):
-            return pixels_of_array(_read_deep_colors(path, image, max_pixels, background), channels)
+            return pixels_of_array(_read_deep_colors(encoded, image, max_pixels, background), channels)
         if size is not None:
             # JPEGs can be decoded at 1/2, 1/4 or 1/8 of their size, which is faster. At least twice the
             # wanted size is decoded, so that the antialiased resize still has pixels to average.
@@ -134,7 +144,7 @@ def pixels_of_file(
 def pixels_of_image(
     image: Image.Image, size: tuple[int, int] | None, channels: int, background: str
 ) -> np.ndarray:
-    """Decode a PIL image (the current frame of an animation); see `pixels_of_file`."""
+    """Decode a PIL image (the current frame of an animation); see `pixels_of_encoded`."""
     if _orientation(image) != 1:  # exif_transpose would copy an upright image
         image = ImageOps.exif_transpose(image)
     if _is_deep(image):
@@ -170,7 +180,7 @@ def pixels_of_array(array: Any, channels: int) -> np.ndarray:
 
 def header_of_array(array: np.ndarray) -> Header:
     """Return the header of an array (height, width[, channels])."""
-    return _header_of_shape(array.shape, array.dtype)
+    return header_of_shape(array.shape, array.dtype)
 
 
 def are_channels_first(shape: tuple[int, ...]) -> bool:
@@ -195,7 +205,8 @@ def _drop_equal_channels(array: np.ndarray) -> np.ndarray:
     return array[..., 0]
 
 
-def _header_of_shape(shape: tuple[int, ...], dtype: np.dtype) -> Header:
+def header_of_shape(shape: tuple[int, ...], dtype: np.dtype) -> Header:
+    """Return the header of an array of this shape, (height, width[, channels]), and dtype."""
     _check_axes(shape)
     if 0 in shape:
         raise ValueError(f"it has the shape {shape}, which contains no pixels")
@@ -203,12 +214,12 @@ def _header_of_shape(shape: tuple[int, ...], dtype: np.dtype) -> Header:
     return Header(height, width, channels, dtype != np.uint8)
 
 
-def _open(path: Path) -> ImageFile.ImageFile | None:
-    """Open a file with Pillow; return None for a TIFF that Pillow does not support, or misreads."""
+def _open(encoded: Encoded) -> ImageFile.ImageFile | None:
+    """Open an image with Pillow; return None for a TIFF that Pillow does not support, or misreads."""
     try:
-        image = Image.open(path, formats=_formats())
+        image = Image.open(opened(encoded), formats=_formats())
     except UnidentifiedImageError:
-        if _read_signature(path)[:4] in TIFF_SIGNATURES:
+        if _read_signature(encoded)[:4] in TIFF_SIGNATURES:
             return None
         raise
     with ExitStack() as closed_unless_returned:
@@ -224,13 +235,14 @@ def _open(path: Path) -> ImageFile.ImageFile | None:
     return image
 
 
-def _read_deep_colors(path: Path, image: Image.Image, max_pixels: int, background: str) -> np.ndarray:
+def _read_deep_colors(encoded: Encoded, image: Image.Image, max_pixels: int, background: str) -> np.ndarray:
     """Decode 16-bit colors to (height, width, 3); Pillow would reduce them to 8 bits."""
     if image.format == "PPM":
         raise ValueError("PPM with 16 bits per channel is not supported: save it as PNG")
     if "transparency" in image.info:
         raise ValueError("16-bit RGB with a transparent color is not supported: save it as RGBA")
-    array = _transpose(*(read_tiff(path, max_pixels) if image.format == "TIFF" else _read_deep_png(path)))
+    is_tiff = image.format == "TIFF"
+    array = _transpose(*(read_tiff(opened(encoded), max_pixels) if is_tiff else _read_deep_png(encoded)))
     if array.shape[2] == 3:
         return array
     if array.shape[2] != 4:
@@ -240,14 +252,15 @@ def _read_deep_colors(path: Path, image: Image.Image, max_pixels: int, backgroun
     return alpha * colors + (1 - alpha) * behind
 
 
-def _read_deep_png(path: Path) -> tuple[np.ndarray, int]:
+def _read_deep_png(encoded: Encoded) -> tuple[np.ndarray, int]:
     """Decode a 16-bit RGB or RGBA PNG; return its pixels and its EXIF orientation.
 
     Pillow keeps the high byte of each big-endian value. A second decoder, told that the values are
     little-endian, keeps the low byte. (torchvision could decode such files directly, but its decoder
     is deprecated since 0.29, and that of 0.29.1 crashes the process if the compressed data is damaged.)
     """
-    with Image.open(path, formats=["PNG"]) as upper, Image.open(path, formats=["PNG"]) as lower:
+    files = opened(encoded), opened(encoded)
+    with Image.open(files[0], formats=["PNG"]) as upper, Image.open(files[1], formats=["PNG"]) as lower:
         [(codec, box, offset, order)] = lower.tile
         if order not in ("RGB;16B", "RGBA;16B"):
             raise ValueError(GRAY_ALPHA_MESSAGE)
@@ -290,20 +303,37 @@ def _check_pixels(width: int, height: int, max_pixels: int) -> None:
         )
 
 
-def _is_npy(path: Path) -> bool:
+def _is_npy(encoded: Encoded) -> bool:
     """Return whether a file is .npy; raise ValueError if it is of a format that other packages read."""
-    start = _read_signature(path)
+    start = _read_signature(encoded)
     for offset, signature, kind, reader in UNSUPPORTED_FORMATS:
         if start[offset : offset + len(signature)] == signature:
             raise ValueError(f"it is {kind}: read it with reader__read, for example lambda path: {reader}")
     return start.startswith(NPY_SIGNATURE)
 
 
-def _read_signature(path: Path) -> bytes:
+def _read_signature(encoded: Encoded) -> bytes:
     """Read the first bytes of a file; of a compressed NIfTI file, those of its decompressed content."""
-    open_ = gzip.open if path.name.lower().endswith(".nii.gz") else open
-    with open_(path, "rb") as file:
+    if isinstance(encoded, bytes):
+        return encoded[:SIGNATURE_BYTES]
+    open_ = gzip.open if encoded.name.lower().endswith(".nii.gz") else open
+    with open_(encoded, "rb") as file:
         return file.read(SIGNATURE_BYTES)
+
+
+def _load_npy(encoded: Encoded) -> np.ndarray:
+    """Return the array of a .npy file, mapped in memory: its header may promise more than it contains."""
+    if isinstance(encoded, Path):
+        return np.load(encoded, mmap_mode="r", allow_pickle=False)
+    file = io.BytesIO(encoded)
+    if np.lib.format.read_magic(file) == (1, 0):
+        shape, in_columns, dtype = np.lib.format.read_array_header_1_0(file)
+    else:
+        shape, in_columns, dtype = np.lib.format.read_array_header_2_0(file)
+    if dtype.hasobject:
+        raise ValueError("it holds Python objects, which are not read")
+    values = np.frombuffer(encoded, dtype, math.prod(shape), file.tell())
+    return values.reshape(shape, order="F" if in_columns else "C")
 
 
 @lru_cache(maxsize=1)

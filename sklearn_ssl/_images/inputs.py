@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import reprlib
 from collections.abc import Callable, Sequence
@@ -35,7 +36,16 @@ from sklearn_ssl._images.lazy import LazySource, inspect_headers
 from sklearn_ssl._images.pixel_scale import PixelScale, evenly_spaced
 from sklearn_ssl._images.reader import Reader
 from sklearn_ssl._images.resize import resized
+from sklearn_ssl._images.shards import ImageShards, ShardImages
 from sklearn_ssl._images.sources import ArraySource, ConcatSource, Source
+from sklearn_ssl._images.stored import StoredImages, check_known_shape, is_stored
+from sklearn_ssl._images.tables import (
+    column_of,
+    encoded_images,
+    is_column,
+    is_hugging_face,
+    open_hugging_face,
+)
 from sklearn_ssl._warnings import warn
 
 # Maximum short side of the training resolution "auto": the one that is common for ImageNet.
@@ -132,8 +142,11 @@ class InputParser:
 
     def _open(self, X: Any, fitted: ImageFormat | None) -> tuple[Source, ImageFormat]:
         """Open images, which define the format if `fitted` is None, and have to match it otherwise."""
-        if _is_mapped(X) and X.nbytes > self.reader.memory_limit:
-            return self._open_mapped(X, fitted)
+        if is_stored(X):
+            check_known_shape(X)
+            if math.prod(X.shape) * X.dtype.itemsize > self.reader.memory_limit:
+                return self._open_stored(X, fitted)
+            X = np.asarray(X)
         collection = self._collection(X, fitted)
         if collection is not None:
             return self._open_collection(collection, fitted)
@@ -159,47 +172,57 @@ class InputParser:
             return images
         return images.movedim(-1, 1)  # a view in channels-last memory format, which suits convolutions
 
-    def _open_mapped(self, X: np.ndarray, fitted: ImageFormat | None) -> tuple[Source, ImageFormat]:
-        """Open a memory-mapped array above the memory limit; its images are read when they are needed."""
-        if X.ndim == 2 and self.image_shape is not None:
-            X = X.reshape(len(X), *full_shape(checked_image_shape(self.image_shape), X.shape[1]))
-        check_image_axes(X)
+    def _open_stored(self, X: Any, fitted: ImageFormat | None) -> tuple[Source, ImageFormat]:
+        """Open an array that is not in memory and above the limit; its images are read when needed."""
+        shape = tuple(X.shape[1:])
+        if len(shape) == 1 and self.image_shape is not None:
+            shape = full_shape(checked_image_shape(self.image_shape), shape[0])
+        check_image_axes((X.shape[0], *shape))
         check_values(X)
-        height, width, channels = (*X.shape[1:], 1)[:3]
+        height, width, channels = (*shape, 1)[:3]
         if fitted:
             self._check_shape((height, width, channels), False, fitted)
         is_uint8 = X.dtype == np.uint8
         # scikit-learn validates two images only, to store the number of features. The others would have to be
-        # read from disk for that; they are checked when they are read.
-        first = np.asarray(X[:2]).reshape(len(X[:2]), -1)
+        # read for that; they are checked when they are read.
+        first = np.asarray(X[:2])
+        first = first.reshape(len(first), -1)
         self.validate(first, reset=fitted is None, dtype=np.uint8 if is_uint8 else np.float32)
         dtype = torch.uint8 if is_uint8 else torch.float32
         images = fitted or self._format_of_array((height, width, channels), dtype)
-        indexed = IndexedImages(X, single_threaded=False)
-        source = LazySource(indexed, images.size, channels, dtype, self.reader, training=fitted is None)
+        stored = StoredImages(X, single_threaded=False, shape=shape)
+        source = LazySource(stored, images.size, channels, dtype, self.reader, training=fitted is None)
         return source, images
 
     # ------------------------------------------------------------------ collections
 
     def _collection(self, X: Any, fitted: ImageFormat | None) -> ImageCollection | None:
-        """Return files, datasets and PIL images of different sizes as a collection, None for other images."""
+        """Return files, datasets, encoded and PIL images as a collection, None for other images."""
         if isinstance(X, str | os.PathLike):
             return ImageFiles(files_below(X, SUFFIXES if self.reader.read is None else None))
         if isinstance(X, Image.Image):
             raise ValueError(f"X is a single image, {X!r}: give a list of them.")
+        if is_hugging_face(X):
+            return open_hugging_face(X)
+        if hasattr(X, "__dask_graph__") and not is_stored(X):
+            raise ValueError(
+                f"X is a {type(X).__name__} of dask, whose rows have no index: give a column of paths as "
+                f"X.compute(), or a dask.array of images."
+            )
         if isinstance(X, IterableDataset):
             raise ValueError(
                 f"X is {X!r}, an iterable-style dataset. Give a map-style dataset, with __len__ and "
-                f"__getitem__, whose images can be shuffled."
+                f"__getitem__, whose images can be shuffled; shards of webdataset as ImageShards(paths)."
             )
-        if hasattr(X, "column_names") and hasattr(X, "features"):  # a Hugging Face dataset
-            raise ValueError(
-                f"X is a {type(X).__name__} with the columns {list(X.column_names)}: give its column of "
-                f"images, for example X[{_image_column(X)!r}]."
-            )
-        if isinstance(X, Dataset | SliceDataset):
+        if isinstance(X, ImageShards):
+            return ShardImages(X)
+        if isinstance(X, Dataset | SliceDataset) or hasattr(X, "__getitems__"):
             return IndexedImages(X, single_threaded=True)
-        paths = _paths(X)
+        column = column_of(X)
+        encoded = encoded_images(column)
+        if encoded is not None:
+            return encoded
+        paths = _paths(column)
         if paths is not None:
             return ImageFiles(paths)
         if is_list_of_images(X) and len(X) > 0 and all(isinstance(x, Image.Image) for x in X):
@@ -353,16 +376,11 @@ def _resized(source: Source, size: tuple[int, int]) -> Source:
 def _paths(X: Any) -> list[Path] | None:
     """Return the paths in a list, an array or a column; None if X contains something else.
 
-    A data frame or an array with a single column is accepted, too. Raises ValueError if some rows are paths
-    and the others are neither paths nor images.
+    Raises ValueError if some rows are paths and the others are neither paths nor images.
     """
-    if hasattr(X, "columns") and X.shape[1] == 1:
-        X = X[X.columns[0]]
-    elif isinstance(X, np.ndarray) and X.ndim == 2 and X.shape[1] == 1:
-        X = X[:, 0]
-    if not (isinstance(X, list | tuple) or len(getattr(X, "shape", ())) == 1) or len(X) == 0:
+    if not is_column(X) or len(X) == 0:
         return None
-    rows = list(X)
+    rows = [X[i] for i in range(len(X))]
     others = [i for i, x in enumerate(rows) if not isinstance(x, str | os.PathLike)]
     if others and len(others) < len(rows) and np.ndim(rows[others[0]]) == 0:
         raise ValueError(
@@ -370,12 +388,6 @@ def _paths(X: Any) -> list[Path] | None:
             f"{len(others)} of {len(rows)}. Remove them."
         )
     return None if others else [Path(x) for x in rows]
-
-
-def _image_column(X: Any) -> str:
-    """Return the name of the first column of type Image, or of the first column if there is none."""
-    names = [name for name in X.column_names if type(X.features[name]).__name__ == "Image"]
-    return (names or list(X.column_names))[0]
 
 
 def _check_files(paths: Sequence[Path]) -> None:
@@ -388,8 +400,3 @@ def _check_files(paths: Sequence[Path]) -> None:
             raise ValueError(f"{where} is {NOT_REGULAR}.")
         if not path.is_file():
             raise FileNotFoundError(f"There is no file {where}.")
-
-
-def _is_mapped(X: Any) -> bool:
-    """Return whether an array is memory-mapped, as by ``np.load(path, mmap_mode="r")``, or a view of such."""
-    return isinstance(X, np.memmap) or isinstance(getattr(X, "base", None), np.memmap)

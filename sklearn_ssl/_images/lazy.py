@@ -5,12 +5,13 @@ from __future__ import annotations
 import errno
 import math
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 import torch
-from joblib import cpu_count
 from torch import Tensor
 
+from sklearn_ssl._hardware.devices import local_threads
 from sklearn_ssl._hashing import fingerprint
 from sklearn_ssl._images.cache import DiskCache
 from sklearn_ssl._images.collections import ImageCollection
@@ -88,16 +89,27 @@ class LazySource:
             return self._kept[index]
         images = torch.zeros(len(index), self.channels, *self.size, dtype=self.dtype)
         positions = index.tolist()
-        is_read = list(self._threads.map(self._read_into, images, positions))
+        items = self._read(positions)
+        is_read = list(self._threads.map(partial(self._read_into, items), images, positions))
         # Replaced after all threads are done: a replacement may be another image of the same batch.
         for i in range(len(images)) if self.replaces_bad else ():
             if not is_read[i]:
                 images[i] = self._stand_in(positions[i])[1]
         return images
 
-    def _read_into(self, target: Tensor, position: int) -> bool:
+    def _read(self, positions: list[int]) -> ImageCollection:
+        """Return a collection that has read the images at once, where it can and they are not here yet."""
+        missing = [p for p in dict.fromkeys(positions) if not self._is_kept[p] and p not in self.bad]
+        if self._cache is not None or not missing:
+            return self.items
+        try:
+            return self.items.read(missing)
+        except Exception:  # which of them cannot be read comes out when they are read one by one
+            return self.items
+
+    def _read_into(self, items: ImageCollection, target: Tensor, position: int) -> bool:
         """Copy an image to `target`; return False if it is unreadable and to be skipped."""
-        image = self._image_or_none(position)
+        image = self._image_or_none(position, items)
         if image is not None:
             target.copy_(image)
         return image is not None
@@ -116,12 +128,12 @@ class LazySource:
 
     # ------------------------------------------------------------------ one image
 
-    def _image_or_none(self, position: int) -> Tensor | None:
+    def _image_or_none(self, position: int, items: ImageCollection | None = None) -> Tensor | None:
         """Return an image, or None if it is unreadable and to be skipped."""
         if position in self.bad:
             return None
         try:
-            return self._image(position)
+            return self._image(position, items or self.items)
         except UnreadableImage as error:
             if self.reader.on_error == "raise":
                 raise
@@ -137,27 +149,27 @@ class LazySource:
                 return other, image
         raise ValueError(f"None of the {len(self)} images can be read. {self.bad[position]}")
 
-    def _image(self, position: int) -> Tensor:
+    def _image(self, position: int, items: ImageCollection) -> Tensor:
         """Return an image from memory, or read it and keep it if memory suffices."""
         if self._kept is not None and self._is_kept[position]:
             return self._kept[position]
-        image = self._cached(position)
+        image = self._cached(position, items)
         if self._kept is not None:
             self._kept[position] = image
             self._is_kept[position] = True
         return image
 
-    def _cached(self, position: int) -> Tensor:
+    def _cached(self, position: int, items: ImageCollection) -> Tensor:
         """Return an image from the disk cache, or decode it and write it to the cache, if there is one."""
         if self._cache is None:
-            return self._decode(position)
+            return self._decode(position, items)
         identity = self._identity(position)
         if identity is None:
-            return self._decode(position)
+            return self._decode(position, items)
         key = fingerprint(self._kind, identity)
         image = self._cache.get(key, (self.channels, *self.size), self.dtype)
         if image is None:
-            image = self._decode(position)
+            image = self._decode(position, items)
             self._cache.put(key, image)
         return image
 
@@ -171,9 +183,9 @@ class LazySource:
         image = self._image_or_none(position)
         return None if image is None else fingerprint(image)
 
-    def _decode(self, position: int) -> Tensor:
+    def _decode(self, position: int, items: ImageCollection) -> Tensor:
         try:
-            pixels = self.items.pixels(position, self.size, self.channels, self.reader)
+            pixels = items.pixels(position, self.size, self.channels, self.reader)
             return self._as_tensor(pixels)
         except Exception as error:  # OSError, SyntaxError, struct.error, ...: every decoder has its own
             raise unreadable(self.items, position, error) from error
@@ -199,8 +211,7 @@ class LazySource:
     def _workers(self) -> int:
         if self.reader.workers != "auto":
             return int(self.reader.workers)
-        # joblib limits the threads of torch in its workers, so that they share the processors.
-        return 1 if self.items.single_threaded else min(cpu_count(), torch.get_num_threads())
+        return 1 if self.items.single_threaded else local_threads()
 
 
 class UnreadableImage(ValueError):

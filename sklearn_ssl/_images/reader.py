@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from PIL import Image, ImageColor
@@ -23,8 +22,9 @@ class Reader:
         Handling of unreadable images. "raise": raise an error. "skip": `fit` ignores them, with a warning,
         and lists them in `skipped_`; `transform` returns rows of NaN for them.
     read : callable, default=None
-        Function that reads a file of any format: it maps a path to an array of shape
-        (height, width[, channels]). None: read BMP, GIF, JPEG, JPEG 2000, PNG, PPM, TIFF, WebP and .npy.
+        Function that reads a file of any format: it maps a path, or a binary file object where X holds the
+        content of files, to an array of shape (height, width[, channels]). None: read BMP, GIF, JPEG,
+        JPEG 2000, PNG, PPM, TIFF, WebP and .npy.
     background : str, default="white"
         Color behind transparent pixels, in any notation that Pillow accepts.
     max_pixels : int, default=89_478_485
@@ -40,7 +40,8 @@ class Reader:
         Maximum size of the disk cache in bytes; the oldest entries are removed.
     workers : int or "auto", default="auto"
         Number of threads that read images; each holds one image of full size in memory. "auto": the number of
-        threads of torch; 1 for PIL images and datasets, as not all of them are thread-safe.
+        threads of torch, or the share of the processors of a process that `torchrun` has started; 1 for PIL
+        images and datasets, as not all of them are thread-safe.
 
     See Also
     --------
@@ -48,7 +49,7 @@ class Reader:
     """
 
     on_error: str = "raise"
-    read: Callable[[Path], Any] | None = None
+    read: Callable[[Any], Any] | None = None
     background: str = "white"
     max_pixels: int = 89_478_485
     memory_limit: int = 2**31

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image
@@ -64,21 +64,21 @@ def check_single(image: Image.Image) -> None:
         image.seek(0)
 
 
-def tiff_shape(path: Path) -> tuple[tuple[int, ...], np.dtype]:
+def tiff_shape(file: Path | BinaryIO) -> tuple[tuple[int, ...], np.dtype]:
     """Return shape and dtype of the array that `read_tiff` would decode."""
-    with _first_page(path) as page:
+    with _first_page(file) as page:
         # int raises an error if a damaged file has several values in such a tag.
         height, width, channels = map(int, (page.imagelength, page.imagewidth, page.samplesperpixel))
         return (height, width) if channels == 1 else (height, width, channels), page.dtype
 
 
-def read_tiff(path: Path, max_pixels: int) -> tuple[np.ndarray, int]:
+def read_tiff(file: Path | BinaryIO, max_pixels: int) -> tuple[np.ndarray, int]:
     """Decode the first page with tifffile.
 
     Parameters
     ----------
-    path : Path
-        Path of a TIFF.
+    file : Path or file object
+        A TIFF.
     max_pixels : int
         Maximum height * width.
 
@@ -94,7 +94,7 @@ def read_tiff(path: Path, max_pixels: int) -> tuple[np.ndarray, int]:
     ValueError
         If tifffile is not installed, or the page is too large or would be misinterpreted.
     """
-    with _first_page(path) as page:
+    with _first_page(file) as page:
         n_pixels = page.imagelength * page.imagewidth
         if n_pixels > max_pixels or math.prod(page.shape) > MAX_CHANNELS * max_pixels:
             raise ValueError(f"it has the shape {page.shape}, more than reader__max_pixels={max_pixels}")
@@ -119,7 +119,7 @@ def _with_black_as_zero(page: Any, array: np.ndarray) -> np.ndarray:
 
 
 @contextmanager
-def _first_page(path: Path) -> Iterator[Any]:
+def _first_page(file: Path | BinaryIO) -> Iterator[Any]:
     """Open a TIFF with tifffile; the context manager yields its first page."""
     try:
         import tifffile
@@ -128,8 +128,8 @@ def _first_page(path: Path) -> Iterator[Any]:
             "this TIFF has many channels, colors of more than 8 bits, or values that Pillow misreads: pip "
             "install tifffile to read it, or convert it to .npy"
         ) from None
-    with tifffile.TiffFile(path) as file:
-        page = file.pages[0]
-        if len(file.pages) > 1 and file.pages[1].shape == page.shape:
+    with tifffile.TiffFile(file) as tiff:
+        page = tiff.pages[0]
+        if len(tiff.pages) > 1 and tiff.pages[1].shape == page.shape:
             raise ValueError(STACK_MESSAGE)
         yield page

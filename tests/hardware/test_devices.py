@@ -16,6 +16,7 @@ from sklearn_ssl._hardware.ambient import lent_generators
 from sklearn_ssl._hardware.devices import (
     fast_float32,
     local_gpu,
+    local_threads,
     memory_advice,
     resolve_compile,
     resolve_precision,
@@ -95,6 +96,17 @@ def test_members_of_a_group_have_the_gpu_of_their_local_rank(monkeypatch):
     assert local_gpu() == 5
     monkeypatch.delenv("LOCAL_RANK")
     assert local_gpu() == 13 % 8
+
+
+def test_processes_of_a_launcher_share_the_processors_for_reading(monkeypatch):
+    monkeypatch.setattr(devices, "cpu_count", lambda: 16)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)  # as torchrun sets it
+    assert local_threads() == 1
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert local_threads() == 4
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "32")
+    assert local_threads() == 1
 
 
 def test_tf32_is_for_cuda_alone():

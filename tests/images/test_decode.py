@@ -12,14 +12,14 @@ import pytest
 import torch
 from PIL import Image
 
-from sklearn_ssl._images.decode import header_of, pixels_of_file
+from sklearn_ssl._images.decode import header_of, pixels_of_encoded
 
 PHOTO = np.random.default_rng(0).integers(0, 256, (12, 16, 3), dtype=np.uint8)
 LARGE = 10**6
 
 
 def pixels(path, size=None, channels=3, max_pixels=LARGE, background="white"):
-    return pixels_of_file(path, size, channels, max_pixels, background)
+    return pixels_of_encoded(path, size, channels, max_pixels, background)
 
 
 @pytest.fixture
