@@ -2,6 +2,7 @@
 
     python benchmarks/processes.py equal                # weights of 2 processes and of 1, for each loss
     python benchmarks/processes.py speed                # images/s of 2 processes, and of 1 with 2 threads
+    python benchmarks/processes.py growth               # a model of the step, for 2 to 32 devices
     python benchmarks/processes.py messages             # milliseconds of each message of a step
     python benchmarks/processes.py memory               # memory of n processes on one array of images
     python benchmarks/processes.py kill                 # kills under torchrun, against undisturbed fits
@@ -26,9 +27,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import joblib
 import numpy as np
 import torch
 import torch.distributed as dist
+from joblib import Parallel, delayed
 from sklearn.datasets import load_digits
 from skorch.callbacks import Callback
 from torch import Tensor, nn
@@ -46,6 +49,15 @@ NEED_VIT = ("beit", "mae")
 TILES = ("cpc", "jigsaw", "relative_location")
 KILLED = ("swav", "moco", "vicreg")
 KINDS = ("float64", "float32")
+# Name; number of devices; bytes/s of an all-reduce and seconds of a small message, assumed and not measured.
+LINKS = (
+    ("2 GPUs, PCIe", 2, 10e9, 30e-6),
+    ("8 GPUs, NVLink", 8, 200e9, 30e-6),
+    ("4 x 8, InfiniBand", 32, 20e9, 60e-6),
+    ("4 x 1, 10 Gbit Ethernet", 4, 1e9, 150e-6),
+)
+# Of ResNet-18: gradients in bytes, and messages of a step that are small enough for their latency to count.
+GRADIENT_BYTES, SMALL_MESSAGES = 47e6, 2 * 21 + 3
 
 
 class InDouble(Callback):
@@ -149,20 +161,31 @@ def digest(weights: dict[str, Tensor]) -> str:
 
 
 SPEEDS = {
-    "float32, 3x3-pool stem": dict(precision="float32", backbone__stem="3x3-pool", batch_size=256),
-    "float32, ImageNet stem": dict(precision="float32", backbone__stem="imagenet", batch_size=256),
-    "bf16, 3x3-pool stem": dict(precision="bf16", backbone__stem="3x3-pool", batch_size=256),
+    "float32, 3x3-pool stem": dict(loss="ntxent", precision="float32", backbone__stem="3x3-pool"),
+    "float32, ImageNet stem": dict(loss="ntxent", precision="float32", backbone__stem="imagenet"),
+    "float32, mae": dict(loss="mae", precision="float32"),
+    "bf16, 3x3-pool stem": dict(loss="ntxent", precision="bf16", backbone__stem="3x3-pool"),
 }
 
 
 def speed(rounds: int) -> None:
-    """Print images/s of one process with two threads and of two with one each, in alternation."""
+    """Print images/s of one process with two threads and of two with one each, in alternation.
+
+    "2 apart" are two processes with half of a batch each, which train models of their own at the same time:
+    what two processes together could reach if messages and waiting took no time.
+    """
     for name, settings in SPEEDS.items():
         if name.startswith("bf16") and not torch.cpu._is_avx512_bf16_supported():
             print(f"{name:26} this processor has no bf16")
             continue
-        rates: dict[str, list[float]] = {"1 x 2 threads": [], "2 x 1 thread": [], "1 x 1 thread": []}
+        rates: dict[str, list[float]] = {
+            "1 x 2 threads": [],
+            "2 x 1 thread": [],
+            "2 apart": [],
+            "1 x 1 thread": [],
+        }
         for _ in range(rounds):
+            rates["2 apart"].append(two_apart(settings))
             rates["1 x 2 threads"].append(run_alone(timed_fit, 2, settings))
             rates["2 x 1 thread"] += run_together(timed_fit, 2, settings)[:1]
             rates["1 x 1 thread"].append(run_alone(timed_fit, 1, settings))
@@ -185,17 +208,70 @@ def run_alone(function: Callable[..., Any], threads: int, *args: Any) -> Any:
         torch.set_num_threads(before)
 
 
-def timed_fit(settings: dict[str, Any]) -> float:
-    """Train on random 32-pixel photos; return the images/s of the fastest epoch but the first."""
-    images = np.random.default_rng(0).integers(0, 256, (512, 32, 32, 3), np.uint8)
-    embedder = SSLImageEmbedder("ntxent", max_epochs=3, random_state=0, **settings).fit(images)
+def timed_fit(settings: dict[str, Any], threads: int | None = None, batch_size: int = 256) -> float:
+    """Train on random 32-pixel photos, two batches an epoch; return images/s of the fastest of two epochs."""
+    torch.set_num_threads(threads or torch.get_num_threads())
+    images = np.random.default_rng(0).integers(0, 256, (2 * batch_size, 32, 32, 3), np.uint8)
+    embedder = SSLImageEmbedder(batch_size=batch_size, max_epochs=3, random_state=0, **settings).fit(images)
     return max(row["images_per_second"] for row in embedder.history_[1:])
+
+
+def two_apart(settings: dict[str, Any]) -> float:
+    """Return images/s of two processes together, each of which trains a model of its own."""
+    return sum(Parallel(2)(delayed(timed_fit)(settings, threads=1, batch_size=128) for _ in range(2)))
 
 
 def messages(rounds: int) -> None:
     """Print the time of the messages of a step of ResNet-18."""
     for name, milliseconds, number in run_together(time_messages, 2, rounds)[0]:
         print(f"{name:58}{milliseconds:8.2f} ms, {number} in a step")
+
+
+class TimesOptimizer(Callback):
+    """Callback that measures the seconds of each step of the optimizer, the part that is not shared out."""
+
+    def on_train_begin(self, net: Any, **kwargs: Any) -> None:
+        self.seconds: list[float] = []
+        step = net.optimizer_.step
+
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            begin = time.perf_counter()
+            result = step(*args, **kwargs)
+            self.seconds.append(time.perf_counter() - begin)
+            return result
+
+        net.optimizer_.step = timed
+
+
+def growth(rounds: int) -> None:
+    """Print the step of 1, 2 and 4 processes here by a model and by measurement, and what others would give.
+
+    With n processes, a step of a batch takes serial + (step - serial) / n + messages: the optimizer runs in
+    each process, all else is shared out. Here, where 4 processes share 2 cores, the first two are doubled.
+    """
+    settings = SPEEDS["float32, ImageNet stem"]
+    times = TimesOptimizer()
+    step = 256 / run_alone(timed_fit, 1, settings | {"callbacks": [times]})
+    serial = float(np.median(times.seconds))
+    print(f"one process, one thread: {step:.2f} s per step of 256 images, {serial:.2f} s are the optimizer's")
+    cores = joblib.cpu_count()
+    for n in (2, 4):
+        sent = sum(ms * number for _, ms, number in run_together(time_messages, n, rounds)[0]) / 1000
+        crowd = max(1.0, n / cores)
+        model = crowd * (serial + (step - serial) / n) + sent
+        measured = 256 / run_together(timed_fit, n, settings, 1)[0]
+        print(f"{n} processes: messages {sent:.2f} s; step: model {model:.2f} s, measured {measured:.2f} s")
+    print("\nShare of n-fold speed by the model, ResNet-18 in float32 (serial part: 5 ms):")
+    print("step on one device          " + "".join(f"{name:>26}" for name, *_ in LINKS))
+    for milliseconds in (20, 50, 200, 1000):
+        shares = [modeled_share(milliseconds / 1000, 0.005, *link) for _, *link in LINKS]
+        print(f"{milliseconds:6} ms                   " + "".join(f"{share:26.2f}" for share in shares))
+
+
+def modeled_share(step: float, serial: float, n: int, bandwidth: float, latency: float) -> float:
+    """Return the speed of n devices, as a share of n times that of one."""
+    sent = SMALL_MESSAGES * latency + 2 * (n - 1) / n * GRADIENT_BYTES / bandwidth
+    return step / (serial + (step - serial) / n + sent) / n
 
 
 def time_messages(rounds: int) -> list[tuple[str, float, int]]:
@@ -292,7 +368,12 @@ def run_torchrun(loss: str, kill_at: tuple[int, float, signal.Signals] | None) -
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
         command += ["--max-restarts", "3", __file__, "member", loss, folder]
         began = time.monotonic()
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            command,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env=os.environ | {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"},  # see docs/several_devices.md
+        )
         if kill_at:
             rank, moment, sent = kill_at
             time.sleep(max(0.0, moment - (time.monotonic() - began)))
@@ -360,7 +441,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "what", choices=["equal", "speed", "messages", "memory", "kill", "failures", "member"]
+        "what", choices=["equal", "speed", "growth", "messages", "memory", "kill", "failures", "member"]
     )
     parser.add_argument("arguments", nargs="*", help="of equal: names of losses")
     parser.add_argument("--rounds", type=int, default=3)
@@ -372,6 +453,8 @@ def main() -> None:
             equal(given.arguments)
         case "speed":
             speed(given.rounds)
+        case "growth":
+            growth(given.rounds)
         case "messages":
             messages(given.rounds)
         case "memory":
