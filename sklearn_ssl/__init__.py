@@ -6,6 +6,8 @@ from sklearn_ssl._images.reader import Reader
 from sklearn_ssl._images.shards import ImageShards
 from sklearn_ssl._params import param_grid
 from sklearn_ssl._plotting import plot_reconstructions, plot_views, sample_views
+from sklearn_ssl._scorers import EmbeddingScorer, available_scorers, get_scorer
+from sklearn_ssl._splits import LabeledKFold
 from sklearn_ssl._together import fit_together
 from sklearn_ssl.losses._base import Batch, Spec, SSLLoss, ViewSpec
 from sklearn_ssl.losses._registry import LossInfo, available_losses, get_loss, register_loss
@@ -13,7 +15,9 @@ from sklearn_ssl.losses._registry import LossInfo, available_losses, get_loss, r
 __version__ = "0.1.0"
 __all__ = [
     "Batch",
+    "EmbeddingScorer",
     "ImageShards",
+    "LabeledKFold",
     "LossInfo",
     "Reader",
     "SSLImageEmbedder",
@@ -21,8 +25,10 @@ __all__ = [
     "Spec",
     "ViewSpec",
     "available_losses",
+    "available_scorers",
     "fit_together",
     "get_loss",
+    "get_scorer",
     "list_images",
     "load",
     "param_grid",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import os
 import time
@@ -18,6 +19,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from skorch.callbacks import Callback
 from torch import Tensor, nn
 
+from sklearn_ssl._callbacks import CallbackSupportMixin, FitTask, with_callbacks
 from sklearn_ssl._checks import check_params
 from sklearn_ssl._distributed.team import ALONE, Team, present_team
 from sklearn_ssl._filesystem import given_path, naming
@@ -45,7 +47,7 @@ from sklearn_ssl._settings import (
 )
 from sklearn_ssl._training.checkpoint import Checkpoint
 from sklearn_ssl._training.interrupts import interrupt_held_back
-from sklearn_ssl._training.net import Outcome
+from sklearn_ssl._training.net import Outcome, SSLNet
 from sklearn_ssl._training.optimizers import resolve_optimizer
 from sklearn_ssl._transform import embed
 from sklearn_ssl._views.augmentation import resolve_augment
@@ -58,7 +60,11 @@ MAX_LISTED = 5
 
 
 class SSLImageEmbedder(
-    ComponentParamsMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
+    CallbackSupportMixin,
+    ComponentParamsMixin,
+    ClassNamePrefixFeaturesOutMixin,
+    TransformerMixin,
+    BaseEstimator,
 ):
     """Learn to embed images without labels.
 
@@ -306,6 +312,7 @@ device_, precision_, compile_ : object
 
     # ------------------------------------------------------------------ fit
 
+    @with_callbacks  # type: ignore[untyped-decorator]  # scikit-learn has no types
     def fit(self, X: Any, y: Any = None, *, X_unlabeled: Any = None) -> SSLImageEmbedder:
         """Train the network on images, without labels.
 
@@ -353,6 +360,8 @@ device_, precision_, compile_ : object
         """
         started = time.monotonic()
         warn_if_forked()
+        epochs = self.max_epochs if isinstance(self.max_epochs, int) else None
+        fit_task = FitTask(self, epochs, X, y)
         with (
             _unchanged_on_error(self),
             own_settings(),
@@ -365,12 +374,15 @@ device_, precision_, compile_ : object
             task.check_team(labels)
             task.warn_if_drawn_once()
             checkpoint = task.open_checkpoint(labels)
-            net, self.projector_, self._n_features_out = task.make_net(checkpoint)
+            fit_task.label(len(task.source))
+            callbacks = fit_task.callbacks(self._fitted_attributes) if team.leads else []
+            net, self.projector_, self._n_features_out = task.make_net(checkpoint, callbacks)
             images = task.training_set(labels)
             with interrupt_held_back() as interrupt:
                 outcome = net.train(images, started, interrupt)
                 self._store(outcome, task)
         self._raise_pending(outcome, checkpoint, interrupt.asked_for)
+        fit_task.end()
         return self
 
     def transform(self, X: Any, *, out: np.ndarray | None = None) -> np.ndarray:
@@ -531,8 +543,7 @@ device_, precision_, compile_ : object
         """Store the encoder and its history, and the state of a training that may go on."""
         if outcome.steps == 0:
             raise KeyboardInterrupt
-        encoder = make_encoder(self._pixels, remove_compilation(outcome.student.backbone))
-        self.encoder_ = encoder.to(self.device_).eval()
+        self.encoder_ = self._encoder(outcome.student.backbone)
         self.__dict__.pop("_kept_network", None)  # an earlier encoder's
         self.history_ = outcome.history
         self.n_iter_ = outcome.epochs
@@ -546,6 +557,14 @@ device_, precision_, compile_ : object
         self.skipped_ = outcome.skipped
         if task.source.bad or (task.team.size > 1 and outcome.skipped):
             warn(_bad_images_message(outcome.skipped, len(task.source), "were left out"))
+
+    def _encoder(self, backbone: nn.Module) -> nn.Module:
+        return make_encoder(self._pixels, remove_compilation(backbone)).to(self.device_).eval()
+
+    def _fitted_attributes(self, net: SSLNet) -> dict[str, Any]:
+        """Return the attributes that make this estimator one that is fitted as far as the net is trained."""
+        encoder = self._encoder(copy.deepcopy(net.module_.backbone))
+        return {"encoder_": encoder, "history_": list(net.history), "_kept_network": KeptNetwork()}
 
     def _raise_pending(self, outcome: Outcome, checkpoint: Checkpoint | None, interrupted: bool) -> None:
         """Raise the interruption or the error that ended the training, after the model was stored."""

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
+from skorch.callbacks import Callback
 from torch import Tensor, nn
 
 from sklearn_ssl._distributed.team import ALONE, Team
@@ -153,13 +154,17 @@ class Task:
         pixels = self.pixels
         return RandomViews(augment, self.images.size, pixels.mean, pixels.std, clamp=pixels.bounded)
 
-    def make_net(self, checkpoint: Checkpoint | None = None) -> tuple[SSLNet, Sequence[int] | nn.Module, int]:
+    def make_net(
+        self, checkpoint: Checkpoint | None = None, callbacks: Sequence[Callback] = ()
+    ) -> tuple[SSLNet, Sequence[int] | nn.Module, int]:
         """Build the network and its training, at the start or where an earlier one goes on.
 
         Parameters
         ----------
         checkpoint : Checkpoint, optional
             File of the training, which may hold an earlier one.
+        callbacks : sequence of skorch.callbacks.Callback, default=()
+            Further callbacks, apart from those in the parameters.
 
         Returns
         -------
@@ -175,7 +180,7 @@ class Task:
             checkpoint,
             self.state,
             self.history or [],
-            stopped_by_callbacks=bool(params["callbacks"]),
+            stopped_by_callbacks=bool(params["callbacks"] or callbacks),
             drawn_anew=params["random_state"] is None and self.state is None,
             team=self.team,
         )
@@ -212,6 +217,7 @@ class Task:
             device=settings.device,
             callbacks=[
                 *(params["callbacks"] or []),
+                *callbacks,
                 *([FitProgress(self.loss_name)] if params["verbose"] and self.team.leads else []),
                 *([checkpoint] if checkpoint else []),
             ],

@@ -39,6 +39,8 @@ UNTRUSTED_PARAMS = (*MACHINE_PATH_PARAMS, "backbone_params.weights", "callbacks"
 ENCODER_WEIGHTS = "_encoder_weights"
 # Fields of a `PixelScale` that hold one value per channel.
 PIXEL_SCALE_FIELDS = ("low", "span", "mean", "std")
+# Attributes that are not saved: what a warm start needs, and scikit-learn's callbacks.
+NOT_SAVED = ("_training_state", "_skl_callbacks")
 NUMBER = (int, float)
 
 
@@ -105,7 +107,7 @@ def _are_sizes(value: Any, n: int) -> bool:
 def save_model(embedder: BaseEstimator, path: str | os.PathLike) -> None:
     """Write a fitted embedder to a model file; see `SSLImageEmbedder.save`."""
     params = embedder.get_params(deep=False)
-    state = {name: value for name, value in vars(embedder).items() if name != "_training_state"}
+    state = {name: value for name, value in vars(embedder).items() if name not in NOT_SAVED}
     fitted = {name: value for name, value in pack(state).items() if name not in params}
     if "encoder_" in fitted:
         # `pack` keeps the module itself if its layers cannot be recreated from a name.
