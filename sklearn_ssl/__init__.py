@@ -1,5 +1,12 @@
 """Learn to embed images without labels: a scikit-learn transformer whose learning method is a plugin."""
 
+from sklearn_ssl._displays import (
+    EmbeddingMapDisplay,
+    LabelEfficiencyDisplay,
+    NeighborsDisplay,
+    SpectrumDisplay,
+    TrainingCurveDisplay,
+)
 from sklearn_ssl._embedder import SSLImageEmbedder, load
 from sklearn_ssl._images.files import list_images
 from sklearn_ssl._images.reader import Reader
@@ -15,14 +22,19 @@ from sklearn_ssl.losses._registry import LossInfo, available_losses, get_loss, r
 __version__ = "0.1.0"
 __all__ = [
     "Batch",
+    "EmbeddingMapDisplay",
     "EmbeddingScorer",
     "ImageShards",
+    "LabelEfficiencyDisplay",
     "LabeledKFold",
     "LossInfo",
+    "NeighborsDisplay",
     "Reader",
     "SSLImageEmbedder",
     "SSLLoss",
     "Spec",
+    "SpectrumDisplay",
+    "TrainingCurveDisplay",
     "ViewSpec",
     "available_losses",
     "available_scorers",

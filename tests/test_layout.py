@@ -13,7 +13,7 @@ PACKAGE = Path(sklearn_ssl.__file__).parent
 # From the top down: a module imports from its own folder and from those below it.
 FLOORS = (
     ("__init__", "testing"),
-    ("_plotting", "_scorers", "_splits", "_together"),
+    ("_displays", "_plotting", "_scorers", "_splits", "_together"),
     ("_embedder",),
     ("_callbacks", "_fit", "_transform"),
     ("_settings",),

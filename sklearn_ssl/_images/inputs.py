@@ -380,7 +380,7 @@ def _paths(X: Any) -> list[Path] | None:
     """
     if not is_column(X) or len(X) == 0:
         return None
-    rows = [X[i] for i in range(len(X))]
+    rows = list(X)
     others = [i for i, x in enumerate(rows) if not isinstance(x, str | os.PathLike)]
     if others and len(others) < len(rows) and np.ndim(rows[others[0]]) == 0:
         raise ValueError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -42,6 +42,9 @@ class ArrowColumn:
 
     def __getitem__(self, position: int) -> Any:
         return self.column[position].as_py()
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.column.to_pylist())
 
 
 def column_of(X: Any) -> Any:

@@ -62,6 +62,11 @@ def test_columns_of_bytes_are_the_images_in_files(form, opened, encoded, expecte
     assert source.identity() != opened(FORMS[form](encoded[::-1]))[0].identity()
 
 
+def test_a_pyarrow_column_of_paths(opened, images, save_images, expected):
+    paths = [str(path) for path in save_images(images)]
+    assert torch.equal(every(opened(pa.array(paths))[0]), expected)
+
+
 def test_a_parquet_file(opened, encoded, expected, tmp_path):
     pd.DataFrame({"image": encoded, "label": range(N)}).to_parquet(tmp_path / "images.parquet")
     for column in (
