@@ -188,13 +188,21 @@ def _installed() -> tuple[LossInfo, ...]:
 def _scan(folders: tuple[tuple[str, int], ...]) -> tuple[LossInfo, ...]:
     # entry_points() counts a distribution once that is on the path twice (an editable install).
     entries = metadata.entry_points(group=ENTRY_POINT_GROUP)
-    found = [(entry, entry.dist.metadata) for entry in entries if entry.dist]
+    found = [(entry, _about(entry)) for entry in entries]
     # The remains of an interrupted or manually removed installation may have no name: pip ignores them too.
     return tuple(
         LossInfo(entry.name, about["Name"], about["Version"], entry.value)
         for entry, about in found
         if about and "Name" in about and "Version" in about
     )
+
+
+def _about(entry: metadata.EntryPoint) -> Any:
+    """Return the metadata of an entry point's distribution, None if there are none."""
+    try:
+        return entry.dist.metadata if entry.dist else None
+    except FileNotFoundError:  # by the package importlib_metadata, which replaces Python's own finder
+        return None
 
 
 def _changed_at(folder: str) -> int:

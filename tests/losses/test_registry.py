@@ -2,6 +2,7 @@ import re
 import subprocess
 import sys
 import textwrap
+from importlib import metadata
 from pathlib import Path
 
 import joblib
@@ -176,7 +177,17 @@ def test_ctrl_c_while_a_plugin_is_imported_ends_the_import(site):
         get_loss("slow")
 
 
-def test_the_rest_of_an_installation_hurts_no_other(site):
+@pytest.mark.parametrize("finder", ["of Python", "of importlib_metadata"])
+def test_the_rest_of_an_installation_hurts_no_other(site, monkeypatch, finder):
+    if finder == "of importlib_metadata":  # which dask and others import
+        plain = metadata.PathDistribution.metadata
+
+        def or_error(distribution):
+            if distribution.read_text("METADATA") is None:
+                raise FileNotFoundError("No package metadata was found.")
+            return plain.fget(distribution)
+
+        monkeypatch.setattr(metadata.PathDistribution, "metadata", property(or_error))
     install(site, "ssl-good", "good = ssl_good:Far")
     install(site, "ssl-rest", "rest = ssl_rest:Far\nntxent = ssl_rest:Far")
     (site / "ssl_rest-1.5.dist-info" / "METADATA").unlink()
