@@ -1,12 +1,10 @@
 """Learn to embed images without labels: a scikit-learn transformer whose learning method is a plugin."""
 
-from sklearn_ssl._displays import (
-    EmbeddingMapDisplay,
-    LabelEfficiencyDisplay,
-    NeighborsDisplay,
-    SpectrumDisplay,
-    TrainingCurveDisplay,
-)
+from sklearn_ssl._displays.embedding_map import EmbeddingMapDisplay
+from sklearn_ssl._displays.label_efficiency import LabelEfficiencyDisplay
+from sklearn_ssl._displays.neighbors import NeighborsDisplay
+from sklearn_ssl._displays.spectrum import SpectrumDisplay
+from sklearn_ssl._displays.training_curve import TrainingCurveDisplay
 from sklearn_ssl._embedder import SSLImageEmbedder, load
 from sklearn_ssl._images.files import list_images
 from sklearn_ssl._images.reader import Reader

@@ -374,7 +374,7 @@ device_, precision_, compile_ : object
             task.check_team(labels)
             task.warn_if_drawn_once()
             checkpoint = task.open_checkpoint(labels)
-            fit_task.label(len(task.source))
+            fit_task.label(task.n_given)
             callbacks = fit_task.callbacks(self._fitted_attributes) if team.leads else []
             net, self.projector_, self._n_features_out = task.make_net(checkpoint, callbacks)
             images = task.training_set(labels)

@@ -97,6 +97,11 @@ class Task:
         """Name of the loss in messages."""
         return loss_name(self.params["loss"])
 
+    @property
+    def n_given(self) -> int:
+        """Number of images in X, without those in X_unlabeled."""
+        return len(self.source.first if isinstance(self.source, ConcatSource) else self.source)
+
     def labels_of(self, y: Any) -> Tensor | None:
         """Return the class number of each image, (n_images,) of int64, if the loss uses labels, else None.
 
@@ -105,9 +110,8 @@ class Task:
         ValueError
             If `y` is not a target of the images in X, or there are no labels for a loss that uses them.
         """
-        source = self.source
-        check_is_target(y, len(source.first) if isinstance(source, ConcatSource) else len(source))
-        return class_numbers(y, len(source), self.loss_name) if self.loss.uses_labels else None
+        check_is_target(y, self.n_given)
+        return class_numbers(y, len(self.source), self.loss_name) if self.loss.uses_labels else None
 
     def check_team(self, labels: Tensor | None) -> None:
         """Check that all processes train the same, and that each has an image of every micro-batch.
@@ -151,8 +155,7 @@ class Task:
     def make_views(self) -> RandomViews:
         """Return the function that draws views of images in unit values."""
         augment = make_augment(self.settings.augment, self.params["augment_params"] or {})
-        pixels = self.pixels
-        return RandomViews(augment, self.images.size, pixels.mean, pixels.std, clamp=pixels.bounded)
+        return RandomViews.of(augment, self.images.size, self.pixels)
 
     def make_net(
         self, checkpoint: Checkpoint | None = None, callbacks: Sequence[Callback] = ()

@@ -26,6 +26,7 @@ from sklearn_ssl._transform import embed
 from sklearn_ssl._views.augmentation import make_augment
 from sklearn_ssl._views.random_views import RandomViews
 from sklearn_ssl.losses._base import ViewSpec
+from sklearn_ssl.metrics._arrays import is_labeled
 
 # Number of images whose views are drawn and embedded at a time.
 IMAGES_AT_A_TIME = 256
@@ -231,7 +232,7 @@ class EmbeddingScorer:
 
     def _drawn(self, n: int, labels: np.ndarray | None) -> np.ndarray:
         """Return the positions of the images to score, sorted: labeled ones, if labels are needed."""
-        usable = np.arange(n) if labels is None else np.flatnonzero(metrics.is_labeled(labels))
+        usable = np.arange(n) if labels is None else np.flatnonzero(is_labeled(labels))
         if len(usable) <= self.n_images:
             return usable
         return np.sort(np.random.RandomState(self.random_state).permutation(usable)[: self.n_images])
@@ -274,7 +275,7 @@ class _Images:
         pixels, size = self.embedder._pixels, self.embedder.image_size_
         params = (self.embedder.augment_params or {}) if augment is None else {}
         augment = make_augment(self.embedder.augment_ if augment is None else augment, params)
-        draw = RandomViews(augment, size, pixels.mean, pixels.std, clamp=pixels.bounded)
+        draw = RandomViews.of(augment, size, pixels)
         to_pixels = Standardize(pixels)
         parts = []
         for number, part in enumerate(torch.from_numpy(self.index).split(IMAGES_AT_A_TIME)):

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from sklearn.model_selection import BaseCrossValidator, StratifiedKFold
 
-from sklearn_ssl.metrics import is_labeled
+from sklearn_ssl.metrics._arrays import is_labeled
 
 
 class LabeledKFold(BaseCrossValidator):

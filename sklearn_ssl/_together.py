@@ -105,10 +105,7 @@ def fit_together(
 
 def _fit(estimator: BaseEstimator, mapped: dict[str, Any]) -> tuple[BaseEstimator | None, bool]:
     """Fit in a worker process; the first returns the estimator, and whether it was interrupted."""
-    given = {
-        name: value() if isinstance(value, _Mapped | _MappedAlready) else value
-        for name, value in mapped.items()
-    }
+    given = {name: value() if isinstance(value, _Mapped) else value for name, value in mapped.items()}
     interrupted = False
     try:
         estimator.fit(given.pop("X"), given.pop("y"), **given)
@@ -136,26 +133,19 @@ def _take_over(estimator: BaseEstimator, fitted: BaseEstimator) -> None:
 class _Mapped:
     """An array or tensor in a file, which processes map into their memory: calling it returns it."""
 
-    path: str
-    is_tensor: bool
-
-    def __call__(self) -> np.ndarray | Tensor:
-        # Copy-on-write: torch warns of arrays that cannot be written to. Nothing writes.
-        tensor = torch.from_numpy(np.load(self.path, mmap_mode="c"))
-        # Not an np.memmap, which would be read lazily: the fit is that of an array in memory.
-        return tensor if self.is_tensor else tensor.numpy()
-
-
-@dataclass(frozen=True)
-class _MappedAlready:
-    """A memory-mapped array, whose own file the processes map: calling it returns it."""
-
     place: InFile
     shape: tuple[int, ...]
     dtype: np.dtype
+    kind: type  # np.memmap, np.ndarray or Tensor: what was given
 
-    def __call__(self) -> np.memmap:
-        return np.memmap(self.place.path, self.dtype, "r", self.place.offset, self.shape)
+    def __call__(self) -> np.ndarray | Tensor:
+        # Copy-on-write: torch warns of arrays that cannot be written to. Nothing writes.
+        mapped = np.memmap(self.place.path, self.dtype, "c", self.place.offset, self.shape)
+        if self.kind is np.memmap:
+            return mapped
+        # Not an np.memmap, which would be read lazily: the fit is that of an array in memory.
+        tensor = torch.from_numpy(mapped)
+        return tensor if self.kind is Tensor else tensor.numpy()
 
 
 def _map(value: Any, path: Path) -> Any:
@@ -164,11 +154,15 @@ def _map(value: Any, path: Path) -> Any:
     is_array = type(value) in (np.ndarray, np.memmap) and value.dtype.kind in "biuf"
     if not is_tensor and not is_array:
         return value
-    place = in_file(value) if is_array and value.flags.c_contiguous else None
-    if place is not None:
-        return _MappedAlready(place, value.shape, value.dtype)
-    np.save(path.with_suffix(".npy"), value.numpy() if is_tensor else value)
-    return _Mapped(str(path.with_suffix(".npy")), is_tensor)
+    array = value.numpy() if is_tensor else value
+    place = in_file(array)
+    kind = Tensor if is_tensor else np.ndarray if place is None else np.memmap
+    if place is None or not array.flags.c_contiguous:
+        np.save(path.with_suffix(".npy"), np.ascontiguousarray(array))
+        array = np.load(path.with_suffix(".npy"), mmap_mode="r")
+        place = in_file(array)
+        assert place is not None
+    return _Mapped(place, array.shape, array.dtype, kind)
 
 
 def run_together(function: Callable[..., Any], n_processes: int, *args: Any) -> list[Any]:

@@ -93,8 +93,9 @@ def test_a_search_without_labels(embedder):
     search = GridSearchCV(
         embedder(), {"loss": ["ntxent", "vicreg"]}, cv=2, scoring=get_scorer("own_view_retrieval")
     ).fit(IMAGES)
-    assert search.best_params_["loss"] in ("ntxent", "vicreg")
-    assert search.best_estimator_.transform(IMAGES).shape[0] == 60
+    scores = search.cv_results_["mean_test_score"]
+    assert (scores > 1 / 30).all()  # by chance, 1 of the 30 images of a fold
+    assert search.best_score_ == scores.max()
 
 
 def test_a_search_with_few_labels(embedder):

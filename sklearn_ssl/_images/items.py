@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +114,7 @@ def _only_image(item: dict[str, Any]) -> Any:
 
 
 def _is_image(value: Any) -> bool:
-    if is_encoded(value) or isinstance(value, Image.Image | os.PathLike):
+    if is_encoded(value) or isinstance(value, Image.Image | Path):
         return True
     return isinstance(value, np.ndarray | Tensor) and value.ndim in (2, 3)
 

@@ -176,7 +176,7 @@ class LazySource:
     def _identity(self, position: int) -> tuple | None:
         try:
             return self.items.identity(position)
-        except OSError:  # the file is missing; the error is raised when it is read
+        except (OSError, ValueError):  # the file, or the row, is missing: raised when the image is read
             return None
 
     def _digest(self, position: int) -> str | None:

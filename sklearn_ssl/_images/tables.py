@@ -13,7 +13,7 @@ from sklearn_ssl._images.items import is_encoded
 
 # Number of rows among which the first that is not missing tells what a column holds.
 N_LOOKED_AT = 100
-# Start of the names of Hugging Face's feature types that hold images, in the order of preference.
+# Names of Hugging Face's feature types that hold images, in the order of preference.
 IMAGE_FEATURES = ("Image", "Array2D", "Array3D")
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from sklearn_ssl._hardware.ambient import lent_generators
 from sklearn_ssl._hardware.devices import is_out_of_memory
+from sklearn_ssl._images.pixel_scale import PixelScale
 from sklearn_ssl._images.resize import Size, resize_and_center
 from sklearn_ssl._views.draws import Draws, Rows
 from sklearn_ssl._views.geometry import Scale, change_geometry
@@ -57,6 +58,11 @@ class RandomViews:
         self.mean = mean
         self.std = std
         self.clamp = clamp
+
+    @classmethod
+    def of(cls, augment: Augment | Callable, image_size: Size, pixels: PixelScale) -> RandomViews:
+        """Make the generator for images in the unit values of a scale."""
+        return cls(augment, image_size, pixels.mean, pixels.std, clamp=pixels.bounded)
 
     @torch.no_grad()
     def __call__(self, images: Tensor, views: ViewSpec, seed: int, rows: Rows | None = None) -> list[Tensor]:

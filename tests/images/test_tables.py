@@ -134,14 +134,14 @@ def test_a_reader_is_given_a_file_object(opened, encoded, expected):
     assert torch.equal(every(source), expected)
 
 
-def test_a_missing_row_is_an_unreadable_image(embedder, encoded):
+def test_a_missing_row_is_an_unreadable_image(embedder, encoded, tmp_path):
     encoded[3] = None
     with pytest.raises(ValueError, match=r"The image \(position 3\) cannot .* it is None"):
         embedder().fit(encoded)
     with pytest.warns(UserWarning, match="1 of 12 images were left out"):
-        fitted = embedder(reader__on_error="skip", max_epochs=2).fit(
-            pa.array([None, *encoded[1:3], *encoded[4:], encoded[0]])
-        )
+        fitted = embedder(
+            reader__cache=tmp_path / "cache", checkpoint=tmp_path, reader__on_error="skip", max_epochs=2
+        ).fit(pa.array([None, *encoded[1:3], *encoded[4:], encoded[0]]))
     assert list(fitted.skipped_) == [0]
 
 

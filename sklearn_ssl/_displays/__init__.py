@@ -1,0 +1,1 @@
+"""Displays of what was learned, with the interface of scikit-learn's."""
