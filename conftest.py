@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 from torch import nn
+from torchvision.models.resnet import BasicBlock, ResNet
 
 from sklearn_ssl import Batch, Spec, SSLImageEmbedder
 from sklearn_ssl._hardware.devices import resolve_compile
@@ -93,6 +94,22 @@ def sent_by_value(request):
 @pytest.fixture
 def tiny():
     return Tiny
+
+
+def narrow_resnet(in_channels):
+    """Return a ResNet of four blocks, whose stem and maps are those that methods may ask for."""
+    net = ResNet(BasicBlock, [1, 1, 1, 1])
+    net.inplanes = 16
+    net.conv1, net.bn1 = nn.Conv2d(in_channels, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16)
+    net.maxpool = net.fc = nn.Identity()
+    for i, width in enumerate((16, 16, 32, 32)):
+        setattr(net, f"layer{i + 1}", net._make_layer(BasicBlock, width, 1, stride=1 + (i > 0)))
+    return net
+
+
+@pytest.fixture
+def small_resnet():
+    return narrow_resnet
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ import argparse
 import numpy as np
 from sklearn.datasets import load_digits
 
-from sklearn_ssl import SSLImageEmbedder, plot_reconstructions
+from sklearn_ssl import ReconstructionDisplay, SSLImageEmbedder
 
 
 def main() -> None:
@@ -40,7 +40,7 @@ def main() -> None:
         )
         embedder.fit(train)
         name = f"reconstructions_{loss}.png"
-        plot_reconstructions(embedder, test[:5]).savefig(name, dpi=80)
+        ReconstructionDisplay.from_estimator(embedder, test[:5]).figure_.savefig(name, dpi=80)
         print(f"{name}: each image, its visible part, and the reconstruction by {loss}")
 
 

@@ -3,14 +3,15 @@
 from sklearn_ssl._displays.embedding_map import EmbeddingMapDisplay
 from sklearn_ssl._displays.label_efficiency import LabelEfficiencyDisplay
 from sklearn_ssl._displays.neighbors import NeighborsDisplay
+from sklearn_ssl._displays.reconstruction import ReconstructionDisplay
 from sklearn_ssl._displays.spectrum import SpectrumDisplay
 from sklearn_ssl._displays.training_curve import TrainingCurveDisplay
+from sklearn_ssl._displays.views import ViewsDisplay, sample_views
 from sklearn_ssl._embedder import SSLImageEmbedder, load
 from sklearn_ssl._images.files import list_images
 from sklearn_ssl._images.reader import Reader
 from sklearn_ssl._images.shards import ImageShards
 from sklearn_ssl._params import param_grid
-from sklearn_ssl._plotting import plot_reconstructions, plot_views, sample_views
 from sklearn_ssl._scorers import EmbeddingScorer, available_scorers, get_scorer
 from sklearn_ssl._splits import LabeledKFold
 from sklearn_ssl._together import fit_together
@@ -28,12 +29,14 @@ __all__ = [
     "LossInfo",
     "NeighborsDisplay",
     "Reader",
+    "ReconstructionDisplay",
     "SSLImageEmbedder",
     "SSLLoss",
     "Spec",
     "SpectrumDisplay",
     "TrainingCurveDisplay",
     "ViewSpec",
+    "ViewsDisplay",
     "available_losses",
     "available_scorers",
     "fit_together",
@@ -42,8 +45,6 @@ __all__ = [
     "list_images",
     "load",
     "param_grid",
-    "plot_reconstructions",
-    "plot_views",
     "register_loss",
     "sample_views",
 ]

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 from skorch.callbacks import Callback
 from torch import Tensor, nn
 
+from sklearn_ssl._checks import shortened
 from sklearn_ssl._distributed.team import ALONE, Team
+from sklearn_ssl._evaluation import Evaluation, epochs_between, resolve_scores
 from sklearn_ssl._hashing import fingerprint, told_by_address
 from sklearn_ssl._images.inputs import ImageFormat
 from sklearn_ssl._images.pixel_scale import PixelScale, evenly_spaced
-from sklearn_ssl._images.sources import ConcatSource, Source, to_device
+from sklearn_ssl._images.sources import ConcatSource, Source, SubsetSource, to_device, whole_of
+from sklearn_ssl._networks.inference import InferenceNetwork
+from sklearn_ssl._scores import SCORES, ImagesToScore
 from sklearn_ssl._settings import Settings
 from sklearn_ssl._training.assemble import build_student
 from sklearn_ssl._training.batches import TrainingSet
@@ -29,6 +34,7 @@ from sklearn_ssl._training.progress import FitProgress
 from sklearn_ssl._training.resume import earlier_training, open_checkpoint, resume
 from sklearn_ssl._training.schedule import Schedule
 from sklearn_ssl._training.seeds import seeded_modules
+from sklearn_ssl._training.skorch_callbacks import check_stock_callbacks
 from sklearn_ssl._views.augmentation import OneByOne, is_drawn_once, make_augment
 from sklearn_ssl._views.random_views import RandomViews
 from sklearn_ssl._warnings import warn
@@ -80,6 +86,8 @@ class Task:
         Epochs of that training.
     team : Team
         Processes that train together.
+    evaluation : Evaluation or None
+        What is computed on held-back images.
     """
 
     params: Mapping[str, Any]
@@ -91,6 +99,7 @@ class Task:
     state: dict[str, Any] | None = None
     history: list[dict[str, Any]] | None = None
     team: Team = ALONE
+    evaluation: Evaluation | None = None
 
     @property
     def loss_name(self) -> str:
@@ -100,7 +109,7 @@ class Task:
     @property
     def n_given(self) -> int:
         """Number of images in X, without those in X_unlabeled."""
-        return len(self.source.first if isinstance(self.source, ConcatSource) else self.source)
+        return number_in_X(self.source)
 
     def labels_of(self, y: Any) -> Tensor | None:
         """Return the class number of each image, (n_images,) of int64, if the loss uses labels, else None.
@@ -111,7 +120,56 @@ class Task:
             If `y` is not a target of the images in X, or there are no labels for a loss that uses them.
         """
         check_is_target(y, self.n_given)
-        return class_numbers(y, len(self.source), self.loss_name) if self.loss.uses_labels else None
+        if not self.loss.uses_labels:
+            return None
+        labels = class_numbers(y, len(whole_of(self.source)), self.loss_name)
+        return labels[self.source.rows] if isinstance(self.source, SubsetSource) else labels
+
+    def with_evaluation(
+        self,
+        held_back: tuple[Source, Any] | None,
+        images: Callable[[Source, InferenceNetwork], ImagesToScore],
+        network: Callable[[nn.Module], InferenceNetwork],
+    ) -> Task:
+        """Return the task with an evaluation of images that are not trained on, if there are any.
+
+        Parameters
+        ----------
+        held_back : tuple of Source and array-like, or None
+            The images, and their labels or None.
+        images, network : callable
+            See `Evaluation`.
+
+        Raises
+        ------
+        ValueError
+            If there are no images for the scores, or no labels of them.
+        """
+        wanted = self.params["eval_metrics"]
+        if held_back is None:
+            if wanted not in ("auto", (), []):
+                raise ValueError(
+                    f"eval_metrics={shortened(wanted)} needs images that are not trained on: give "
+                    f"validation_fraction=0.1, or fit(X, eval_set=images)."
+                )
+            return self
+        source, y = held_back
+        labels = None if y is None else np.asarray(y)
+        scores = resolve_scores(wanted, labels)
+        classes = class_numbers(labels, len(source), self.loss_name) if self.loss.uses_labels else None
+        every = epochs_between(list(scores.values()), len(source), len(self.source), self.loss.view_spec.n)
+        return replace(self, evaluation=Evaluation(source, labels, classes, scores, images, network, every))
+
+    def check_callbacks(self) -> None:
+        """Check that skorch's own callbacks can work.
+
+        Raises
+        ------
+        ValueError
+            If one has no meaning here, or waits for results of an evaluation that there is none of.
+        """
+        evaluated = self.evaluation.names(self.loss) if self.evaluation else ()
+        check_stock_callbacks(self.params["callbacks"] or (), evaluated, SCORES)
 
     def check_team(self, labels: Tensor | None) -> None:
         """Check that all processes train the same, and that each has an image of every micro-batch.
@@ -146,7 +204,9 @@ class Task:
         """Return the checkpoint of this very training; None without the parameter `checkpoint`."""
         resolved = {name: getattr(self.settings, name) for name in RESOLVED_IN_FINGERPRINT}
         resolved["image_size"] = self.images.size
-        return open_checkpoint(self.params, resolved, self.source, labels, self.state, self.team)
+        return open_checkpoint(
+            self.params, resolved, self.source, labels, self.state, self.team, self.evaluation
+        )
 
     def training_set(self, labels: Tensor | None) -> TrainingSet:
         """Return the images, on the training device if they fit, with their labels."""
@@ -225,6 +285,7 @@ class Task:
                 *([checkpoint] if checkpoint else []),
             ],
             team=self.team,
+            evaluation=self.evaluation,
         ).initialize()
         if earlier:
             resume(net, earlier, checkpoint if from_checkpoint else None)
@@ -303,6 +364,12 @@ def _relative_spread(vectors: Tensor) -> float:
     size = vectors.square().mean(dim=0).sum().sqrt()
     spread = vectors.std(dim=0, correction=0).norm() / size.clamp(min=torch.finfo(torch.float32).tiny)
     return spread.item()
+
+
+def number_in_X(source: Source) -> int:
+    """Return the number of images in X, without those in X_unlabeled, of the source of both."""
+    whole = whole_of(source)
+    return len(whole.first if isinstance(whole, ConcatSource) else whole)
 
 
 def _draw_seed(random_state: Any) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,8 +15,10 @@ from torch import nn
 
 from sklearn_ssl._checks import check_bool, check_number, is_whole, shortened
 from sklearn_ssl._hardware.devices import resolve_compile, resolve_device, resolve_precision
+from sklearn_ssl._images.sources import Source
 from sklearn_ssl._params import did_you_mean
 from sklearn_ssl._training.optimizers import AUTO_OPTIMIZER, base_settings
+from sklearn_ssl._views.two_tones import SYMBOLS_FROM, share_of_two_tones
 from sklearn_ssl.losses._adapters import defaults_of
 from sklearn_ssl.losses._base import SSLLoss
 
@@ -74,6 +77,7 @@ def check_parameters(params: Mapping[str, Any]) -> None:
     check_number("lr", params["lr"], above=0, at_most=MAX_RATE, instead=("auto",))
     check_number("weight_decay", params["weight_decay"], at_least=0, at_most=MAX_RATE, instead=("auto",))
     check_number("warmup", params["warmup"], at_least=0, at_most=1, instead=("auto",))
+    check_number("validation_fraction", params["validation_fraction"], at_least=0, below=1)
     check_number("verbose", params["verbose"], whole=True, at_least=0, instead=(True, False))
     check_bool("compile", params["compile"])
     check_bool("warm_start", params["warm_start"])
@@ -84,7 +88,9 @@ def check_parameters(params: Mapping[str, Any]) -> None:
         raise ValueError(f"checkpoint={params['checkpoint']!r}: give the path of a folder, or None.")
 
 
-def resolve_settings(params: Mapping[str, Any], loss: SSLLoss, n_images: int, channels: int) -> Settings:
+def resolve_settings(
+    params: Mapping[str, Any], loss: SSLLoss, source: Source, tell: bool = False
+) -> Settings:
     """Resolve every "auto", from the images, the device and the loss.
 
     Parameters
@@ -93,7 +99,10 @@ def resolve_settings(params: Mapping[str, Any], loss: SSLLoss, n_images: int, ch
         Parameters of the estimator.
     loss : SSLLoss
         Its `defaults` come before those of this module.
-    n_images, channels : int
+    source : Source
+        Training images.
+    tell : bool, default=False
+        Whether to print which augmentation was chosen.
 
     Raises
     ------
@@ -104,9 +113,9 @@ def resolve_settings(params: Mapping[str, Any], loss: SSLLoss, n_images: int, ch
     if is_auto(params["max_epochs"]) and params["max_time"] is not None:
         chosen["max_epochs"] = None
     if is_auto(chosen["augment"]):
-        chosen["augment"] = "photo" if channels == 3 else "symbols"
+        chosen["augment"] = _augment_for(source, tell)
     device = resolve_device(params["device"])
-    batch_size = min(int(params["batch_size"]), n_images)
+    batch_size = min(int(params["batch_size"]), len(source))
     _check_micro_batches(params["micro_batches"], batch_size)
     return Settings(
         **chosen,
@@ -128,6 +137,19 @@ def resolve_backbone_name(loss: Any, backbone: Any) -> Any:
 def is_auto(value: Any) -> bool:
     """Return whether a parameter was left at "auto"."""
     return isinstance(value, str) and value == "auto"
+
+
+def _augment_for(source: Source, tell: bool) -> str:
+    """Return the preset for images of their kind."""
+    share = share_of_two_tones(source)
+    chosen = "symbols" if share >= SYMBOLS_FROM else "photo"
+    if tell:
+        print(
+            f"augment='auto' is {chosen!r}: two tones explain {share:.0%} of the variance within an image "
+            f"('symbols' from {SYMBOLS_FROM:.1%} on).",
+            file=sys.stderr,
+        )
+    return chosen
 
 
 def _usual_values(params: Mapping[str, Any], loss: SSLLoss) -> dict[str, Any]:

@@ -66,6 +66,16 @@ def test_curves_are_the_history(fitted):
         TrainingCurveDisplay.from_estimator(fitted, names=["accuracy"])
 
 
+def test_scores_have_an_axis_of_their_own(embedder):
+    params = {"max_epochs": 3, "eval_metrics": {"neighbors": "knn_accuracy", "rank": "rankme"}}
+    fitted = embedder(validation_fraction=0.5, **params).fit(IMAGES, LABELS)
+    display = TrainingCurveDisplay.from_estimator(fitted)
+    assert {line.get_label() for line in display.ax_.lines} == {"train_loss", "valid_loss"}
+    assert {line.get_label() for line in display.score_ax_.lines} == {"neighbors", "rank"}
+    assert len(display.ax_.get_legend().get_texts()) == 4
+    assert TrainingCurveDisplay.from_estimator(fitted, names=["rank"]).score_ax_ is None
+
+
 def test_the_spectrum_is_that_of_the_embeddings(fitted):
     Z = fitted.transform(IMAGES)
     display = SpectrumDisplay.from_estimator(fitted, IMAGES)

@@ -13,9 +13,9 @@ PACKAGE = Path(sklearn_ssl.__file__).parent
 # From the top down: a module imports from its own folder and from those below it.
 FLOORS = (
     ("__init__", "testing"),
-    ("_displays", "_plotting", "_scorers", "_splits", "_together"),
+    ("_displays", "_scorers", "_splits", "_together"),
     ("_embedder",),
-    ("_callbacks", "_fit", "_transform"),
+    ("_callbacks", "_evaluation", "_fit", "_scores", "_transform"),
     ("_settings",),
     ("_training",),
     ("_views",),
@@ -26,7 +26,7 @@ FLOORS = (
     ("_images",),
     ("_distributed",),
     ("_hardware",),
-    ("_checks", "_filesystem", "_hashing", "_params", "_prefetch", "_warnings", "metrics"),
+    ("_checks", "_documentation", "_filesystem", "_hashing", "_params", "_prefetch", "_warnings", "metrics"),
 )
 FLOOR_OF = {room: len(FLOORS) - i for i, rooms in enumerate(FLOORS) for room in rooms}
 PUBLIC = {"__init__", "augment", "losses", "metrics", "testing"}

@@ -1,12 +1,14 @@
 """Scorers of embedders, alone, in pipelines and in searches."""
 
 import pickle
+import warnings
 
 import numpy as np
 import pytest
 from sklearn.datasets import load_digits
+from sklearn.experimental import enable_halving_search_cv  # noqa: F401
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.model_selection import GridSearchCV, HalvingGridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 
 from sklearn_ssl import LabeledKFold, available_scorers, get_scorer, metrics, sample_views
@@ -43,6 +45,41 @@ def test_every_scorer_scores_embedders_pipelines_and_folds(name, embedder, fitte
     assert scorer(pipe, IMAGES, y) == score
     scores = cross_val_score(embedder(), IMAGES, y, cv=2, scoring=scorer, error_score="raise")
     assert np.isfinite(scores).all()
+
+
+@pytest.mark.parametrize("resource", ["max_epochs", "max_time"])
+def test_halving_searches_spend_more_on_better_candidates(embedder, resource):
+    grid = {"loss__temperature": [0.05, 0.1, 0.5, 1.0]}
+    search = HalvingGridSearchCV(
+        embedder(max_epochs="auto"),
+        grid,
+        resource=resource,
+        min_resources=1,
+        max_resources=2,
+        factor=2,
+        cv=2,
+        scoring=get_scorer("own_view_retrieval"),
+        error_score="raise",
+    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "max_time=.* ended the fit after")
+        search.fit(IMAGES, np.zeros(len(IMAGES)))
+    assert search.n_candidates_ == [4, 2]
+    assert search.best_estimator_.get_params()[resource] == 2
+
+
+def test_optuna_takes_scorers(embedder):
+    optuna = pytest.importorskip("optuna")
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    scorer = get_scorer("rankme")
+
+    def objective(trial):
+        temperature = trial.suggest_float("temperature", 0.05, 1.0, log=True)
+        return cross_val_score(embedder(loss__temperature=temperature), IMAGES, cv=2, scoring=scorer).mean()
+
+    study = optuna.create_study(direction="maximize", sampler=optuna.samplers.RandomSampler(seed=0))
+    study.optimize(objective, n_trials=2)
+    assert study.best_value > 1
 
 
 def test_scorers_are_the_metrics(fitted):

@@ -10,14 +10,14 @@ from sklearn.base import BaseEstimator
 from sklearn.neighbors import NearestNeighbors
 from sklearn.preprocessing import normalize
 
-from sklearn_ssl._displays.display import Display, embeddings_of, pictures_of
+from sklearn_ssl._displays.display import PictureGrid, embeddings_of, pictures_of
 from sklearn_ssl._images.pixel_scale import evenly_spaced
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-class NeighborsDisplay(Display):
+class NeighborsDisplay(PictureGrid):
     """Pictures of queries, each with its nearest neighbors in a row.
 
     Parameters
@@ -42,8 +42,11 @@ class NeighborsDisplay(Display):
     >>> display = NeighborsDisplay.from_estimator(embedder, images, queries=[0, 7])  # doctest: +SKIP
     """
 
+    title = "query, and its nearest neighbors"
+    apart = True
+
     def __init__(self, *, pictures: np.ndarray, index: np.ndarray):
-        self.pictures = pictures
+        super().__init__(pictures=pictures)
         self.index = index
 
     @classmethod
@@ -87,30 +90,3 @@ class NeighborsDisplay(Display):
         index = np.array(rows)
         pictures = pictures_of(estimator, X, index.ravel())
         return cls(pictures=pictures.reshape(*index.shape, *pictures.shape[1:]), index=index).plot(ax)
-
-    def plot(self, ax: Axes | None = None) -> Self:
-        """Plot the pictures, queries at the left.
-
-        Parameters
-        ----------
-        ax : matplotlib.axes.Axes, default=None
-            Axis to plot on; None: a new one.
-
-        Returns
-        -------
-        NeighborsDisplay
-            The display.
-        """
-        n_rows, n_columns, height, width = self.pictures.shape[:4]
-        ax = self.use_axis(ax, (0.9 * n_columns, 0.9 * n_rows + 0.3))
-        gap = max(1, height // 16)
-        size = (n_rows * (height + gap) - gap, n_columns * (width + gap) + gap, *self.pictures.shape[4:])
-        canvas = np.ones(size, np.float32)
-        for row in range(n_rows):
-            for column in range(n_columns):
-                top, left = row * (height + gap), column * (width + gap) + (2 * gap if column else 0)
-                canvas[top : top + height, left : left + width] = self.pictures[row, column]
-        self.im_ = ax.imshow(canvas, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-        ax.set_title("query, and its nearest neighbors", fontsize="medium", loc="left")
-        ax.axis("off")
-        return self

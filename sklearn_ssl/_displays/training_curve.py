@@ -1,8 +1,8 @@
-"""Display of the loss by epoch."""
+"""Display of the loss, and of scores, by epoch."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
@@ -12,16 +12,17 @@ from sklearn.utils.validation import check_is_fitted
 from sklearn_ssl._checks import check_choice
 from sklearn_ssl._displays.display import Display, style
 from sklearn_ssl._scorers import embedder_of
+from sklearn_ssl._scores import SCORES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Entries of a row of `history_` that are no terms of the loss.
-NOT_TERMS = ("epoch", "dur", "images_per_second", "lr")
+# Entries of a row of `history_` that are shown on demand.
+ON_DEMAND = ("epoch", "dur", "images_per_second", "lr")
 
 
 class TrainingCurveDisplay(Display):
-    """Plot of the loss, and of its terms, by epoch.
+    """Plot of the loss and its terms by epoch, and of the scores of held-back images on an axis at the right.
 
     Parameters
     ----------
@@ -29,6 +30,8 @@ class TrainingCurveDisplay(Display):
         Numbers of the epochs.
     curves : dict of str to array of shape (n_epochs,)
         Values by name.
+    scores : collection of str, default=()
+        Names of the curves that belong to the axis at the right.
 
     Attributes
     ----------
@@ -36,6 +39,8 @@ class TrainingCurveDisplay(Display):
         Axis of the plot.
     figure_ : matplotlib.figure.Figure
         Its figure.
+    score_ax_ : matplotlib.axes.Axes or None
+        Axis of the scores.
     lines_ : dict of str to matplotlib.lines.Line2D
         Curves by name.
 
@@ -45,9 +50,10 @@ class TrainingCurveDisplay(Display):
     >>> display = TrainingCurveDisplay.from_estimator(embedder)  # doctest: +SKIP
     """
 
-    def __init__(self, *, epochs: np.ndarray, curves: dict[str, np.ndarray]):
+    def __init__(self, *, epochs: np.ndarray, curves: dict[str, np.ndarray], scores: Collection[str] = ()):
         self.epochs = epochs
         self.curves = curves
+        self.scores = scores
 
     @classmethod
     def from_estimator(
@@ -60,7 +66,7 @@ class TrainingCurveDisplay(Display):
         estimator : SSLImageEmbedder or Pipeline
             Fitted embedder, or pipeline that begins with one.
         names : list of str, default=None
-            Entries of `history_` to plot, such as "lr". None: the loss and its terms.
+            Entries of `history_` to plot, such as "lr". None: the loss, its terms, and scores.
         ax : matplotlib.axes.Axes, default=None
             Axis to plot on; None: a new one.
 
@@ -75,9 +81,11 @@ class TrainingCurveDisplay(Display):
         known = [name for name in history[0] if name != "epoch"]
         for name in names or ():
             check_choice("names", name, known)
-        shown = names or [name for name in known if name not in NOT_TERMS]
+        shown = names or [name for name in known if name not in ON_DEMAND]
         curves = {name: np.array([row.get(name, np.nan) for row in history], float) for name in shown}
-        return cls(epochs=np.array([row["epoch"] for row in history]), curves=curves).plot(ax)
+        own = embedder.eval_metrics if isinstance(embedder.eval_metrics, Mapping) else ()
+        scores = {*SCORES, *own} & curves.keys()
+        return cls(epochs=np.array([row["epoch"] for row in history]), curves=curves, scores=scores).plot(ax)
 
     def plot(self, ax: Axes | None = None) -> Self:
         """Plot the curves.
@@ -93,13 +101,18 @@ class TrainingCurveDisplay(Display):
             The display.
         """
         ax = self.use_axis(ax)
+        right = [name for name in self.curves if name in self.scores]
+        left = [name for name in self.curves if name not in self.scores] or right
+        self.score_ax_ = ax.twinx() if right and left is not right else None
         self.lines_ = {}
         for i, (name, values) in enumerate(self.curves.items()):
-            (self.lines_[name],) = ax.plot(self.epochs, values, label=name, markersize=4, **style(i))
+            axis = ax if name in left or self.score_ax_ is None else self.score_ax_
+            (self.lines_[name],) = axis.plot(self.epochs, values, label=name, markersize=4, **style(i))
         ax.set_xlabel("epoch")
         ax.locator_params(axis="x", integer=True)
-        if len(self.curves) == 1:
-            ax.set_ylabel(next(iter(self.curves)))
-        else:
-            ax.legend(frameon=False)
+        ax.set_ylabel(left[0] if len(left) == 1 else "loss")
+        if self.score_ax_ is not None:
+            self.score_ax_.set_ylabel(", ".join(right))
+        if len(self.curves) > 1:
+            ax.legend(handles=list(self.lines_.values()), frameon=False)
         return self

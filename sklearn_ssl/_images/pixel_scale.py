@@ -55,6 +55,10 @@ class PixelScale:
         low, span = (t.to(images.device)[:, None, None] for t in (self.low, self.span))
         return images.to(torch.float32).sub(low).div_(span)
 
+    def unit_of(self, standardized: Tensor) -> Tensor:
+        """Convert standardized values (..., C, H, W) on the CPU to unit values."""
+        return standardized * self.std[:, None, None] + self.mean[:, None, None]
+
 
 class Standardize(torch.nn.Module):
     """Standardize pixel values in the units of the user; the first layer of an encoder."""

@@ -101,11 +101,58 @@ class ConcatSource:
         return self.first.identity(), self.second.identity()
 
 
+@dataclass
+class SubsetSource:
+    """Some images of a source.
+
+    Parameters
+    ----------
+    whole : Source
+        All images.
+    rows : Tensor of shape (n,), int64
+        Positions of the images, sorted.
+    """
+
+    whole: Source
+    rows: Tensor
+
+    def __post_init__(self) -> None:
+        self.size, self.channels, self.dtype = self.whole.size, self.whole.channels, self.whole.dtype
+        self.device, self.lazy = self.whole.device, self.whole.lazy
+
+    @property
+    def bad(self) -> dict[int, str]:
+        where = {position: i for i, position in enumerate(self.rows.tolist())} if self.whole.bad else {}
+        return {where[position]: why for position, why in list(self.whole.bad.items()) if position in where}
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def batch(self, index: Tensor) -> Tensor:
+        return self.whole.batch(self.rows[index])
+
+    def stand_ins(self, index: Tensor) -> Tensor:
+        if not self.whole.bad:
+            return index
+        others = torch.searchsorted(self.rows, self.whole.stand_ins(self.rows[index]))
+        return others.clamp(max=len(self) - 1)  # a neighbor, if the one that stands in is not in the subset
+
+    def identity(self) -> tuple:
+        return self.whole.identity(), self.rows
+
+
+def whole_of(source: Source) -> Source:
+    """Return the source that a subset was taken from, or the source itself."""
+    return source.whole if isinstance(source, SubsetSource) else source
+
+
 def to_device(source: Source, device: torch.device) -> Source:
     """Move images to a GPU if they are in memory and take at most a third of its free memory.
 
     Otherwise the source is returned unchanged, and each batch is copied to the device when it is needed.
     """
+    if isinstance(source, SubsetSource):
+        return SubsetSource(to_device(source.whole, device), source.rows)
     parts = [source.first, source.second] if isinstance(source, ConcatSource) else [source]
     in_memory = [part.images for part in parts if isinstance(part, ArraySource)]
     if device.type != "cuda" or len(in_memory) < len(parts):

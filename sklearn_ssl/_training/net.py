@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import sys
 from collections.abc import Callable, Sequence
@@ -20,7 +21,7 @@ from sklearn_ssl._distributed.team import ALONE, Team
 from sklearn_ssl._hardware.ambient import lent_generators
 from sklearn_ssl._hardware.devices import fast_float32, is_out_of_memory, memory_advice
 from sklearn_ssl._images.pixel_scale import PixelScale
-from sklearn_ssl._images.sources import Source
+from sklearn_ssl._images.sources import Source, whole_of
 from sklearn_ssl._networks.student import Student, Teacher, load_plain_state
 from sklearn_ssl._training.batches import EpochBatches, TrainingSet
 from sklearn_ssl._training.clock import Clock
@@ -29,10 +30,20 @@ from sklearn_ssl._training.interrupts import NO_INTERRUPT, Interrupt
 from sklearn_ssl._training.meter import REMEDY, Meter
 from sklearn_ssl._training.optimizers import decay_groups
 from sklearn_ssl._training.schedule import Schedule, momentum_at
-from sklearn_ssl._training.seeds import GLOBAL_GENERATORS, LOSS_EPOCH, LOSS_STEP, VIEWS, derive_seed
+from sklearn_ssl._training.seeds import (
+    GLOBAL_GENERATORS,
+    HELD_BACK,
+    LOSS_EPOCH,
+    LOSS_STEP,
+    VIEWS,
+    derive_seed,
+)
 from sklearn_ssl._views.draws import Rows
 from sklearn_ssl._views.random_views import RandomViews
 from sklearn_ssl.losses._base import Batch, SSLLoss
+
+# Entries of skorch's history that are for its callbacks.
+NOT_IN_HISTORY = ("batches", "train_loss_best", "valid_loss_best")
 
 
 class StopTraining(Exception):
@@ -123,6 +134,8 @@ class SSLNet(NeuralNet):
         Callbacks of the training.
     team : Team
         Processes that train together: all run the same steps, each on its own rows of every batch.
+    evaluation : Evaluation, optional
+        Called with the net at the end of epochs; returns further entries of the history by name.
     """
 
     def __init__(
@@ -143,6 +156,7 @@ class SSLNet(NeuralNet):
         device: torch.device,
         callbacks: list,
         team: Team = ALONE,
+        evaluation: Any = None,
     ):
         super().__init__(
             module,
@@ -153,7 +167,7 @@ class SSLNet(NeuralNet):
             train_split=None,
             device=device,
             callbacks=callbacks,
-            verbose=0,
+            verbose=1,  # PrintLog and others, where they are given, are to print
         )
         self.loss_name = loss_name
         self.make_optimizer = make_optimizer
@@ -168,6 +182,7 @@ class SSLNet(NeuralNet):
         self.seconds_before = 0.0
         self.rate = 0.0
         self.team = team
+        self.evaluation = evaluation
         self.clock = Clock(team)
         self.meter = Meter(loss_name, self.clock)
         self.in_step = False
@@ -241,7 +256,7 @@ class SSLNet(NeuralNet):
             error=error,
             student=self.module_,
             history=[
-                {name: value for name, value in row.items() if name != "batches"}
+                {name: value for name, value in row.items() if name not in NOT_IN_HISTORY}
                 for row in self.history
                 if "train_loss" in row
             ],
@@ -311,7 +326,7 @@ class SSLNet(NeuralNet):
 
     def skipped(self, source: Source) -> dict[int, str]:
         """Return the reasons for unreadable images by position, including those of resumed fits."""
-        return dict(sorted({**self.skipped_before, **source.bad}.items()))
+        return dict(sorted({**self.skipped_before, **whole_of(source).bad}.items()))
 
     def _all_skipped(self, source: Source) -> dict[int, str]:
         """Return `skipped` of all processes."""
@@ -420,6 +435,7 @@ class SSLNet(NeuralNet):
         mode = nullcontext() if self._gathers or self.team.size == 1 else SharedBatchNorm(self.team)
         with mode:
             terms = self._loss_terms(batch, student, teacher)
+        check_loss_value(self.loss_name, terms)
         if self.team.size > 1 and not self._gathers:
             # Each loss is the mean over the process's own images, whose number may differ by one.
             assert batch.n_images is not None
@@ -437,6 +453,37 @@ class SSLNet(NeuralNet):
             if not self._gathers:
                 self.team.average(list(terms.values()))
         return terms
+
+    @torch.no_grad()
+    def loss_of_others(self, images: Tensor, y: Tensor | None) -> float:
+        """Return the loss of images that are not trained on, in eval mode; nothing of the training changes.
+
+        Parameters
+        ----------
+        images : Tensor of shape (n, channels, height, width)
+            The images. Their views are the same in every call.
+        y : Tensor of shape (n,), int64, or None
+            Class numbers, if the loss uses labels.
+        """
+        seed = derive_seed(self.seed, HELD_BACK)
+        state = copy.deepcopy(self.criterion_.state_dict())  # a queue, a center
+        unit = self.pixels.to_unit(images.to(self.device))
+        self.module_.eval()
+        self.criterion_.eval()
+        with lent_generators(seed, self.device):
+            batch = Batch(
+                views=self.draw_views(unit, self.criterion_.view_spec, seed),
+                index=torch.arange(len(images), device=self.device),
+                y=None if y is None else y.to(self.device),
+                epoch=max(0, self.epoch - 1),
+                progress=self.progress(),
+                generator=torch.Generator(self.device).manual_seed(seed),
+            )
+            terms = self._loss_terms(batch, self.module_, self.teacher)
+        self.criterion_.load_state_dict(state)
+        self.module_.train()
+        self.criterion_.train()
+        return float(terms["loss"])
 
     def _networks(self) -> tuple[Any, Any]:
         """Return student and teacher as the loss is given them: in parts, or shared by the processes."""
@@ -462,9 +509,7 @@ class SSLNet(NeuralNet):
                 f"The loss {self.loss_name!r} failed in step {self.steps_done}, on views of shapes {shapes}: "
                 f"{error}"
             ) from error
-        terms = out if isinstance(out, dict) else {"loss": out}
-        check_loss_value(self.loss_name, terms)
-        return terms
+        return out if isinstance(out, dict) else {"loss": out}
 
     def _set_rate(self) -> None:
         self.rate = self.schedule.rate(self.progress(0.5))
@@ -515,7 +560,7 @@ class SSLNet(NeuralNet):
         self.meter.read()  # before the weights: an error of the loss names the step
         self._check_weights()
         row = self.history[-1]
-        row["batches"] = []  # skorch would keep 356 bytes for each batch
+        row["batches"] = row["batches"][-1:]  # skorch would keep 356 bytes for each batch of all epochs
         seconds = self.meter.seconds()
         self.history.record("train_loss", self.meter.mean("loss"))
         for term in self.meter.terms():
@@ -523,6 +568,26 @@ class SSLNet(NeuralNet):
         self.history.record("lr", self.rate)
         self.history.record("dur", seconds)
         self.history.record("images_per_second", self.meter.steps * self.batch_size / seconds)
+
+        if self.evaluation is not None:
+            self._record_evaluation()
+        for name in ("train_loss", "valid_loss"):
+            if name in row:  # as skorch does, for callbacks that wait for the best epoch
+                best = min(other.get(name, math.inf) for other in self.history)
+                self.history.record(f"{name}_best", row[name] <= best)
+
+    def _record_evaluation(self) -> None:
+        """Add the results of an evaluation, or repeat those of the last one if none is due."""
+        done = self.schedule.max_epochs is not None and self.steps_done >= self.max_epochs * self.epoch_size
+        names = self.evaluation.names(self.criterion_)
+        before = self.history[-2] if len(self.history) > 1 else {}
+        repeated = {name: before[name] for name in names if name in before}
+        if done or self.out_of_time() or self.evaluation.is_due(self.epoch - 1) or len(repeated) < len(names):
+            values = self.team.from_first(lambda: self.evaluation(self))
+        else:
+            values = repeated
+        for name, value in values.items():
+            self.history.record(name, value)
 
     def _check_weights(self) -> None:
         """Check that all weights are finite, as the last loss was computed before their last update.

@@ -33,6 +33,7 @@ def open_checkpoint(
     labels: Tensor | None,
     state: Mapping[str, Any] | None,
     team: Team,
+    evaluation: Any = None,
 ) -> Checkpoint | None:
     """Return the checkpoint of this very training: same parameters, images, labels and earlier state.
 
@@ -48,6 +49,8 @@ def open_checkpoint(
         State of a warm start.
     team : Team
         Processes of the training, the first of which may have to read all images for the fingerprint.
+    evaluation : Evaluation, optional
+        What is computed on held-back images: entries of the history.
     """
     if params["checkpoint"] is None:
         return None
@@ -58,7 +61,14 @@ def open_checkpoint(
     before = _without(state or {}, ("seconds", "meter"))
     packages = [importlib.import_module(name) for name in PACKAGES]
     digits = team.from_first(
-        lambda: fingerprint(compared, dict(resolved), loss, (source.identity(), labels), before, packages)
+        lambda: fingerprint(
+            compared,
+            dict(resolved),
+            loss,
+            (source.identity(), labels, evaluation and evaluation.identity()),
+            before,
+            packages,
+        )
     )
     _warn_if_never_found_again({**compared, "loss": loss})
     return Checkpoint(

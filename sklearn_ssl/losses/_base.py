@@ -64,7 +64,7 @@ class Batch:
     views : sequence of Tensor of shape (n, channels, height, width)
         `ViewSpec.n` full-size views, then `ViewSpec.local` local crops; augmented and normalized.
     index : Tensor of shape (n,), int64
-        Row numbers of the samples in the training set.
+        Row numbers of the samples in the training set; of held-back images, in their own set.
     y : Tensor of shape (n,), int64, or None
         Encoded class labels, -1 for unlabeled samples. None unless the loss sets `uses_labels`.
     epoch : int
@@ -173,7 +173,7 @@ class SSLLoss(nn.Module):
     `check_choice` of `sklearn_ssl.losses`, whose errors name the parameter.
 
     A method that reconstructs images may define the optional method
-    ``reconstruct(views, student, generator)``, which `sklearn_ssl.plot_reconstructions` calls. Its arguments
+    ``reconstruct(views, student, generator)``, which `sklearn_ssl.ReconstructionDisplay` calls. Its arguments
     are the views of a batch (a list of tensors as in `Batch.views`), the `Student` and a `torch.Generator`.
     It returns two tensors of the shape of ``views[0]``: the visible part of the images, NaN where they were
     hidden from the backbone, and the reconstruction.
@@ -190,6 +190,9 @@ class SSLLoss(nn.Module):
         batch (except through batch normalization), as in masked autoencoders. Where several processes train
         together, each then computes the loss of its own images only; otherwise, each computes that of all
         images. Random values per image have to come from `Batch.draw`. Default: False.
+    validates : bool
+        Whether the loss of images that were not trained on has a meaning. False for a loss that looks its
+        images up by `Batch.index`, such as in a memory of all training images. Default: True.
     teacher_momentum : float, callable or None
         Momentum of the teacher, an exponential moving average of backbone and projector; or a picklable
         function that returns the momentum at a progress in [0, 1]. Default: None, for no teacher.
@@ -211,6 +214,7 @@ class SSLLoss(nn.Module):
     view_spec: ViewSpec = ViewSpec()
     uses_labels: bool = False
     mean_over_images: bool = False
+    validates: bool = True
     teacher_momentum: float | Callable[[float], float] | None = None
     defaults: ClassVar[dict] = {}
     family: ClassVar[str | None] = None

@@ -45,7 +45,7 @@ def is_labeled(y: np.ndarray) -> np.ndarray:
     if n_classes < 2:
         raise ValueError(
             f"{labeled.sum()} of {len(y)} images are labeled, with {n_classes} classes: give labels of at "
-            f"least two classes, or use a metric without labels, such as own_view_retrieval."
+            f"least two classes, or use a metric without labels, such as rankme."
         )
     return labeled
 
@@ -60,4 +60,5 @@ def labeled_rows(embeddings: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
 
 def linear_probe(C: float = 1.0) -> Any:
     """Return logistic regression on standardized embeddings."""
-    return make_pipeline(StandardScaler(), LogisticRegression(C=C, max_iter=MAX_ITER))
+    # Newton's method takes a third of the time of the default solver on correlated features.
+    return make_pipeline(StandardScaler(), LogisticRegression(C=C, solver="newton-cg", max_iter=MAX_ITER))

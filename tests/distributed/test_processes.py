@@ -64,6 +64,7 @@ FITS = {
     "mean over images, patches": {"loss": "mae", **TINY_VIT},
     "mean over an odd number of images": {"loss": "rotation", "batch_size": 31},
     "pixels of the views": {"loss": "jigsaw", "image_size": 18},
+    "held-back images": {"loss": "moco", "validation_fraction": 0.2, "batch_size": 24},
 }
 
 
@@ -81,7 +82,8 @@ def trained(params):
     )
     parts = [fitted._training_state[part] or {} for part in ("student", "teacher", "loss")]
     values = [value.double().flatten() for part in parts for value in part.values()]
-    return torch.cat(values), [row["train_loss"] for row in fitted.history_]
+    history = [(row["train_loss"], row.get("valid_loss", 0.0)) for row in fitted.history_]
+    return torch.cat(values), np.array(history).ravel().tolist()
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ from sklearn_ssl_masked.patches import (
 from torch import nn
 from torchvision.models import resnet18
 
-from sklearn_ssl import Batch, Spec, SSLImageEmbedder, available_losses, plot_reconstructions
+from sklearn_ssl import Batch, ReconstructionDisplay, Spec, SSLImageEmbedder, available_losses
 from sklearn_ssl._networks.vit import make_vit
 from sklearn_ssl.testing import parametrize_with_loss_checks
 
@@ -388,8 +388,7 @@ def test_reconstructions_are_drawn(loss):
     pytest.importorskip("matplotlib")
     settings = SMALL | {"max_epochs": 1, "batch_size": 32, "warm_start": True}
     fitted = SSLImageEmbedder(loss, **settings).fit(pixels())
-    figure = plot_reconstructions(fitted, pixels()[:3])
-    original, shown, made = (axis.images[0].get_array() for axis in figure.axes[:3])
+    original, shown, made = ReconstructionDisplay.from_estimator(fitted, pixels()[:3]).pictures[0]
     np.testing.assert_allclose(original, pixels()[0] / 255, atol=1e-5)
     hidden = (np.abs(shown - 0.5) < 1e-6).all(axis=2)
     assert 0.2 < hidden.mean() < 0.8

@@ -22,7 +22,7 @@ from sklearn_ssl_pretext.rotation import all_turns
 from sklearn_ssl_pretext.tiles import cut_tiles, standardized, with_colors_dropped
 from torch import nn
 
-from sklearn_ssl import Batch, Spec, SSLImageEmbedder, available_losses, plot_reconstructions
+from sklearn_ssl import Batch, ReconstructionDisplay, Spec, SSLImageEmbedder, available_losses
 from sklearn_ssl.testing import parametrize_with_loss_checks
 
 METHODS = ("colorization", "cpc", "jigsaw", "relative_location", "rotation")
@@ -368,8 +368,8 @@ def test_images_need_not_be_square(loss):
 def test_colors_are_drawn():
     pytest.importorskip("matplotlib")
     settings = {"backbone": tiny_backbone, "max_epochs": 1, "batch_size": 32, "warm_start": True}
-    figure = plot_reconstructions(SSLImageEmbedder("colorization", **settings).fit(pixels()), pixels()[:3])
-    original, shown, made = (axis.images[0].get_array() for axis in figure.axes[:3])
+    fitted = SSLImageEmbedder("colorization", **settings).fit(pixels())
+    original, shown, made = ReconstructionDisplay.from_estimator(fitted, pixels()[:3]).pictures[0]
     np.testing.assert_allclose(original, pixels()[0] / 255, atol=1e-5)
     standardized = (shown - pixels().mean(axis=(0, 1, 2)) / 255) / (pixels().std(axis=(0, 1, 2)) / 255)
     assert np.ptp(standardized, axis=2).max() < 0.01  # as bright in all channels
