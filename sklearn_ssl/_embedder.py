@@ -170,8 +170,10 @@ class SSLImageEmbedder(
         Scores of the held-back images, or of `eval_set`, in `history_`: names of scorers
         (`sklearn_ssl.available_scorers`), results of `sklearn_ssl.get_scorer`, a list of these, or a dict of
         them by name; () for none. "auto": "knn_accuracy" if there are labels, else "rankme".
-        At most 500 images are used, and as few epochs as it takes to spend about 2 % of the time on them;
-        the other epochs repeat the last values. With them, the history has "valid_loss".
+        At most 500 images are used. With them, the history has "valid_loss".
+    eval_every : int, default="auto"
+        Number of epochs from one evaluation to the next; the epochs between repeat the last values, and the
+        last epoch always has one. "auto": as many as it takes to spend about 2 % of the time on evaluations.
     callbacks : list of skorch callbacks, default=None
         Callbacks of the training. The net's history has "train_loss" and the loss's other terms of each
         epoch, and the results of evaluations.
@@ -213,6 +215,8 @@ class SSLImageEmbedder(
         Names of the columns; defined only if X has string column names.
     eval_metrics_ : list of str
         Names of the scores in `history_`; empty if no images were held back.
+    eval_every_ : int or None
+        Number of epochs from one evaluation to the next.
     skipped_ : dict of int to str
         Positions of the images that could not be read, with the reason, if ``reader__on_error="skip"``;
         images of `X_unlabeled` are numbered after those of X.
@@ -295,6 +299,7 @@ device_, precision_, compile_ : object
         # Evaluation
         validation_fraction: float = 0.0,
         eval_metrics: Any = "auto",
+        eval_every: int | str = "auto",
         # Life cycle
         callbacks: Sequence[Callback] | None = None,
         checkpoint: str | os.PathLike | None = None,
@@ -328,6 +333,7 @@ device_, precision_, compile_ : object
         self.compile = compile
         self.validation_fraction = validation_fraction
         self.eval_metrics = eval_metrics
+        self.eval_every = eval_every
         self.callbacks = callbacks
         self.checkpoint = checkpoint
         self.warm_start = warm_start
@@ -572,6 +578,7 @@ device_, precision_, compile_ : object
             evaluated = held_back, None if y is None else np.asarray(y)[held_back.rows.numpy()]
         task = task.with_evaluation(evaluated, self._images_to_score, self._network_in_training)
         self.eval_metrics_ = list(task.evaluation.scores) if task.evaluation else []
+        self.eval_every_ = task.evaluation.every if task.evaluation else None
         task.check_callbacks()
         return task, labels
 

@@ -22,7 +22,7 @@ from sklearn_ssl._images.pixel_scale import PixelScale, evenly_spaced
 from sklearn_ssl._images.sources import ConcatSource, Source, SubsetSource, to_device, whole_of
 from sklearn_ssl._networks.inference import InferenceNetwork
 from sklearn_ssl._scores import SCORES, ImagesToScore
-from sklearn_ssl._settings import Settings
+from sklearn_ssl._settings import Settings, is_auto
 from sklearn_ssl._training.assemble import build_student
 from sklearn_ssl._training.batches import TrainingSet
 from sklearn_ssl._training.checkpoint import Checkpoint
@@ -157,7 +157,10 @@ class Task:
         labels = None if y is None else np.asarray(y)
         scores = resolve_scores(wanted, labels)
         classes = class_numbers(labels, len(source), self.loss_name) if self.loss.uses_labels else None
-        every = epochs_between(list(scores.values()), len(source), len(self.source), self.loss.view_spec.n)
+        every = self.params["eval_every"]
+        if is_auto(every):
+            n_views = self.loss.view_spec.n
+            every = epochs_between(list(scores.values()), len(source), len(self.source), n_views)
         return replace(self, evaluation=Evaluation(source, labels, classes, scores, images, network, every))
 
     def check_callbacks(self) -> None:

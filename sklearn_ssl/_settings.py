@@ -77,6 +77,7 @@ def check_parameters(params: Mapping[str, Any]) -> None:
     check_number("lr", params["lr"], above=0, at_most=MAX_RATE, instead=("auto",))
     check_number("weight_decay", params["weight_decay"], at_least=0, at_most=MAX_RATE, instead=("auto",))
     check_number("warmup", params["warmup"], at_least=0, at_most=1, instead=("auto",))
+    check_number("eval_every", params["eval_every"], whole=True, at_least=1, instead=("auto",))
     check_number("validation_fraction", params["validation_fraction"], at_least=0, below=1)
     check_number("verbose", params["verbose"], whole=True, at_least=0, instead=(True, False))
     check_bool("compile", params["compile"])

@@ -198,7 +198,7 @@ def test_wrong_arguments_are_told(make, words):
 
 
 def test_wrong_use_is_told(embedder, fitted):
-    with pytest.raises(ValueError, match=r"needs labels: give y, with -1.*own_view_retrieval"):
+    with pytest.raises(ValueError, match=r"needs labels: give y, with -1.*rankme"):
         get_scorer("knn_accuracy")(fitted, IMAGES)
     with pytest.raises(ValueError, match="0 of 60 images are labeled"):
         get_scorer("knn_accuracy")(fitted, IMAGES, np.full(60, -1))

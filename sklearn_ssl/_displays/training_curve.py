@@ -12,7 +12,6 @@ from sklearn.utils.validation import check_is_fitted
 from sklearn_ssl._checks import check_choice
 from sklearn_ssl._displays.display import Display, style
 from sklearn_ssl._scorers import embedder_of
-from sklearn_ssl._scores import SCORES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,7 +28,7 @@ class TrainingCurveDisplay(Display):
     epochs : array of shape (n_epochs,)
         Numbers of the epochs.
     curves : dict of str to array of shape (n_epochs,)
-        Values by name.
+        Values by name; NaN, which is left out, in epochs without an evaluation.
     scores : collection of str, default=()
         Names of the curves that belong to the axis at the right.
 
@@ -83,8 +82,9 @@ class TrainingCurveDisplay(Display):
             check_choice("names", name, known)
         shown = names or [name for name in known if name not in ON_DEMAND]
         curves = {name: np.array([row.get(name, np.nan) for row in history], float) for name in shown}
-        own = embedder.eval_metrics if isinstance(embedder.eval_metrics, Mapping) else ()
-        scores = {*SCORES, *own} & curves.keys()
+        scores = set(getattr(embedder, "eval_metrics_", ())) & curves.keys()
+        for name in {"valid_loss", *scores} & curves.keys():
+            curves[name][_repeated(history, sorted(scores))] = np.nan
         return cls(epochs=np.array([row["epoch"] for row in history]), curves=curves, scores=scores).plot(ax)
 
     def plot(self, ax: Axes | None = None) -> Self:
@@ -107,7 +107,9 @@ class TrainingCurveDisplay(Display):
         self.lines_ = {}
         for i, (name, values) in enumerate(self.curves.items()):
             axis = ax if name in left or self.score_ax_ is None else self.score_ax_
-            (self.lines_[name],) = axis.plot(self.epochs, values, label=name, markersize=4, **style(i))
+            known = np.isfinite(values)
+            x, y = self.epochs[known], values[known]
+            (self.lines_[name],) = axis.plot(x, y, label=name, markersize=4, **style(i))
         ax.set_xlabel("epoch")
         ax.locator_params(axis="x", integer=True)
         ax.set_ylabel(left[0] if len(left) == 1 else "loss")
@@ -116,3 +118,10 @@ class TrainingCurveDisplay(Display):
         if len(self.curves) > 1:
             ax.legend(handles=list(self.lines_.values()), frameon=False)
         return self
+
+
+def _repeated(history: Sequence[Mapping[str, float]], scores: Sequence[str]) -> list[int]:
+    """Return the rows that repeat the evaluation of the row before; the last one is always new."""
+    names = ("valid_loss", *scores)
+    values = [[row.get(name) for name in names] for row in history]
+    return [i for i in range(1, len(values) - 1) if values[i] == values[i - 1]]

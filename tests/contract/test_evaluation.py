@@ -6,7 +6,15 @@ import torch
 from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV
 
-from sklearn_ssl import SSLImageEmbedder, SSLLoss, available_losses, get_loss, get_scorer, metrics
+from sklearn_ssl import (
+    SSLImageEmbedder,
+    SSLLoss,
+    TrainingCurveDisplay,
+    available_losses,
+    get_loss,
+    get_scorer,
+    metrics,
+)
 from sklearn_ssl._evaluation import epochs_between, hold_back
 from sklearn_ssl._images.sources import ArraySource
 from sklearn_ssl._scores import Scoring
@@ -143,6 +151,15 @@ def test_epochs_without_an_evaluation_repeat_the_last_one(embedder, many_images,
     assert len(evaluated) == 2  # the first and the last epoch
     assert len(set(ranks[:-1])) == 1
     assert ranks[-1] != ranks[0]
+    evaluated.clear()
+    often = embedder(max_epochs=8, eval_metrics="rankme", eval_every=3).fit(many_images, eval_set=many_images)
+    assert len(evaluated) == 4  # epochs 1, 4, 7 and 8
+    assert often.eval_every_ == 3
+    curve = TrainingCurveDisplay.from_estimator(often)
+    assert curve.lines_["rankme"].get_xdata().tolist() == [1, 4, 7, 8]
+    assert curve.lines_["train_loss"].get_xdata().tolist() == list(range(1, 9))
+    with pytest.raises(ValueError, match="eval_every=0"):
+        embedder(eval_every=0).fit(many_images)
 
 
 def test_a_resumed_fit_has_the_history_of_an_undisturbed_one(embedder, many_images, y, tmp_path):
