@@ -732,7 +732,8 @@ device_, precision_, compile_ : object
         return self._images_to_score(self._open_for_inference(X), self._network(self._inference_device()))
 
     def _images_to_score(self, source: Source, network: InferenceNetwork) -> ImagesToScore:
-        augment = make_augment(self.augment_, self.augment_params or {})
+        known = hasattr(self, "augment_")  # not after `load`, if it was an object
+        augment = make_augment(self.augment_, self.augment_params or {}) if known else None
         return ImagesToScore(network, source, self.image_size_, self._pixels, augment)
 
     def _network_in_training(self, backbone: nn.Module) -> InferenceNetwork:

@@ -100,8 +100,8 @@ class ImagesToScore:
         (height, width) of the views, in pixels.
     pixels : PixelScale
         Scale of the pixel values.
-    augment : Augment or callable
-        Augmentation of the training.
+    augment : Augment, callable or None
+        Augmentation of the training; None if it is not known.
     index : Tensor of shape (n,), optional
         Positions of the images to embed; None: all.
     """
@@ -110,7 +110,7 @@ class ImagesToScore:
     source: Source
     image_size: tuple[int, int]
     pixels: PixelScale
-    augment: Augment | Callable
+    augment: Augment | Callable | None
     index: Tensor | None = None
 
     @property
@@ -126,6 +126,11 @@ class ImagesToScore:
     def views(self, n_views: int, augment: Any, seed: int) -> np.ndarray:
         """Return embeddings (n, n_views, d) of random views; augment=None is that of the training."""
         made = self.augment if augment is None else make_augment(augment, {})
+        if made is None:
+            raise ValueError(
+                "The augmentation of this embedder is not in the file that it was loaded from: give one for "
+                "the views, such as get_scorer(name, augment='photo')."
+            )
         draw = RandomViews.of(made, self.image_size, self.pixels)
         to_pixels = Standardize(self.pixels)
         parts = []

@@ -11,7 +11,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV, HalvingGridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 
-from sklearn_ssl import LabeledKFold, available_scorers, get_scorer, metrics, sample_views
+from sklearn_ssl import LabeledKFold, available_scorers, get_scorer, load, metrics, sample_views
 
 IMAGES = (load_digits().images[:60] * 15).astype(np.uint8)
 LABELS = load_digits().target[:60] % 3
@@ -112,6 +112,16 @@ def test_turned_images_are_embedded(fitted):
     turned = [fitted.transform(np.rot90(IMAGES, k, (1, 2))) for k in range(4)]
     expected = metrics.rotation_probe_accuracy(np.stack(turned))
     assert get_scorer("rotation_probe_accuracy")(fitted, IMAGES) == pytest.approx(expected, abs=0.02)
+
+
+def test_views_of_a_loaded_embedder_need_an_augmentation_that_is_known(embedder, tmp_path):
+    embedder(augment=lambda images, generator: images.flip(3)).fit(IMAGES).save(tmp_path / "model")
+    with pytest.warns(UserWarning, match="augment"):
+        loaded = load(tmp_path / "model", backbone=embedder().backbone)
+    assert loaded.score(IMAGES) > 1
+    with pytest.raises(ValueError, match="give one for the views"):
+        get_scorer("own_view_retrieval")(loaded, IMAGES)
+    assert get_scorer("own_view_retrieval", augment="none")(loaded, IMAGES) > 0
 
 
 def test_only_labeled_rows_are_scored(fitted):

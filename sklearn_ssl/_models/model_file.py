@@ -72,6 +72,8 @@ FITTED_SCHEMA = {
     "batch_size_": _is_size,
     "compile_": bool,
     "device_": _is_device,
+    "eval_every_?": (int, None),
+    "eval_metrics_?": [str],
     "feature_names_in_?": [str],
     "history_": [{str: object}],
     "lr_": NUMBER,

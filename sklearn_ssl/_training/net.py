@@ -468,8 +468,10 @@ class SSLNet(NeuralNet):
         seed = derive_seed(self.seed, HELD_BACK)
         state = copy.deepcopy(self.criterion_.state_dict())  # a queue, a center
         unit = self.pixels.to_unit(images.to(self.device))
-        self.module_.eval()
-        self.criterion_.eval()
+        # The teacher too, which otherwise stays in training mode and would update its BatchNorm.
+        modules = [module for module in (self.module_, self.criterion_, self.teacher) if module is not None]
+        for module in modules:
+            module.eval()
         with lent_generators(seed, self.device):
             batch = Batch(
                 views=self.draw_views(unit, self.criterion_.view_spec, seed),
@@ -481,8 +483,8 @@ class SSLNet(NeuralNet):
             )
             terms = self._loss_terms(batch, self.module_, self.teacher)
         self.criterion_.load_state_dict(state)
-        self.module_.train()
-        self.criterion_.train()
+        for module in modules:
+            module.train()
         return float(terms["loss"])
 
     def _networks(self) -> tuple[Any, Any]:
