@@ -212,7 +212,7 @@ def test_processes_that_do_not_train_the_same_say_so_before_they_train():
 
 
 def test_more_processes_than_images_of_a_batch():
-    task = replace(embedder(batch_size=7, micro_batches=2)._open(IMAGES), team=Team(rank=0, size=4))
+    task = replace(embedder(batch_size=7, micro_batches=2)._open(IMAGES)[0], team=Team(rank=0, size=4))
     with pytest.raises(
         ValueError, match="A batch of 7 images in micro_batches=2 is too small for 4 processes"
     ):
