@@ -21,6 +21,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from image_sets import read_set
+from side_by_side import line
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -100,10 +101,6 @@ def features(images: Tensor) -> np.ndarray:
     weights = [(1 - ((turns - b + BINS / 2) % BINS - BINS / 2).abs()).clamp(min=0) for b in range(BINS)]
     cells = [F.adaptive_avg_pool2d(torch.hypot(across, down) * weight, 4).flatten(1) for weight in weights]
     return torch.cat([F.adaptive_avg_pool2d(gray, 8).flatten(1), *cells], dim=1).numpy()
-
-
-def line(*cells: str) -> None:
-    print("| " + " | ".join(cells) + " |", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """Which score finds the best of many settings, with few labels or none?
 
-    python benchmarks/choosing.py fit digits cifar10_10k.npz --epochs 8 --out choosing.jsonl
-    python benchmarks/choosing.py show --out choosing.jsonl
+    python benchmarks/choosing.py fit digits
+    python benchmarks/choosing.py fit cifar10_10k.npz solar_cells.npz --settings '{"image_size": 32}'
+    python benchmarks/choosing.py show
 
 `fit` trains an embedder for each combination of a loss, its hyperparameters and an augmentation, on at most
 --images training images, and scores it on test images without their labels: by every scorer without labels,
@@ -28,7 +29,7 @@ import numpy as np
 from image_sets import ImageSet, read_set
 from probes import neighbors_and_probe, some_of_each_class
 from scipy.stats import spearmanr
-from side_by_side import machine
+from side_by_side import line, machine
 from torch import nn
 from torchvision.models.resnet import BasicBlock, ResNet
 
@@ -62,7 +63,12 @@ STRONG_CROPS = Augment(crop=0.2, color_jitter=0.8, brightness=0.4, contrast=0.4)
 OF_VIEWS = ("own_view_retrieval", "neg_alignment")
 # Number of images of the slow scorers.
 N_IMAGES = {"lidar": 250, "rotation_probe_accuracy": 200}
-OF_LABELS = ("knn_accuracy", "linear_probe_accuracy", "few_label_accuracy")
+# Parameters for five labels per class.
+OF_LABELS = {
+    "knn_accuracy": {"n_neighbors": 3},
+    "linear_probe_accuracy": {},
+    "few_label_accuracy": {"n_labels": 3},
+}
 LABELS_PER_CLASS = 5
 BACKBONES = {"small": small_resnet, "resnet18": "resnet18"}
 REFERENCE = "linear"
@@ -141,20 +147,16 @@ def all_scores(embedder: SSLImageEmbedder, images: ImageSet, seed: int) -> dict[
     few = np.full(len(images.train), -1)
     rows = some_of_each_class(images.y_train, LABELS_PER_CLASS, seed)
     few[rows] = images.y_train[rows]
-    cases: dict[str, Callable[[], float]] = {}
+    scores = {}
     for name in available_scorers():
         if name in OF_LABELS:
-            params = {"n_labels": 3} if name == "few_label_accuracy" else {}
-            params |= {"n_neighbors": 3} if name == "knn_accuracy" else {}
-            scorer = get_scorer(name, **params)
-            cases[name] = lambda scorer=scorer: scorer(embedder, images.train, few)
+            scores[name] = get_scorer(name, **OF_LABELS[name])(embedder, images.train, few)
         elif name not in ("recall_at_k", "mean_average_precision"):
-            scorer = get_scorer(name, n_images=N_IMAGES.get(name))
-            cases[name] = lambda scorer=scorer: scorer(embedder, images.test)
+            scores[name] = get_scorer(name, n_images=N_IMAGES.get(name))(embedder, images.test)
         if name in OF_VIEWS:
-            scorer = get_scorer(name, augment=STRONG_CROPS)
-            cases[f"{name}, same views"] = lambda scorer=scorer: scorer(embedder, images.test)
-    return {name: score() for name, score in cases.items()}
+            same = get_scorer(name, augment=STRONG_CROPS)
+            scores[f"{name}, same views"] = same(embedder, images.test)
+    return scores
 
 
 # ------------------------------------------------------------------ results
@@ -203,10 +205,6 @@ def cell(rows: list[dict], name: str, group: Callable[[dict], str]) -> str:
 def mean(values: Iterable[float]) -> float:
     values = list(values)
     return float(np.mean(values)) if values else float("nan")
-
-
-def line(*cells: str) -> None:
-    print("| " + " | ".join(cells) + " |", flush=True)
 
 
 if __name__ == "__main__":

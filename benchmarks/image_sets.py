@@ -7,12 +7,26 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from PIL import Image, ImageDraw, ImageFont
 from sklearn.model_selection import GroupShuffleSplit, StratifiedShuffleSplit
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 from quickstart import digits
 
 TEST_SHARE = 0.3
+
+
+def letters(n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Draw capital letters of several sizes, moved and turned a little, white on black."""
+    rng, images = np.random.RandomState(0), []
+    y = rng.randint(26, size=n)
+    for letter in y:
+        image = Image.new("L", (32, 32))
+        corner = 8 + rng.randint(-4, 5), 2 + rng.randint(-3, 4)
+        font = ImageFont.load_default(rng.randint(16, 25))
+        ImageDraw.Draw(image).text(corner, chr(ord("A") + letter), font=font, fill=255)
+        images.append(np.array(image.rotate(rng.uniform(-15, 15))))
+    return np.stack(images), y
 
 
 class ImageSet(NamedTuple):
@@ -32,7 +46,17 @@ class ImageSet(NamedTuple):
 
 
 def read_set(path: str) -> ImageSet:
-    """Read "digits", or an .npz file: split as given, else by `group`, else at random in each class."""
+    """Read a set of images.
+
+    Parameters
+    ----------
+    path : str
+        "digits" (scikit-learn's), "letters" (capital letters of a font, drawn here) or an .npz file, which is
+        split as given, else by `group`, else at random in each class.
+    """
+    if path == "letters":
+        images, y = letters(1000)
+        return ImageSet("letters", images, y, images[:0], y[:0])
     if path == "digits":
         train, test, y_train, y_test = digits()
         return ImageSet("digits", train, y_train, test, y_test)

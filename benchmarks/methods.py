@@ -33,12 +33,13 @@ import sys
 import time
 import warnings
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
-from probes import digits, embeddings, few_labels, flat, neighbors_and_probe, some_of_each_class, untrained
-from side_by_side import machine
+from image_sets import ImageSet, read_set
+from probes import embeddings, few_labels, flat, neighbors_and_probe, some_of_each_class, untrained
+from side_by_side import line, machine
 from sklearn.exceptions import ConvergenceWarning
 from skorch.callbacks import Callback
 
@@ -49,17 +50,10 @@ METRICS = ("1 label", "10 labels", "knn", "linear")
 BANK = 5000
 
 
-class Images(NamedTuple):
-    train: np.ndarray
-    y_train: np.ndarray
-    test: np.ndarray
-    y_test: np.ndarray
-
-
 def main() -> None:
     args = arguments()
     print(machine(), flush=True)
-    images = read_images(args.data)
+    images = read_set(args.data)
     methods = [RAW, *baselines(args), *args.losses]
     wanted = [setting(args, method, seed) for seed in args.seeds for method in methods]
     for one in wanted:
@@ -85,14 +79,6 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--out", default="methods.jsonl")
     return parser.parse_args()
-
-
-def read_images(data: str) -> Images:
-    if data == "digits":
-        train, test, y_train, y_test = digits()
-        return Images(train, y_train, test, y_test)
-    arrays = np.load(data)
-    return Images(*(arrays[name] for name in ("train_images", "train_labels", "test_images", "test_labels")))
 
 
 def baselines(args: argparse.Namespace) -> list[str]:
@@ -124,7 +110,7 @@ def setting(args: argparse.Namespace, method: str, seed: int) -> dict[str, Any]:
 # ------------------------------------------------------------------ one training
 
 
-def run(one: dict, images: Images, out: str) -> None:
+def run(one: dict, images: ImageSet, out: str) -> None:
     try:
         row = {**one, **outcome(one, images)}
     except Exception as error:  # of a plugin; go on with the others
@@ -135,7 +121,7 @@ def run(one: dict, images: Images, out: str) -> None:
     print(row, flush=True)
 
 
-def outcome(one: dict, images: Images) -> dict:
+def outcome(one: dict, images: ImageSet) -> dict:
     if one["method"] == RAW:
         return scores(one, images, flat(images.train), flat(images.test))
     embedder = SSLImageEmbedder(random_state=one["seed"], **one["settings"])
@@ -146,7 +132,7 @@ def outcome(one: dict, images: Images) -> dict:
     return {**about, **scores(one, images, *embeddings(embedder, images.train, images.test))}
 
 
-def train(embedder: SSLImageEmbedder, one: dict, images: Images) -> dict:
+def train(embedder: SSLImageEmbedder, one: dict, images: ImageSet) -> dict:
     """Fit, and return time, number of images and epochs, and whether the embeddings have collapsed."""
     count, began = CountImages(), time.monotonic()
     with warnings.catch_warnings(record=True) as caught:
@@ -169,7 +155,7 @@ class CountImages(Callback):
         self.images += len(batch[0])
 
 
-def labels(one: dict, images: Images) -> np.ndarray:
+def labels(one: dict, images: ImageSet) -> np.ndarray:
     """Return the labels given to the loss: classes for `labeled_rows`, else -1."""
     y = np.full(len(images.train), -1)
     rows = labeled_rows(one, images)
@@ -177,11 +163,11 @@ def labels(one: dict, images: Images) -> np.ndarray:
     return y
 
 
-def labeled_rows(one: dict, images: Images) -> np.ndarray:
+def labeled_rows(one: dict, images: ImageSet) -> np.ndarray:
     return some_of_each_class(images.y_train[:BANK], one["labels_per_class"], one["seed"])
 
 
-def scores(one: dict, images: Images, train: np.ndarray, test: np.ndarray) -> dict[str, float]:
+def scores(one: dict, images: ImageSet, train: np.ndarray, test: np.ndarray) -> dict[str, float]:
     if one["data"] == "digits":
         rows = labeled_rows(one, images) if one.get("labels_per_class") else None
         return few_labels(train, images.y_train, test, images.y_test, rows)
@@ -213,10 +199,6 @@ def table(rows: list[dict]) -> None:
         mine = [row for row in rows if row["method"] == method]
         family, means = families.get(method, "baseline"), [over_seeds(mine, name) for name in metrics]
         line(family, method_cell(mine[0]), *means, *training_cells(mine))
-
-
-def line(*cells: str) -> None:
-    print("| " + " | ".join(cells) + " |", flush=True)
 
 
 def method_cell(row: dict) -> str:

@@ -36,6 +36,7 @@ def main() -> None:
     print(f"\nratio of the medians: {ratio(times):.3f}; measured within: {share:.2f} %")
     embedder = SSLImageEmbedder(max_epochs=1, batch_size=128, random_state=0).fit(images[:256])
     print("\n| scorer | seconds, median of 3 |\n|---|---|")
+    print(f"| (transform) | {seconds(lambda: embedder.transform(images)):.1f} |", flush=True)
     for name in available_scorers():
         print(
             f"| {name} | {seconds(lambda name=name: get_scorer(name)(embedder, images, y)):.1f} |", flush=True

@@ -44,6 +44,11 @@ def gemm_peak(precision: str, device: str | None = None, size: int = 2048, repea
     return 2 * size**3 / min(seconds(lambda: a @ b) for _ in range(repeats)) / 1e9
 
 
+def line(*cells: str) -> None:
+    """Print a row of a Markdown table."""
+    print("| " + " | ".join(cells) + " |", flush=True)
+
+
 def alternate(cases: dict[str, Callable[[], float]], repeats: int) -> dict[str, list[float]]:
     """Measure the cases in turn, `repeats` times, so that a slow minute of the machine affects all cases."""
     values: dict[str, list[float]] = {name: [] for name in cases}

@@ -23,7 +23,7 @@ from sklearn_ssl._callbacks import CallbackSupportMixin, FitTask, with_callbacks
 from sklearn_ssl._checks import check_params
 from sklearn_ssl._distributed.team import ALONE, Team, present_team
 from sklearn_ssl._documentation import documentation_url
-from sklearn_ssl._evaluation import hold_back, usual_score
+from sklearn_ssl._evaluation import WITH_LABELS, WITHOUT_LABELS, hold_back
 from sklearn_ssl._filesystem import given_path, naming
 from sklearn_ssl._fit import Task, check_embeddings, number_in_X
 from sklearn_ssl._hardware.allocator import retain_freed_memory
@@ -164,8 +164,8 @@ class SSLImageEmbedder(
         at the start and makes each step faster, which pays off in long fits. Without a compiler there is a
         warning, and the network runs uncompiled.
     validation_fraction : float, default=0.0
-        Fraction of the images in X that is held back, drawn at random: they are not trained on, and
-        evaluated during the training.
+        Fraction of the images in X that is held back, drawn at random and the same in every fit: they are
+        not trained on, and evaluated during the training.
     eval_metrics : str, list or dict, default="auto"
         Scores of the held-back images, or of `eval_set`, in `history_`: names of scorers
         (`sklearn_ssl.available_scorers`), results of `sklearn_ssl.get_scorer`, a list of these, or a dict of
@@ -467,22 +467,26 @@ device_, precision_, compile_ : object
         X : images
             Images, in any form that `transform` accepts.
         y : array-like of shape (n_images,), default=None
-            Class labels, -1 for unlabeled images.
+            Class labels, -1 for unlabeled images; None for a score without labels.
 
         Returns
         -------
         float
-            With labels of at least two classes, the share of labeled images whose class is that of most of
-            their 10 nearest neighbors ("knn_accuracy"); else the effective number of dimensions that the
-            embeddings use ("rankme"), which compares embedders of the same backbone. More is better.
+            With y, the share of labeled images whose class is that of most of their 10 nearest neighbors
+            ("knn_accuracy"); without, the effective number of dimensions that the embeddings use ("rankme"),
+            which compares embedders of the same backbone. More is better.
+
+        Raises
+        ------
+        ValueError
+            If y has fewer than two classes, as in a fold of few labels: split by `sklearn_ssl.LabeledKFold`.
 
         See Also
         --------
         sklearn_ssl.get_scorer : Make other scorers, for ``scoring=`` in searches.
         """
-        images = self._to_score(X)
-        check_is_target(y, len(images.source))
-        return Scoring.of(usual_score(y)).evaluate(images, y)
+        name = WITHOUT_LABELS if y is None else WITH_LABELS  # the same in all folds of a search
+        return Scoring.of(name).evaluate(self._to_score(X), y)
 
     def transform_batches(self, X: Any) -> Iterator[np.ndarray]:
         """Embed images in batches, for images and embeddings that exceed the memory.

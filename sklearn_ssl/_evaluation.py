@@ -32,13 +32,8 @@ PASSES_PER_STEP = 3
 TAKEN = ("epoch", "train_loss", "valid_loss", "lr", "dur", "images_per_second", "batches")
 # Seed of the split.
 SPLIT_SEED = 0
-# Scores of eval_metrics="auto".
+# Scores of eval_metrics="auto", and of `score`.
 WITH_LABELS, WITHOUT_LABELS = "knn_accuracy", "rankme"
-
-
-def usual_score(y: Any) -> str:
-    """Return the name of the score that tells most: by labels, if there are any, or without."""
-    return WITH_LABELS if _has_labels(y) else WITHOUT_LABELS
 
 
 def hold_back(source: Source, n_given: int, fraction: float) -> tuple[Source, SubsetSource | None]:
@@ -126,7 +121,7 @@ def resolve_scores(given: Any, y: Any) -> dict[str, Scoring]:
         If one is unknown, needs labels that are missing, or has a name that is taken.
     """
     if is_auto(given):
-        given = usual_score(y)
+        given = WITH_LABELS if _has_labels(y) else WITHOUT_LABELS
     several = given if isinstance(given, list | tuple | Mapping) else [given]
     named = several if isinstance(several, Mapping) else {_name(each): each for each in several}
     scores = {name: _made(each) for name, each in named.items()}

@@ -12,7 +12,7 @@ from sklearn_ssl._images.sources import Source
 # Number of images that are looked at, and about how many pixels of each.
 N_IMAGES, N_PIXELS = 256, 4096
 # Share of the variance within an image from which on it is one of symbols, by the median of the images.
-# Measured: symbols 0.87 to 0.94, photographs and scans 0.70 to 0.80 (`benchmarks/auto_augment.py`).
+# Measured: symbols 0.86 and 0.94, photographs and scans 0.70 to 0.79 (`benchmarks/auto_augment.py`).
 SYMBOLS_FROM = 0.835
 
 

@@ -45,7 +45,8 @@ def is_labeled(y: np.ndarray) -> np.ndarray:
     if n_classes < 2:
         raise ValueError(
             f"{labeled.sum()} of {len(y)} images are labeled, with {n_classes} classes: give labels of at "
-            f"least two classes, or use a metric without labels, such as rankme."
+            f"least two classes (in folds of few labels, by LabeledKFold), or use a metric without labels, "
+            f"such as rankme."
         )
     return labeled
 

@@ -5,6 +5,7 @@ import pytest
 import torch
 from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV
+from skorch.callbacks import Callback
 
 from sklearn_ssl import (
     SSLImageEmbedder,
@@ -44,10 +45,6 @@ class Seen(SSLLoss):
 @pytest.fixture
 def y(many_images):
     return (many_images.mean((1, 2, 3)) > np.median(many_images.mean((1, 2, 3)))).astype(int)
-
-
-def of_last_epoch(fitted, *names):
-    return [fitted.history_[-1][name] for name in names]
 
 
 def test_a_share_of_the_images_is_not_trained_on(embedder, many_images, y):
@@ -164,28 +161,23 @@ def test_epochs_without_an_evaluation_repeat_the_last_one(embedder, many_images,
         embedder(eval_every=0).fit(many_images)
 
 
+class FailsAfter3Epochs(Callback):
+    def on_epoch_end(self, net, **kwargs):
+        if net.epoch == 3:
+            raise RuntimeError("a failure")
+
+
 def test_a_resumed_fit_has_the_history_of_an_undisturbed_one(embedder, many_images, y, tmp_path):
-    def fit(epochs, **more):
-        params = {"max_epochs": 6, "validation_fraction": 0.25, "callbacks": None, **more}
+    def fit(**more):
+        params = {"max_epochs": 6, "validation_fraction": 0.25, "eval_every": 2, **more}
         return embedder(**params).fit(many_images, y)
 
-    class Stop(Exception):
-        pass
-
-    from skorch.callbacks import Callback
-
-    class After3(Callback):
-        def on_epoch_end(self, net, **kwargs):
-            if net.epoch == 3:
-                raise Stop
-
-    whole = fit(6)
-    with pytest.raises(Stop):
-        fit(6, callbacks=[After3()], checkpoint=tmp_path)
+    with pytest.raises(RuntimeError, match="a failure"):
+        fit(callbacks=[FailsAfter3Epochs()], checkpoint=tmp_path)
     with pytest.warns(UserWarning, match="goes on from"):
-        resumed = fit(6, checkpoint=tmp_path)
+        resumed = fit(checkpoint=tmp_path)
     names = ("train_loss", "valid_loss", "knn_accuracy")
-    assert [of(row, names) for row in resumed.history_] == [of(row, names) for row in whole.history_]
+    assert [of(row, names) for row in resumed.history_] == [of(row, names) for row in fit().history_]
 
 
 def of(row, names):
@@ -219,12 +211,15 @@ def test_an_eval_set_of_another_kind_is_told(embedder, images, draw_images):
         embedder().fit(images, eval_set=(images, [0, 1, 2]))
 
 
-def test_score_is_by_labels_where_there_are_any(embedder, many_images, y):
+def test_score_is_by_labels_if_they_are_given(embedder, many_images, y):
     fitted = embedder().fit(many_images)
     few = np.where(np.arange(40) < 20, y, -1)
     assert fitted.score(many_images, few) == get_scorer("knn_accuracy")(fitted, many_images, few)
-    without = get_scorer("rankme")(fitted, many_images)
-    assert fitted.score(many_images) == fitted.score(many_images, np.full(40, -1)) == without
+    assert fitted.score(many_images) == get_scorer("rankme")(fitted, many_images)
+    # Not by another measure, which would be averaged with those of other folds.
+    for none in (np.full(40, -1), np.where(np.arange(40) < 3, 0, -1)):
+        with pytest.raises(ValueError, match="LabeledKFold"):
+            fitted.score(many_images, none)
     with pytest.raises(ValueError, match="labels in y"):
         fitted.score(many_images, y[:3])
 
