@@ -10,14 +10,14 @@ from sklearn.preprocessing import FunctionTransformer
 
 from sklearn_ssl._hardware import devices
 from sklearn_ssl._warnings import muted
-from sklearn_ssl.losses import NTXent, local_crops_that_fit
+from sklearn_ssl.losses import NTXent, multi_crop
 
 
 class ManyCrops(NTXent):
     """Loss in a user's file, whose `build` causes a warning of this package."""
 
     def build(self, spec):
-        local_crops_that_fit(1, 0.5, spec)
+        multi_crop(1, 0.5, spec)
 
 
 @pytest.mark.parametrize("before", [[], [FunctionTransformer()]], ids=["alone", "in a pipeline"])

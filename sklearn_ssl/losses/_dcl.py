@@ -7,8 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sklearn_ssl._checks import check_number
-from sklearn_ssl.losses._base import SSLLoss
+from sklearn_ssl.losses._base import Spec, SSLLoss
 from sklearn_ssl.losses._blockwise import mean_logsumexp
+from sklearn_ssl.losses._local_crops import multi_crop
 from sklearn_ssl.losses._pairs import mean_over_pairs
 
 
@@ -30,6 +31,13 @@ class DCL(SSLLoss):
     temperature : float, default=0.5
         Temperature :math:`\tau`. Lower values weight the hardest negatives more, which on small data sets
         are often of the same class as the image; the paper uses 0.1 (ImageNet) and 0.07 (CIFAR-10).
+    local_crops : int or "auto", default=0
+        Number of local crops of each image, in addition to the two full-size views (multi-crop, as in SwAV
+        [2]_); each is compared with the full-size views. "auto": 4, or 0 if they would have less than 24
+        pixels on the short side or the backbone rejects them. Four crops at half the side take about the time
+        of one full-size view.
+    local_size : float, default=0.5
+        Side of a local crop, as a fraction of the full size. 1.0: small parts of the image, enlarged.
 
     See Also
     --------
@@ -43,13 +51,21 @@ class DCL(SSLLoss):
     References
     ----------
     .. [1] Yeh et al., "Decoupled Contrastive Learning", ECCV 2022, arXiv:2110.06848, equation 6.
+    .. [2] Caron et al., "Unsupervised Learning of Visual Features by Contrasting Cluster Assignments",
+       NeurIPS 2020, arXiv:2006.09882, section 3.2.
     """
 
     family = "contrastive"
 
-    def __init__(self, temperature: float = 0.5):
+    def __init__(self, temperature: float = 0.5, local_crops: int | str = 0, local_size: float = 0.5):
         super().__init__()
+        self.local_crops = local_crops
+        self.local_size = local_size
         self.temperature = check_number("loss__temperature", temperature, above=0)
+
+    def build(self, spec: Spec) -> None:
+        """Declare the views; see `SSLLoss.build`."""
+        self.view_spec = multi_crop(self.local_crops, self.local_size, spec)
 
     def forward(self, *z: Tensor) -> Tensor:
         """Compute the loss of the projections.
@@ -62,14 +78,14 @@ class DCL(SSLLoss):
         Returns
         -------
         Tensor of shape ()
-            Mean over all pairs of views.
+            Mean over the pairs of views, except for pairs of two local crops.
 
         Raises
         ------
         ValueError
             If there are fewer than two views.
         """
-        return mean_over_pairs(self._pair, z)
+        return mean_over_pairs(self._pair, z, self.view_spec.local)
 
     def _pair(self, z1: Tensor, z2: Tensor) -> Tensor:
         n = len(z1)

@@ -1,4 +1,4 @@
-"""Number of local crops (multi-crop) that the image size and the backbone allow."""
+"""Views of multi-crop methods: two full-size views, and as many local crops as size and backbone allow."""
 
 from __future__ import annotations
 
@@ -8,23 +8,25 @@ import torch
 
 from sklearn_ssl._checks import check_number
 from sklearn_ssl._warnings import warn
-from sklearn_ssl.losses._base import Spec
+from sklearn_ssl.losses._base import Spec, ViewSpec
 
 # Number of local crops for "auto". Four at half the side cost as much as one full-size view.
 AUTO_LOCAL_CROPS = 4
-# Minimum short side of a local crop for "auto", in pixels. At 16 px the last feature map of a ResNet is a
-# single pixel, with every default stem for images of twice that size.
-MIN_CROP_SIDE = 16
+# Minimum short side of a local crop for "auto", in pixels. Crops of 16 px of images of 32 px cost more than
+# they give, at equal time (docs/lab_notes.md, "Local crops").
+MIN_CROP_SIDE = 24
+# Short side of a local crop below which there is a warning.
+SMALL_CROP_SIDE = 16
 
 
-def local_crops_that_fit(given: int | str, local_size: float, spec: Spec) -> int:
-    """Return the number of local crops for a method's `ViewSpec`.
+def multi_crop(local_crops: int | str, local_size: float, spec: Spec) -> ViewSpec:
+    """Return two full-size views and local crops, for the `view_spec` of a method.
 
     Parameters
     ----------
-    given : int or "auto"
-        Value of the method's hyperparameter `local_crops`. "auto": 4, or 0 if the crops would have less than
-        16 pixels on the short side or the backbone rejects them.
+    local_crops : int or "auto"
+        Value of the method's hyperparameter of this name, the number of local crops. "auto": 4, or 0 if the
+        crops would have less than 24 pixels on the short side or the backbone rejects them.
     local_size : float
         Value of the method's hyperparameter `local_size`: side of a local crop, as a fraction of the full
         size.
@@ -33,18 +35,18 @@ def local_crops_that_fit(given: int | str, local_size: float, spec: Spec) -> int
 
     Returns
     -------
-    int
-        Number of local crops.
+    ViewSpec
+        Views, with crops that cover a fraction of 0.05 to 0.4 of the image's area.
 
     Raises
     ------
     ValueError
-        If `given` is no number of crops, or the backbone rejects crops of that size.
+        If `local_crops` is no number of crops, or the backbone rejects crops of that size.
 
     Warns
     -----
     UserWarning
-        If `given` is a number and the crops have less than 16 pixels on the short side.
+        If `local_crops` is a number and the crops have less than 16 pixels on the short side.
 
     See Also
     --------
@@ -53,13 +55,13 @@ def local_crops_that_fit(given: int | str, local_size: float, spec: Spec) -> int
     local_size = check_number("loss__local_size", local_size, above=0, at_most=1)
     height, width = (max(1, round(local_size * side)) for side in spec.image_size)
     size = (height, width)
-    if isinstance(given, str) and given == "auto":
+    n = check_number("loss__local_crops", local_crops, whole=True, at_least=0, at_most=100, instead=("auto",))
+    if n == "auto":
         fit = min(size) >= MIN_CROP_SIDE and why_size_is_rejected(spec, size) is None
-        return AUTO_LOCAL_CROPS if fit else 0
-    n = check_number("loss__local_crops", given, whole=True, at_least=0, at_most=100, instead=("auto",))
-    if n > 0:
+        n = AUTO_LOCAL_CROPS if fit else 0
+    elif n > 0:
         _check(n, spec, size)
-    return n
+    return ViewSpec(2, local=n, local_size=local_size)
 
 
 def _check(n: int, spec: Spec, size: tuple[int, int]) -> None:
@@ -68,7 +70,7 @@ def _check(n: int, spec: Spec, size: tuple[int, int]) -> None:
     reason = why_size_is_rejected(spec, size)
     if reason is not None:
         raise ValueError(f"loss__local_crops: the backbone cannot take {crops}: {reason}. Set {ways}.")
-    if min(size) < MIN_CROP_SIDE:
+    if min(size) < SMALL_CROP_SIDE:
         warn(
             f"loss__local_crops: {crops} show little, and may cost more than they give: below "
             f"{MIN_CROP_SIDE} pixels 'auto' makes none. Set {ways}."
@@ -92,7 +94,7 @@ def why_size_is_rejected(spec: Spec, size: tuple[int, int]) -> str | None:
 
     See Also
     --------
-    local_crops_that_fit : Number of local crops that the backbone accepts.
+    multi_crop : Views of a multi-crop method.
     """
     # A copy in eval mode, so that the dry run changes neither BatchNorm's statistics nor the training mode.
     backbone = copy.deepcopy(spec.backbone).eval()

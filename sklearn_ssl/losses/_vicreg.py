@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sklearn_ssl._checks import check_number
-from sklearn_ssl.losses._base import SSLLoss
+from sklearn_ssl.losses._base import Spec, SSLLoss
+from sklearn_ssl.losses._local_crops import multi_crop
 from sklearn_ssl.losses._pairs import mean_over_pairs
 
 
@@ -44,6 +45,13 @@ class VICReg(SSLLoss):
         Weight :math:`\mu` of the variance term. If it is too small, the embedding collapses.
     cov_coeff : float, default=1.0
         Weight :math:`\nu` of the covariance term. Larger values make the dimensions less redundant.
+    local_crops : int or "auto", default=0
+        Number of local crops of each image, in addition to the two full-size views (multi-crop, as in SwAV
+        [2]_); each is compared with the full-size views. "auto": 4, or 0 if they would have less than 24
+        pixels on the short side or the backbone rejects them. Four crops at half the side take about the time
+        of one full-size view.
+    local_size : float, default=0.5
+        Side of a local crop, as a fraction of the full size. 1.0: small parts of the image, enlarged.
 
     Notes
     -----
@@ -55,17 +63,32 @@ class VICReg(SSLLoss):
     .. [1] Bardes, Ponce and LeCun, "VICReg: Variance-Invariance-Covariance Regularization for
        Self-Supervised Learning", ICLR 2022, arXiv:2105.04906, equations 1 to 6; constants from
        github.com/facebookresearch/vicreg.
+    .. [2] Caron et al., "Unsupervised Learning of Visual Features by Contrasting Cluster Assignments",
+       NeurIPS 2020, arXiv:2006.09882, section 3.2.
     """
 
     family = "cca"
     # Wider than for a contrastive loss: the covariance term decorrelates the dimensions of the projections.
     defaults: ClassVar[dict] = {"projector": three_times_the_features}
 
-    def __init__(self, sim_coeff: float = 25.0, std_coeff: float = 25.0, cov_coeff: float = 1.0):
+    def __init__(
+        self,
+        sim_coeff: float = 25.0,
+        std_coeff: float = 25.0,
+        cov_coeff: float = 1.0,
+        local_crops: int | str = 0,
+        local_size: float = 0.5,
+    ):
         super().__init__()
         self.sim_coeff = check_number("loss__sim_coeff", sim_coeff, at_least=0)
         self.std_coeff = check_number("loss__std_coeff", std_coeff, at_least=0)
         self.cov_coeff = check_number("loss__cov_coeff", cov_coeff, at_least=0)
+        self.local_crops = local_crops
+        self.local_size = local_size
+
+    def build(self, spec: Spec) -> None:
+        """Declare the views; see `SSLLoss.build`."""
+        self.view_spec = multi_crop(self.local_crops, self.local_size, spec)
 
     def forward(self, *z: Tensor) -> dict[str, Tensor]:
         """Compute the loss of the projections.
@@ -85,9 +108,9 @@ class VICReg(SSLLoss):
         ValueError
             If there are fewer than two views.
         """
-        invariance = mean_over_pairs(F.mse_loss, z)
-        # Each view occurs in equally many pairs, so the mean over pairs of a term summed over the pair's two
-        # views is twice the term's mean over views. The variance term's factor of one half cancels the two.
+        invariance = mean_over_pairs(F.mse_loss, z, self.view_spec.local)
+        # Variance and covariance are summed over the two views of a pair: twice the mean over all views. The
+        # variance term's factor of one half cancels the two.
         variance = torch.stack([_variance(view) for view in z]).mean()
         covariance = 2 * torch.stack([_covariance(view) for view in z]).mean()
         loss = self.sim_coeff * invariance + self.std_coeff * variance + self.cov_coeff * covariance

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from sklearn_ssl import Spec
-from sklearn_ssl.losses import local_crops_that_fit
+from sklearn_ssl.losses import multi_crop
 
 
 class Pools(nn.Module):
@@ -22,23 +22,24 @@ def flat(side):
 
 def crops(given, local_size=0.5, image_size=(32, 32), backbone=None):
     spec = Spec(16, 8, 100, 16, 3, image_size, backbone or Pools(), torch.Generator())
-    return local_crops_that_fit(given, local_size, spec)
+    return multi_crop(given, local_size, spec).local
 
 
-@pytest.mark.parametrize(("side", "local"), [(8, 0), (30, 0), (32, 4), (224, 4)])
-def test_by_default_there_are_four_where_they_have_sixteen_pixels(side, local):
+@pytest.mark.parametrize(("side", "local"), [(8, 0), (32, 0), (46, 0), (48, 4), (224, 4)])
+def test_by_default_there_are_four_where_they_have_24_pixels(side, local):
     assert crops("auto", image_size=(side, 2 * side)) == local
     assert crops("auto", image_size=(2 * side, side)) == local
 
 
 def test_what_counts_is_the_size_of_the_crop():
     assert crops("auto", local_size=0.25) == 0  # 8 pixels
-    assert crops("auto", local_size=1.0, image_size=(16, 16)) == 4
+    assert crops("auto", local_size=1.0, image_size=(24, 24)) == 4
 
 
 def test_by_default_there_are_none_where_the_backbone_cannot_take_them():
-    assert crops("auto", backbone=flat(32)) == 0
-    assert crops("auto", backbone=nn.Flatten()) == 0
+    assert crops("auto", image_size=(64, 64), backbone=Pools()) == 4
+    assert crops("auto", image_size=(64, 64), backbone=flat(64)) == 0
+    assert crops("auto", image_size=(64, 64), backbone=nn.Flatten()) == 0
 
 
 def test_crops_that_the_backbone_cannot_take_are_told_what_to_do():
@@ -58,7 +59,7 @@ def test_a_backbone_that_makes_other_features_of_local_crops_cannot_take_them():
 
 
 def test_crops_that_show_little_are_made_with_a_warning():
-    words = r"6 local crops of 4 x 4 pixels show little.*below 16 pixels 'auto' makes none\. Set loss__local"
+    words = r"6 local crops of 4 x 4 pixels show little.*below 24 pixels 'auto' makes none\. Set loss__local"
     with pytest.warns(UserWarning, match=words):
         assert crops(6, image_size=(8, 8)) == 6
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from sklearn_ssl import SSLImageEmbedder
+from sklearn_ssl import Spec, SSLImageEmbedder
 from sklearn_ssl.losses import DCL, NTXent, SSLLoss, VICReg
 from sklearn_ssl.losses import _blockwise as blocks
 from sklearn_ssl.losses._adapters import build_loss, make_loss
@@ -275,6 +275,40 @@ def test_three_views_cost_the_mean_of_their_three_pairs(loss):
     a, b, c = projections(6, 4, views=3)
     pairs = [value(loss, a, b), value(loss, a, c), value(loss, b, c)]
     assert value(loss, a, b, c) == pytest.approx(sum(pairs) / 3, rel=1e-12)
+
+
+def with_local_crops(loss, n):
+    loss.build(Spec(16, 4, 64, 6, 3, (32, 32), nn.Conv2d(3, 16, 3), torch.Generator()))
+    assert (loss.view_spec.n, loss.view_spec.local) == (2, n)
+    return loss
+
+
+@pytest.mark.parametrize("kind", [NTXent, DCL])
+def test_local_crops_are_compared_with_full_size_views_only(kind):
+    a, b, c, d = projections(6, 4, views=4)
+    pairs = [value(kind(), *pair) for pair in ((a, b), (a, c), (a, d), (b, c), (b, d))]
+    loss = with_local_crops(kind(local_crops=2), 2)
+    assert value(loss, a, b, c, d) == pytest.approx(sum(pairs) / 5, rel=1e-12)
+
+
+def test_vicregs_local_crops_are_pulled_to_full_size_views_and_take_part_in_the_other_terms():
+    a, b, c, d = projections(6, 4, views=4)
+    terms = with_local_crops(VICReg(local_crops=2), 2)(a, b, c, d)
+    pairs = [(x - y).square().mean() for x, y in ((a, b), (a, c), (a, d), (b, c), (b, d))]
+    assert float(terms["invariance"]) == pytest.approx(float(sum(pairs)) / 5, rel=1e-12)
+    for name in ("variance", "covariance"):
+        both = [VICReg()(*pair)[name] for pair in ((a, b), (c, d))]
+        assert float(terms[name]) == pytest.approx(float(sum(both)) / 2, rel=1e-12)
+
+
+@pytest.mark.parametrize("kind", [NTXent, DCL, VICReg])
+def test_a_fit_with_local_crops(kind):
+    X = np.random.default_rng(0).random((8, 32, 32))
+    backbone = nn.Sequential(nn.Conv2d(1, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    seen = []
+    backbone[0].register_forward_hook(lambda module, inputs, output: seen.append(tuple(inputs[0].shape)))
+    SSLImageEmbedder(kind, backbone=backbone, max_epochs=1, loss__local_crops=3, batch_size=8).fit(X)
+    assert {(16, 1, 32, 32), (24, 1, 16, 16)} <= set(seen)
 
 
 @pytest.mark.parametrize("loss", [NTXent(), DCL(), VICReg()])

@@ -9,7 +9,7 @@ from sklearn.pipeline import Pipeline
 from sklearn_ssl_barlow_twins import BarlowTwins
 from torch import nn
 
-from sklearn_ssl import SSLImageEmbedder, available_losses
+from sklearn_ssl import Spec, SSLImageEmbedder, available_losses
 from sklearn_ssl.testing import parametrize_with_loss_checks
 
 
@@ -46,6 +46,14 @@ def test_a_value_worked_out_by_hand():
     loss = BarlowTwins(scale=1.0)
     assert float(loss(z1, z1)) == pytest.approx(0.0, abs=1e-9)
     assert float(loss(z1, z1 * torch.tensor([-1.0, 1.0]))) == pytest.approx(4.0, rel=1e-4)
+
+
+def test_local_crops_are_compared_with_full_size_views_only():
+    a, b, c, d = torch.from_numpy(np.random.default_rng(0).normal(size=(4, 9, 5)))
+    loss = BarlowTwins(local_crops=2)
+    loss.build(Spec(8, 5, 64, 9, 1, (32, 32), nn.Conv2d(1, 8, 3), torch.Generator()))
+    pairs = [BarlowTwins()(*pair) for pair in ((a, b), (a, c), (a, d), (b, c), (b, d))]
+    assert float(loss(a, b, c, d)) == pytest.approx(float(sum(pairs)) / 5, rel=1e-12)
 
 
 def test_it_is_found_by_name():

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from sklearn_ssl.losses import Batch, Spec, SSLLoss, Student, Teacher, check_number, mlp
 from sklearn_ssl_cca.sizes import number_of_groups
 
+# Cluster of an image that was not seen before the clustering.
+NO_CLUSTER = -1
 # Number of rows that k-means compares with the centroids at a time, to bound memory.
 ROWS = 2**14
 
@@ -48,7 +50,7 @@ class DeepCluster(SSLLoss):
     centroids : Tensor of shape (n_groupings, n_clusters, dim)
         Unit-length centroids of each clustering.
     clusters : Tensor of shape (n_groupings, n_samples), int64
-        Cluster of each image in each clustering.
+        Cluster of each image in each clustering; -1 for none.
 
     Raises
     ------
@@ -65,8 +67,8 @@ class DeepCluster(SSLLoss):
     The memory bank stores projections as of the last time the image was in a batch, so that clustering takes
     no extra pass over the images. In the first epoch, when the bank is empty, the images are assigned to
     random centroids in equal numbers: the views of an image are attracted to the same centroid, and the
-    images are spread out (as in "noise as targets", arXiv:1704.05310). An image that the first epoch leaves
-    out, because its last batch is incomplete, keeps its random cluster for a second one.
+    images are spread out (as in "noise as targets", arXiv:1704.05310). From the second epoch on, an image
+    that no batch has contained so far has no cluster, and is left out of the loss.
 
     References
     ----------
@@ -114,6 +116,7 @@ class DeepCluster(SSLLoss):
         if len(seen) == 0:
             return
         k = self.centroids.shape[1]
+        self.clusters.fill_(NO_CLUSTER)  # those of other images were random
         for centroids, clusters in zip(self.centroids, self.clusters, strict=True):
             found, nearest = spherical_kmeans(self.bank[seen], k, self.kmeans_iterations, generator)
             centroids.copy_(found)
@@ -124,11 +127,17 @@ class DeepCluster(SSLLoss):
         self.bank[batch.index] = F.normalize(sum(z).detach(), dim=1)
         y = self.clusters[:, batch.index]  # (groupings, n)
         terms = [
-            F.cross_entropy(view @ c.T / self.temperature, target)
+            cross_entropy(view @ c.T / self.temperature, target)
             for view in z
             for c, target in zip(self.centroids, y, strict=True)
         ]
         return torch.stack(terms).mean()
+
+
+def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
+    """Return the mean cross-entropy over the rows that have a cluster, 0 if none has."""
+    n_known = (target != NO_CLUSTER).sum().clamp(min=1)
+    return F.cross_entropy(logits, target, ignore_index=NO_CLUSTER, reduction="sum") / n_known
 
 
 def spherical_kmeans(x: Tensor, k: int, iterations: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:

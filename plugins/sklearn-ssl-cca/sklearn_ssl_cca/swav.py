@@ -13,16 +13,14 @@ from sklearn_ssl.losses import (
     SSLLoss,
     Student,
     Teacher,
-    ViewSpec,
     check_number,
-    local_crops_that_fit,
+    mean_over_targets,
     mlp,
+    multi_crop,
     queue_size,
 )
 from sklearn_ssl_cca.sizes import number_of_groups
 
-# Number of full-size views; only their codes are prediction targets.
-N_GLOBAL_VIEWS = 2
 # Maximum fraction of the training with frozen prototypes: a single epoch may be half of a short training.
 MAX_FROZEN_FRACTION = 0.1
 
@@ -68,7 +66,7 @@ class SwAV(SSLLoss):
         1: never. The authors' recipe begins at epoch 15 of 200.
     local_crops : int or "auto", default="auto"
         Number of local crops of each image, in addition to the two full-size views. "auto": 4, or 0 if they
-        would have less than 16 pixels on the short side or the backbone rejects them; images below 32 pixels
+        would have less than 24 pixels on the short side or the backbone rejects them; images below 48 pixels
         thus have two full-size views only. The paper: 6, of 96 pixels, with views of 224.
     local_size : float, default=0.5
         Side of a local crop, as a fraction of the full size. 1.0: small parts of the image, enlarged.
@@ -139,13 +137,12 @@ class SwAV(SSLLoss):
         return mlp(in_dim, *widths, norm_output=True)
 
     def build(self, spec: Spec) -> None:
-        local = local_crops_that_fit(self.local_crops, self.local_size, spec)
-        self.view_spec = ViewSpec(N_GLOBAL_VIEWS, local=local, local_size=self.local_size)
+        self.view_spec = multi_crop(self.local_crops, self.local_size, spec)
         k = number_of_groups("n_prototypes", self.n_prototypes, 300, spec.n_samples)
         c = torch.randn(k, spec.dim, generator=spec.generator)
         self.prototypes = nn.Parameter(F.normalize(c, dim=1))
         size = queue_size(self.queue_size, 3840, spec)
-        self.queues = nn.ModuleList(Queue(size, spec.dim) for _ in range(N_GLOBAL_VIEWS))
+        self.queues = nn.ModuleList(Queue(size, spec.dim) for _ in range(self.view_spec.n))
 
     def step(self, batch: Batch, student: Student, teacher: Teacher | None) -> Tensor | dict[str, Tensor]:
         frozen = batch.epoch < self.freeze_epochs and batch.progress < MAX_FROZEN_FRACTION
@@ -177,8 +174,7 @@ class SwAV(SSLLoss):
 def swapped_prediction(q: list[Tensor], scores: list[Tensor]) -> Tensor:
     """Return the mean cross-entropy between each code and the predictions of all other views."""
     log_p = [s.log_softmax(dim=1) for s in scores]
-    terms = [-(q[i] * log_p[v]).sum(dim=1).mean() for i in range(len(q)) for v in range(len(log_p)) if v != i]
-    return torch.stack(terms).mean()
+    return mean_over_targets(lambda code, other: -(code * other).sum(dim=1).mean(), q, log_p)
 
 
 def sinkhorn(scores: Tensor, counts: Tensor, epsilon: float, iterations: int) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import ClassVar
 
 import torch
@@ -15,10 +16,10 @@ from sklearn_ssl.losses import (
     SSLLoss,
     Student,
     Teacher,
-    ViewSpec,
     check_number,
     is_whole,
     mean_over_pairs,
+    multi_crop,
 )
 
 # Number of images in a sub-batch for "auto"; the authors' value for CIFAR-10.
@@ -59,6 +60,13 @@ class WMSE(SSLLoss):
         identical images have a finite loss. The authors use 0.
     n_views : int, default=2
         Number of views V. 4 views (the paper's W-MSE 4) learn more from a step, which takes twice the time.
+    local_crops : int or "auto", default=0
+        Number of local crops of each image, in addition to the `n_views` full-size views (multi-crop, as in
+        SwAV [2]_); each is compared with the full-size views. "auto": 4, or 0 if they would have less than 24
+        pixels on the short side or the backbone rejects them. Four crops at half the side take about the time
+        of one full-size view.
+    local_size : float, default=0.5
+        Side of a local crop, as a fraction of the full size. 1.0: small parts of the image, enlarged.
 
     Raises
     ------
@@ -79,19 +87,32 @@ class WMSE(SSLLoss):
     .. [1] Ermolov et al., "Whitening for Self-Supervised Representation Learning", ICML 2021,
        arXiv:2007.06346; constants, and a hidden layer of the projector twice as wide as the features, from
        github.com/htdt/self-supervised.
+    .. [2] Caron et al., "Unsupervised Learning of Visual Features by Contrasting Cluster Assignments",
+       NeurIPS 2020, arXiv:2006.09882, section 3.2.
     """
 
     family = "cca"
     defaults: ClassVar[dict] = {"projector": narrow}
 
-    def __init__(self, w_size: int | str = "auto", w_iter: int = 1, w_eps: float = 1e-4, n_views: int = 2):
+    def __init__(
+        self,
+        w_size: int | str = "auto",
+        w_iter: int = 1,
+        w_eps: float = 1e-4,
+        n_views: int = 2,
+        local_crops: int | str = 0,
+        local_size: float = 0.5,
+    ):
         super().__init__()
         self.w_size = w_size
         self.w_iter = check_number("loss__w_iter", w_iter, whole=True, at_least=1)
         self.w_eps = check_number("loss__w_eps", w_eps, at_least=0)
-        self.view_spec = ViewSpec(check_number("loss__n_views", n_views, whole=True, at_least=2, at_most=100))
+        self.n_views = check_number("loss__n_views", n_views, whole=True, at_least=2, at_most=100)
+        self.local_crops = local_crops
+        self.local_size = local_size
 
     def build(self, spec: Spec) -> None:
+        self.view_spec = replace(multi_crop(self.local_crops, self.local_size, spec), n=self.n_views)
         if isinstance(self.w_size, str) and self.w_size == "auto":
             return
         if not is_whole(self.w_size) or not 2 <= self.w_size <= spec.batch_size:
@@ -118,7 +139,8 @@ class WMSE(SSLLoss):
         Tensor of shape ()
             The loss.
         """
-        return mean_over_pairs(mse_of_unit_vectors, [self._whitened(view) for view in z])
+        whitened = [self._whitened(view) for view in z]
+        return mean_over_pairs(mse_of_unit_vectors, whitened, self.view_spec.local)
 
     def _whitened(self, z: Tensor) -> Tensor:
         w_size = max(SUB_BATCH, 2 * z.shape[1]) if self.w_size == "auto" else self.w_size

@@ -136,7 +136,6 @@ def test_before_there_is_anything_to_group_images_are_dealt_to_random_clusters_i
 
 def test_each_epoch_starts_from_a_new_grouping_of_what_was_seen(built, stepped):
     loss = built(DeepCluster(3, n_groupings=2)).double()
-    before = loss.clusters.clone()
     index = torch.arange(0, 64, 2)
     stepped(loss, *doubles(2, 32, 8), index=index)
     loss.on_epoch_start(1, generator())
@@ -145,7 +144,7 @@ def test_each_epoch_starts_from_a_new_grouping_of_what_was_seen(built, stepped):
         expected = spherical_kmeans(loss.bank[index], 3, 10, same)
         assert torch.equal(centroids, expected[0])
         assert torch.equal(clusters[index], expected[1])
-    assert torch.equal(loss.clusters[:, 1::2], before[:, 1::2])  # never seen: as they were dealt
+    assert (loss.clusters[:, 1::2] == -1).all()  # not seen yet
     assert not torch.equal(loss.clusters[0], loss.clusters[1])
 
 
@@ -205,3 +204,15 @@ def test_training_on_with_other_images_groups_them_anew(embedder, many_images):
     estimator.set_params(max_epochs=4, callbacks=[keep]).fit(many_images)
     assert keep.loss.bank.shape == (40, 8)
     torch.testing.assert_close(keep.loss.bank.norm(dim=1), torch.ones(40))
+
+
+def test_images_without_a_cluster_are_left_out_of_the_loss(built, stepped):
+    loss = built(DeepCluster(5, n_groupings=2)).double()
+    views = doubles(2, 4, 8)
+    known = stepped(loss, *views[:, [0, 2]], index=torch.tensor([3, 8]))
+    loss.clusters[:, [60, 0]] = -1
+    assert float(stepped(loss, *views, index=torch.tensor([3, 60, 8, 0]))) == pytest.approx(
+        float(known), rel=1e-12
+    )
+    loss.clusters.fill_(-1)
+    assert float(stepped(loss, *views, index=torch.tensor([3, 60, 8, 0]))) == 0.0

@@ -209,8 +209,8 @@ def test_a_number_of_prototypes_that_the_images_cannot_fill_is_refused(built, gi
 # ------------------------------------------------------------------ local crops
 
 
-@pytest.mark.parametrize(("side", "local"), [(8, 0), (30, 0), (32, 4), (224, 4)])
-def test_there_are_local_crops_by_default_where_they_have_sixteen_pixels(built, side, local):
+@pytest.mark.parametrize(("side", "local"), [(8, 0), (32, 0), (46, 0), (48, 4), (224, 4)])
+def test_there_are_local_crops_by_default_where_they_have_24_pixels(built, side, local):
     assert built(SwAV(), image_size=(side, 2 * side)).view_spec.local == local
 
 

@@ -6,8 +6,9 @@ import pytest
 import torch
 from sklearn_ssl_cca import WMSE
 from sklearn_ssl_cca.wmse import whiten
+from torch import nn
 
-from sklearn_ssl import available_losses
+from sklearn_ssl import Spec, available_losses
 from sklearn_ssl.testing import parametrize_with_loss_checks
 
 
@@ -40,6 +41,14 @@ def test_the_loss_is_the_papers_sum_over_all_pairs_of_views(n_views):
     views = np.random.default_rng(0).normal(size=(n_views, 11, 5))
     loss = WMSE(w_eps=0.0)(*map(torch.from_numpy, views))
     assert float(loss) == pytest.approx(slow_wmse(views), rel=1e-8)
+
+
+def test_local_crops_are_compared_with_full_size_views_only():
+    a, b, c, d = torch.from_numpy(np.random.default_rng(0).normal(size=(4, 11, 5)))
+    loss = WMSE(local_crops=2)
+    loss.build(Spec(8, 5, 64, 11, 1, (32, 32), nn.Conv2d(1, 8, 3), torch.Generator()))
+    pairs = [WMSE()(*pair) for pair in ((a, b), (a, c), (a, d), (b, c), (b, d))]
+    assert float(loss(a, b, c, d)) == pytest.approx(float(sum(pairs)) / 5, rel=1e-12)
 
 
 # The corners of a square: covariance 4/3 times the identity, so whitening multiplies them by sqrt(3)/2.

@@ -7,7 +7,17 @@ from typing import ClassVar
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sklearn_ssl.losses import Batch, Spec, SSLLoss, Student, Teacher, check_number, mlp
+from sklearn_ssl.losses import (
+    Batch,
+    Spec,
+    SSLLoss,
+    Student,
+    Teacher,
+    check_number,
+    mean_over_targets,
+    mlp,
+    multi_crop,
+)
 from sklearn_ssl_self_distillation.heads import make_predictor
 from sklearn_ssl_self_distillation.schedules import CosineToOne
 
@@ -41,6 +51,13 @@ class BYOL(SSLLoss):
     predictor_dim : int, default=None
         Width of the predictor's hidden layer. None: twice the width of the features (the paper: 4096 for 2048
         features).
+    local_crops : int or "auto", default=0
+        Number of local crops of each image, in addition to the two full-size views (multi-crop, as in SwAV
+        [2]_), from which the student predicts the teacher's projections of both full-size views. "auto": 4,
+        or 0 if they would have less than 24 pixels on the short side or the backbone rejects them. Four crops
+        at half the side take about the time of one full-size view.
+    local_size : float, default=0.5
+        Side of a local crop, as a fraction of the full size. 1.0: small parts of the image, enlarged.
 
     Attributes
     ----------
@@ -62,32 +79,43 @@ class BYOL(SSLLoss):
     ----------
     .. [1] Grill et al., "Bootstrap Your Own Latent: A New Approach to Self-Supervised Learning", NeurIPS
        2020, arXiv:2006.07733, equations 2 and 3.
+    .. [2] Caron et al., "Unsupervised Learning of Visual Features by Contrasting Cluster Assignments",
+       NeurIPS 2020, arXiv:2006.09882, section 3.2.
     """
 
     family = "self-distillation"
     defaults: ClassVar[dict] = {"projector": twice_then_half_the_features}
 
-    def __init__(self, momentum: float = 0.99, predictor_dim: int | None = None):
+    def __init__(
+        self,
+        momentum: float = 0.99,
+        predictor_dim: int | None = None,
+        local_crops: int | str = 0,
+        local_size: float = 0.5,
+    ):
         super().__init__()
         self.momentum = check_number("loss__momentum", momentum, at_least=0, at_most=1)
         self.predictor_dim = check_number(
             "loss__predictor_dim", predictor_dim, whole=True, at_least=1, instead=(None,)
         )
         self.teacher_momentum = CosineToOne(self.momentum)
+        self.local_crops = local_crops
+        self.local_size = local_size
 
     def make_projector(self, in_dim: int, widths: tuple[int, ...]) -> nn.Module:
         """Build an MLP whose output is standardized over the batch, too; see the Notes."""
         return mlp(in_dim, *widths, norm_output=True)
 
     def build(self, spec: Spec) -> None:
+        self.view_spec = multi_crop(self.local_crops, self.local_size, spec)
         self.predictor = make_predictor(spec.dim, self.predictor_dim, default=2 * spec.feature_dim)
 
     def step(self, batch: Batch, student: Student, teacher: Teacher | None) -> Tensor | dict[str, Tensor]:
-        p1, p2 = (self.predictor(z) for z in student(batch.views))
-        t1, t2 = teacher(batch.views)
-        return distance(p1, t2) + distance(p2, t1)
+        predictions = [self.predictor(z) for z in student(batch.views)]
+        targets = teacher(batch.views[: self.view_spec.n])
+        return 2 * mean_over_targets(distance, targets, predictions)
 
 
-def distance(p: Tensor, t: Tensor) -> Tensor:
+def distance(t: Tensor, p: Tensor) -> Tensor:
     """Return the mean squared distance between rows scaled to unit length, 2 - 2 cos."""
     return 2 - 2 * F.cosine_similarity(p, t).mean()

@@ -14,10 +14,10 @@ from sklearn_ssl.losses import (
     SSLLoss,
     Student,
     Teacher,
-    ViewSpec,
     check_number,
-    local_crops_that_fit,
+    mean_over_targets,
     mlp,
+    multi_crop,
 )
 from sklearn_ssl_self_distillation.schedules import CosineToOne, LinearWarmup
 
@@ -70,7 +70,7 @@ class DINO(SSLLoss):
         100 epochs and more.
     local_crops : int or "auto", default="auto"
         Number of local crops of each image, in addition to the two full-size views. "auto": 4, or 0 if they
-        would have less than 16 pixels on the short side or the backbone rejects them; images below 32 pixels
+        would have less than 24 pixels on the short side or the backbone rejects them; images below 48 pixels
         thus have two full-size views only, as solo-learn and lightly use for CIFAR-10. The paper: 8.
     local_size : float, default=0.5
         Side of a local crop, as a fraction of the full size. 1.0: small parts of the image, enlarged.
@@ -96,9 +96,19 @@ class DINO(SSLLoss):
 
     Notes
     -----
-    One detail differs from the paper, for trainings of some hundred steps on small images: the projections
-    are standardized over the batch (BatchNorm without an affine transformation). Otherwise they share one
-    dominant direction early in training, and after centring the teacher's outputs are uniform for all images.
+    These details differ from the paper and the authors' code, for trainings of some hundred steps on small
+    images:
+
+    - The projections are standardized over the batch (BatchNorm without an affine transformation). Otherwise
+      they share one dominant direction early in training, and after centring the teacher's outputs are
+      uniform for all images.
+    - The projector is that of the other methods: two layers with BatchNorm and ReLU, to 128 dimensions. The
+      authors' has three layers of 2048 with GELU and no BatchNorm, to 256.
+    - Weight decay is constant (theirs rises from 0.04 to 0.4), gradients are not clipped (theirs at a norm of
+      3: ``optimizer__clip_norm=3.0``), and both full-size views have the same augmentation (theirs solarizes
+      the second one).
+    - The embeddings are the student's; the authors publish the teacher, which is better after long trainings
+      and worse after short ones.
 
     The area of full-size views is that of the augmentation; the paper's views, along with local crops of a
     fraction of 0.05 to 0.4 of the area, cover 0.4 to 1 (``augment__crop=0.4``).
@@ -145,8 +155,7 @@ class DINO(SSLLoss):
         return mlp(in_dim, *widths, norm_output=True)
 
     def build(self, spec: Spec) -> None:
-        local = local_crops_that_fit(self.local_crops, self.local_size, spec)
-        self.view_spec = ViewSpec(2, local=local, local_size=self.local_size)
+        self.view_spec = multi_crop(self.local_crops, self.local_size, spec)
         w = F.normalize(torch.randn(self.out_dim, spec.dim, generator=spec.generator), dim=1)
         self.last_layer = nn.Parameter(w)
         self.register_buffer("teacher_last_layer", w.clone())
@@ -192,5 +201,4 @@ def cross_entropy(t: Sequence[Tensor], s: Sequence[Tensor]) -> Tensor:
         The mean.
     """
     log_s = [each.log_softmax(dim=1) for each in s]
-    pairs = [(i, j) for i in range(len(t)) for j in range(len(s)) if i != j]
-    return torch.stack([-(t[i] * log_s[j]).sum(dim=1).mean() for i, j in pairs]).mean()
+    return mean_over_targets(lambda target, other: -(target * other).sum(dim=1).mean(), t, log_s)

@@ -7,7 +7,17 @@ from typing import ClassVar
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sklearn_ssl.losses import Batch, Spec, SSLLoss, Student, Teacher, check_number, mlp
+from sklearn_ssl.losses import (
+    Batch,
+    Spec,
+    SSLLoss,
+    Student,
+    Teacher,
+    check_number,
+    mean_over_targets,
+    mlp,
+    multi_crop,
+)
 from sklearn_ssl_self_distillation.heads import make_predictor
 
 
@@ -33,6 +43,13 @@ class SimSiam(SSLLoss):
     predictor_dim : int, default=None
         Width of the predictor's hidden layer, a bottleneck. None: a quarter of the width of the projections
         (the paper: 512 for 2048).
+    local_crops : int or "auto", default=0
+        Number of local crops of each image, in addition to the two full-size views (multi-crop, as in SwAV
+        [2]_), from which the projections of both full-size views are predicted. "auto": 4, or 0 if they would
+        have less than 24 pixels on the short side or the backbone rejects them. Four crops at half the side
+        take about the time of one full-size view.
+    local_size : float, default=0.5
+        Side of a local crop, as a fraction of the full size. 1.0: small parts of the image, enlarged.
 
     Attributes
     ----------
@@ -42,7 +59,7 @@ class SimSiam(SSLLoss):
     Raises
     ------
     ValueError
-        If `predictor_dim` is not a positive integer.
+        If a hyperparameter is out of its range; in `build`, if the backbone rejects the given local crops.
 
     Notes
     -----
@@ -53,13 +70,17 @@ class SimSiam(SSLLoss):
     ----------
     .. [1] Chen and He, "Exploring Simple Siamese Representation Learning", CVPR 2021, arXiv:2011.10566,
        equations 3 and 4.
+    .. [2] Caron et al., "Unsupervised Learning of Visual Features by Contrasting Cluster Assignments",
+       NeurIPS 2020, arXiv:2006.09882, section 3.2.
     """
 
     family = "self-distillation"
     defaults: ClassVar[dict] = {"projector": three_times_the_features}
 
-    def __init__(self, predictor_dim: int | None = None):
+    def __init__(self, predictor_dim: int | None = None, local_crops: int | str = 0, local_size: float = 0.5):
         super().__init__()
+        self.local_crops = local_crops
+        self.local_size = local_size
         self.predictor_dim = check_number(
             "loss__predictor_dim", predictor_dim, whole=True, at_least=1, instead=(None,)
         )
@@ -69,14 +90,16 @@ class SimSiam(SSLLoss):
         return mlp(in_dim, *widths, norm_output=True)
 
     def build(self, spec: Spec) -> None:
+        self.view_spec = multi_crop(self.local_crops, self.local_size, spec)
         self.predictor = make_predictor(spec.dim, self.predictor_dim, default=max(1, spec.dim // 4))
 
     def step(self, batch: Batch, student: Student, teacher: Teacher | None) -> Tensor | dict[str, Tensor]:
-        z1, z2 = student(batch.views)
-        p1, p2 = self.predictor(z1), self.predictor(z2)
-        return -(similarity(p1, z2.detach()) + similarity(p2, z1.detach())) / 2
+        z = student(batch.views)
+        predictions = [self.predictor(view) for view in z]
+        targets = [view.detach() for view in z[: self.view_spec.n]]
+        return -mean_over_targets(similarity, targets, predictions)
 
 
-def similarity(p: Tensor, z: Tensor) -> Tensor:
+def similarity(z: Tensor, p: Tensor) -> Tensor:
     """Return the mean cosine similarity between corresponding rows."""
     return F.cosine_similarity(p, z).mean()

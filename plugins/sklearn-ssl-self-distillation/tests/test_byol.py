@@ -13,9 +13,14 @@ def test_byol_keeps_the_contract(check):
     check()
 
 
-def built(loss, dim=2, feature_dim=8):
-    backbone, generator = nn.Identity(), torch.Generator().manual_seed(0)
-    loss.build(Spec(feature_dim, dim, 64, 4, 1, (8, 8), backbone, generator))
+class Means(nn.Module):
+    def forward(self, x):
+        return x.mean(dim=(1, 2, 3))[:, None].expand(-1, 8)
+
+
+def built(loss, dim=2, feature_dim=8, size=(8, 8)):
+    backbone, generator = Means(), torch.Generator().manual_seed(0)
+    loss.build(Spec(feature_dim, dim, 64, 4, 1, size, backbone, generator))
     return loss
 
 
@@ -50,6 +55,19 @@ def slow_byol(p, t):
 def test_the_loss_is_the_papers_sum():
     p, t = np.random.default_rng(0).normal(size=(2, 2, 7, 5))
     assert value(without_predictor(), p, t) == pytest.approx(slow_byol(p, t), rel=1e-12)
+
+
+def test_local_crops_predict_both_full_size_views():
+    z, t = np.random.default_rng(0).normal(size=(2, 3, 7, 5))
+    loss = built(BYOL(local_crops=1, local_size=1.0), size=(16, 16))
+    loss.predictor = nn.Identity()
+    between = [[((unit(a) - unit(b)) ** 2).sum(axis=1).mean() for b in t[:2]] for a in z]
+    expected = (between[0][1] + between[1][0] + between[2][0] + between[2][1]) / 2
+    assert value(loss, z, t[:2]) == pytest.approx(expected, rel=1e-12)
+
+
+def unit(rows):
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
 def test_a_value_worked_out_by_hand():

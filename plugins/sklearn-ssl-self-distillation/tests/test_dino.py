@@ -164,8 +164,8 @@ def test_the_teachers_temperature_warms_up_in_a_straight_line():
 # ------------------------------------------------------------------ multi-crop
 
 
-def test_by_default_there_are_local_crops_from_32_pixels_on():
-    for size, crops in (((8, 8), 0), ((30, 100), 0), ((32, 32), 4), ((64, 48), 4)):
+def test_by_default_there_are_local_crops_from_48_pixels_on():
+    for size, crops in (((8, 8), 0), ((46, 100), 0), ((48, 48), 4), ((64, 96), 4)):
         loss = built(DINO(), size=size, backbone=Pools(math.prod(size)))
         assert (loss.view_spec.n, loss.view_spec.local) == (2, crops)
 

@@ -17,9 +17,14 @@ def test_simsiam_keeps_the_contract(check):
     check()
 
 
-def built(loss, dim=8, feature_dim=8):
-    backbone, generator = nn.Identity(), torch.Generator().manual_seed(0)
-    loss.build(Spec(feature_dim, dim, 64, 4, 1, (8, 8), backbone, generator))
+class Means(nn.Module):
+    def forward(self, x):
+        return x.mean(dim=(1, 2, 3))[:, None].expand(-1, 8)
+
+
+def built(loss, dim=8, feature_dim=8, size=(8, 8)):
+    backbone, generator = Means(), torch.Generator().manual_seed(0)
+    loss.build(Spec(feature_dim, dim, 64, 4, 1, size, backbone, generator))
     return loss.double()
 
 
@@ -48,6 +53,14 @@ def test_the_loss_is_the_papers_sum():
     loss = built(SimSiam())
     loss.predictor = Says(torch.from_numpy(p))
     assert float(value(loss, list(torch.from_numpy(z)))) == pytest.approx(slow_simsiam(p, z), rel=1e-12)
+
+
+def test_from_local_crops_both_full_size_views_are_predicted():
+    z = torch.from_numpy(np.random.default_rng(0).normal(size=(3, 7, 8)))
+    loss = built(SimSiam(local_crops=1, local_size=1.0), size=(16, 16))
+    loss.predictor = nn.Identity()
+    pairs = [torch.cosine_similarity(z[i], z[j]).mean() for i, j in ((0, 1), (1, 0), (2, 0), (2, 1))]
+    assert float(value(loss, list(z))) == pytest.approx(-float(sum(pairs)) / 4, rel=1e-12)
 
 
 def test_a_value_worked_out_by_hand():
