@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL.Image import Resampling
 from sklearn.model_selection import GroupShuffleSplit, StratifiedShuffleSplit
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 from quickstart import digits
+
+from sklearn_ssl import list_images
 
 TEST_SHARE = 0.3
 
@@ -45,14 +48,17 @@ class ImageSet(NamedTuple):
         )
 
 
-def read_set(path: str) -> ImageSet:
+def read_set(path: str, side: int = 64) -> ImageSet:
     """Read a set of images.
 
     Parameters
     ----------
     path : str
-        "digits" (scikit-learn's), "letters" (capital letters of a font, drawn here) or an .npz file, which is
-        split as given, else by `group`, else at random in each class.
+        "digits" (scikit-learn's); "letters" (capital letters of a font, drawn here); an .npz file, which is
+        split as given, else by `group`, else at random in each class; or a folder with one sub-folder of
+        images for each class, split at random in each class.
+    side : int, default=64
+        Side in pixels to which the images of a folder are resized and center-cropped.
     """
     if path == "letters":
         images, y = letters(1000)
@@ -60,14 +66,43 @@ def read_set(path: str) -> ImageSet:
     if path == "digits":
         train, test, y_train, y_test = digits()
         return ImageSet("digits", train, y_train, test, y_test)
+    if Path(path).is_dir():
+        images, y = read_folder(Path(path), side)
+        return split(Path(path).name, images, y)
     name, arrays = Path(path).stem, np.load(path, allow_pickle=False)
     if "train_images" in arrays:
         parts = ("train_images", "train_labels", "test_images", "test_labels")
         return ImageSet(name, *(arrays[part] for part in parts))
-    images, y = arrays["images"], arrays["labels"]
-    if "group" in arrays:
-        splitter, groups = GroupShuffleSplit(1, test_size=TEST_SHARE, random_state=0), arrays["group"]
-    else:
-        splitter, groups = StratifiedShuffleSplit(1, test_size=TEST_SHARE, random_state=0), None
-    train, test = next(splitter.split(images, y, groups))
+    return split(name, arrays["images"], arrays["labels"], arrays.get("group"))
+
+
+def split(name: str, images: np.ndarray, y: np.ndarray, groups: np.ndarray | None = None) -> ImageSet:
+    """Split images by group if there are groups, else at random in each class."""
+    kind = StratifiedShuffleSplit if groups is None else GroupShuffleSplit
+    train, test = next(kind(1, test_size=TEST_SHARE, random_state=0).split(images, y, groups))
     return ImageSet(name, images[train], y[train], images[test], y[test])
+
+
+def read_folder(folder: Path, side: int) -> tuple[np.ndarray, np.ndarray]:
+    """Read the images of a folder; the class of an image is the name of the first sub-folder.
+
+    Returns
+    -------
+    images : ndarray of shape (n, side, side) or (n, side, side, 3), uint8
+        Images, in gray if all files are.
+    labels : ndarray of shape (n,)
+        Names of the sub-folders.
+    """
+    paths = [path for path in list_images(folder) if Path(path).parent != folder]
+    if len({class_of(path, folder) for path in paths}) < 2:
+        raise SystemExit(f"{folder} has to have a sub-folder of images for each of at least two classes.")
+    files = [Image.open(path) for path in paths]
+    mode = "L" if all(file.mode in ("L", "1", "I;16") for file in files) else "RGB"
+    images = [
+        np.asarray(ImageOps.fit(file.convert(mode), (side, side), Resampling.LANCZOS)) for file in files
+    ]
+    return np.stack(images), np.array([class_of(path, folder) for path in paths])
+
+
+def class_of(path: str, folder: Path) -> str:
+    return Path(path).relative_to(folder).parts[0]

@@ -11,9 +11,9 @@ from 1 and 10 labels per class, mean of 10 draws of the labels, accuracy on 500 
 (with the arrays train_images, train_labels, test_images, test_labels): 20 nearest neighbors by cosine, and
 StandardScaler and LogisticRegression(C=0.01), both with the labels of the first 5,000 training images.
 
-The baselines, evaluated in the same way: raw pixels, and an untrained encoder (one step at a negligible
-learning rate) of each kind that the losses train. Methods based on tiles or patches need larger images than
-digits: enlarge them by --settings '{"image_size": 32}'.
+The baselines, evaluated in the same way: raw pixels, and an untrained encoder (random weights, and BatchNorm
+statistics of the training images: max_epochs=0) of each kind that the losses train. Methods based on tiles or
+patches need larger images than digits: enlarge them by --settings '{"image_size": 32}'.
 
 A loss that uses labels gets --labels-per-class of them, drawn with the seed from the images whose labels the
 probe uses; the others are unlabeled (-1). On digits, its probe uses the labels of these images only. In the
@@ -36,6 +36,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import records
 import torch
 from image_sets import ImageSet, read_set
 from probes import embeddings, few_labels, flat, neighbors_and_probe, some_of_each_class, untrained
@@ -57,10 +58,10 @@ def main() -> None:
     methods = [RAW, *baselines(args), *args.losses]
     wanted = [setting(args, method, seed) for seed in args.seeds for method in methods]
     for one in wanted:
-        if key(one) not in done(args.out):
+        if records.key(one) not in records.read(args.out):
             run(one, images, args.out)
-    rows = done(args.out)
-    table([rows[k] for k in dict.fromkeys(map(key, wanted)) if k in rows])
+    rows = records.read(args.out)
+    table([rows[k] for k in dict.fromkeys(map(records.key, wanted)) if k in rows])
 
 
 def arguments() -> argparse.Namespace:
@@ -112,13 +113,11 @@ def setting(args: argparse.Namespace, method: str, seed: int) -> dict[str, Any]:
 
 def run(one: dict, images: ImageSet, out: str) -> None:
     try:
-        row = {**one, **outcome(one, images)}
+        result = outcome(one, images)
     except Exception as error:  # of a plugin; go on with the others
         print(f"{one['method']} failed: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
         return
-    with Path(out).open("a") as file:
-        file.write(json.dumps({"key": key(one), **row}) + "\n")
-    print(row, flush=True)
+    print(records.add(out, one, result), flush=True)
 
 
 def outcome(one: dict, images: ImageSet) -> dict:
@@ -177,17 +176,6 @@ def scores(one: dict, images: ImageSet, train: np.ndarray, test: np.ndarray) -> 
 # ------------------------------------------------------------------ results
 
 
-def key(one: dict) -> str:
-    return json.dumps(one, sort_keys=True)
-
-
-def done(path: str) -> dict[str, dict]:
-    if not Path(path).exists():
-        return {}
-    rows = [json.loads(line) for line in Path(path).read_text().splitlines()]
-    return {row.pop("key"): row for row in rows}
-
-
 def table(rows: list[dict]) -> None:
     """Print a Markdown table: the baselines, then the methods by family and name."""
     families = {name: info.family for name, info in available_losses(details=True).items()}
@@ -197,7 +185,7 @@ def table(rows: list[dict]) -> None:
     line(*["---"] * (6 + len(metrics)))
     for method in sorted({row["method"] for row in rows}, key=lambda name: (families.get(name, ""), name)):
         mine = [row for row in rows if row["method"] == method]
-        family, means = families.get(method, "baseline"), [over_seeds(mine, name) for name in metrics]
+        family, means = families.get(method, "baseline"), [records.over_seeds(mine, name) for name in metrics]
         line(family, method_cell(mine[0]), *means, *training_cells(mine))
 
 
@@ -217,13 +205,6 @@ def training_cells(rows: list[dict]) -> list[str]:
         f"{seconds:.1f}",
         f"{collapsed} of {len(rows)}" if collapsed else "no",
     ]
-
-
-def over_seeds(rows: list[dict], name: str) -> str:
-    """Format the mean over the seeds, with the range if there are several."""
-    values = [row[name] for row in rows]
-    span = f" ({min(values):.1f} - {max(values):.1f})" if len(values) > 1 else ""
-    return f"{np.mean(values):.1f}{span}"
 
 
 if __name__ == "__main__":

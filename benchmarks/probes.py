@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,21 +26,23 @@ __all__ = [
 ]
 
 
-def few_labels(train, y_train, test, y_test, rows: np.ndarray | None = None) -> dict[str, float]:
-    """Evaluate logistic regression from 1 and 10 labels per class, mean of ten draws from `rows` or all."""
+def few_labels(
+    train, y_train, test, y_test, rows: np.ndarray | None = None, counts: Sequence[int] = (1, 10)
+) -> dict[str, float]:
+    """Evaluate logistic regression from some labels per class, mean of ten draws from `rows` or all."""
     rows = np.arange(len(y_train)) if rows is None else rows
     classifier = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=2000))
     scores = {}
-    for k, name in ((1, "1 label"), (10, "10 labels")):
+    for k in counts:
         chosen = [rows[some_of_each_class(y_train[rows], k, draw)] for draw in range(DRAWS)]
         accuracies = [classifier.fit(train[few], y_train[few]).score(test, y_test) for few in chosen]
-        scores[name] = _percent(np.mean(accuracies))
+        scores[f"{k} label{'s' if k > 1 else ''}"] = _percent(np.mean(accuracies))
     return scores
 
 
-def neighbors_and_probe(bank, y_bank, test, y_test) -> dict[str, float]:
-    """Evaluate 20 nearest neighbors by cosine, and logistic regression, with all labels of the bank."""
-    knn = KNeighborsClassifier(20, metric="cosine").fit(bank, y_bank)
+def neighbors_and_probe(bank, y_bank, test, y_test, n_neighbors: int = 20) -> dict[str, float]:
+    """Evaluate nearest neighbors by cosine, and logistic regression, with all labels of the bank."""
+    knn = KNeighborsClassifier(n_neighbors, metric="cosine").fit(bank, y_bank)
     linear = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=1000)).fit(bank, y_bank)
     return {"knn": _percent(knn.score(test, y_test)), "linear": _percent(linear.score(test, y_test))}
 
