@@ -90,12 +90,15 @@ class SSLImageEmbedder(
     loss_params : dict, default=None
         Hyperparameters of the loss, such as ``{"temperature": 0.1}``; None: its defaults.
     backbone : str, nn.Module or callable, default="auto"
-        Network that maps images to features: "resnet18" or any other torchvision classification model;
-        "vit", a vision transformer for the size of the images; a module, which is copied; or a factory that
-        returns one. "auto": "resnet18", unless the loss requires another.
+        Network that maps images to features: "resnet10" (a ResNet with one block in each stage), "resnet18"
+        or any other torchvision classification model; "vit", a vision transformer for the size of the images;
+        "timm:" and the name of a model of timm, such as "timm:convnext_tiny"; a module, which is copied; or a
+        factory that returns one. "auto": "resnet10" on a CPU, "resnet18" on a
+        GPU and with `weights`, unless the loss requires another.
     backbone_params : dict, default=None
         Parameters of the backbone. ResNets have ``stem`` ("auto", "imagenet", "3x3", "3x3-pool",
-        "3x3-stride2") and ``weights`` (pretrained initial weights); "vit" has ``patch`` (side of a patch in
+        "3x3-stride2"), ``width`` (channels of the first stage, 64; for "resnet10", "resnet18" and "resnet34")
+        and ``weights`` (pretrained initial weights); "vit" has ``patch`` (side of a patch in
         pixels; "auto": about an eighth of the image's side), ``width`` (192), ``depth`` (6), ``heads``
         ("auto": one for each 64 of the width) and ``pooling`` ("mean" or "class"); a factory has its
         keyword parameters.
@@ -127,7 +130,8 @@ class SSLImageEmbedder(
         Settings that differ from those of `reader`, such as ``{"on_error": "skip"}``.
     max_epochs : int, default="auto"
         Total number of passes over the images. "auto": unlimited if `max_time` is given, else 100, unless
-        the loss sets another number.
+        the loss sets another number. 0: no training, for a baseline of the same network with its initial
+        weights; BatchNorm layers that have no statistics yet get those of the images.
     max_time : float, default=None
         Time limit of `fit` in seconds: the learning rate is annealed over this time. None: unlimited.
     batch_size : int, default=256
@@ -647,7 +651,7 @@ device_, precision_, compile_ : object
 
     def _store(self, outcome: Outcome, task: Task) -> None:
         """Store the encoder and its history, and the state of a training that may go on."""
-        if outcome.steps == 0:
+        if outcome.steps == 0 and outcome.end == "interrupted":
             raise KeyboardInterrupt
         self.encoder_ = self._encoder(outcome.student.backbone)
         self.__dict__.pop("_kept_network", None)  # an earlier encoder's

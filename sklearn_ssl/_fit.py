@@ -197,7 +197,8 @@ class Task:
             if name not in MAY_DIFFER and not told_by_address({name: value})
         }
         params["checkpoint"] = self.params["checkpoint"] is not None
-        params["precision"] = self.settings.precision  # "auto" may be another on another machine
+        for name in ("backbone", "precision"):  # "auto" may be another on another machine
+            params[name] = getattr(self.settings, name)
         index = evenly_spaced(len(self.source), N_COMPARED)
         images = len(self.source), self.images.shape, self.images.size, self.source.batch(index), labels
         team.check_same(fingerprint(params), "the parameters")
@@ -317,7 +318,8 @@ class Task:
 
     def warn_if_short(self, outcome: Outcome) -> None:
         """Warn if `max_time` has ended the training after a few passes over the images."""
-        max_time, enough = self.params["max_time"], min(FEW_PASSES, self.settings.max_epochs or FEW_PASSES)
+        max_time, max_epochs = self.params["max_time"], self.settings.max_epochs
+        enough = FEW_PASSES if max_epochs is None else min(FEW_PASSES, max_epochs)
         if max_time is not None and outcome.end == "schedule" and outcome.passes < enough:
             warn(
                 f"max_time={max_time} ended the fit after {outcome.passes:.2g} passes over the images, "

@@ -31,9 +31,12 @@ def contrastive_widths(feature_dim: int) -> tuple[int, ...]:
     return feature_dim, 128
 
 
+# Backbone for "auto": on a CPU, where it learns more in the same time than a ResNet-18, which sees half as
+# many images (docs/results.md, "Which network?"); and on other devices.
+ON_CPU, ELSEWHERE = "resnet10", "resnet18"
 # Values of "auto" where a loss's own `defaults` do not have the parameter.
 DEFAULTS: dict[str, Any] = {
-    "backbone": "resnet18",
+    "backbone": "auto",
     "projector": contrastive_widths,
     "augment": "auto",
     "optimizer": AUTO_OPTIMIZER,
@@ -72,7 +75,7 @@ def check_parameters(params: Mapping[str, Any]) -> None:
     """
     check_number("batch_size", params["batch_size"], whole=True, at_least=2)
     check_number("micro_batches", params["micro_batches"], whole=True, at_least=1)
-    check_number("max_epochs", params["max_epochs"], whole=True, at_least=1, instead=("auto",))
+    check_number("max_epochs", params["max_epochs"], whole=True, at_least=0, instead=("auto",))
     check_number("max_time", params["max_time"], above=0, instead=(None,))
     check_number("lr", params["lr"], above=0, at_most=MAX_RATE, instead=("auto",))
     check_number("weight_decay", params["weight_decay"], at_least=0, at_most=MAX_RATE, instead=("auto",))
@@ -116,6 +119,8 @@ def resolve_settings(
     if is_auto(chosen["augment"]):
         chosen["augment"] = _augment_for(source, tell)
     device = resolve_device(params["device"])
+    if is_auto(chosen["backbone"]):
+        chosen["backbone"] = _backbone_for(device, params["backbone_params"] or {})
     batch_size = min(int(params["batch_size"]), len(source))
     _check_micro_batches(params["micro_batches"], batch_size)
     return Settings(
@@ -138,6 +143,11 @@ def resolve_backbone_name(loss: Any, backbone: Any) -> Any:
 def is_auto(value: Any) -> bool:
     """Return whether a parameter was left at "auto"."""
     return isinstance(value, str) and value == "auto"
+
+
+def _backbone_for(device: torch.device, params: Mapping[str, Any]) -> str:
+    """Return the ResNet for the device; with pretrained weights, the one that they are usually of."""
+    return ON_CPU if device.type == "cpu" and params.get("weights") is None else ELSEWHERE
 
 
 def _augment_for(source: Source, tell: bool) -> str:

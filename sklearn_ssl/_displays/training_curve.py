@@ -73,10 +73,17 @@ class TrainingCurveDisplay(Display):
         -------
         TrainingCurveDisplay
             The display.
+
+        Raises
+        ------
+        ValueError
+            If the embedder was not trained, or has no entries of these names.
         """
         embedder = embedder_of(estimator)
         check_is_fitted(embedder)
         history = embedder.history_
+        if not history:
+            raise ValueError("The embedder was not trained (max_epochs=0): there is no history to plot.")
         known = [name for name in history[0] if name != "epoch"]
         for name in names or ():
             check_choice("names", name, known)

@@ -27,6 +27,7 @@ from sklearn_ssl._models.structure import have_same_structure
 from sklearn_ssl._networks.backbones import averaged, make_backbone
 from sklearn_ssl._networks.inference import detached_copy, has_hooks, make_encoder
 from sklearn_ssl._networks.student import load_plain_state
+from sklearn_ssl._networks.timm_models import PREFIX
 from sklearn_ssl._warnings import warn
 
 KIND = "model"
@@ -326,7 +327,7 @@ def _new_encoder(state: Mapping[str, Any], weights: dict[str, Any]) -> nn.Module
 
 def _without_memory(backbone: Any) -> AbstractContextManager:
     """Return the context in which a named backbone is created on "meta"; do nothing for other backbones."""
-    if not isinstance(backbone, str):
+    if not isinstance(backbone, str) or backbone.startswith(PREFIX):  # timm computes with tensors it creates
         return nullcontext()
     return ParametersOnMeta() if backbone.startswith("regnet") else torch.device("meta")
 

@@ -33,14 +33,14 @@ def resolve_backbone(backbone: str | nn.Module | Callable) -> Callable:
     Parameters
     ----------
     backbone : str, nn.Module or callable
-        "auto" (resnet18), "vit" or the name of a torchvision classification model; a module; or a
-        factory that returns a module.
+        "auto" (a ResNet), "resnet10", "vit", the name of a torchvision classification model, or "timm:" and
+        the name of a model of timm; a module; or a factory that returns a module.
 
     Returns
     -------
     callable
-        For a name: `make_vit`, or a partial of `resnet` or `torchvision_model` with the name. A module
-        or a factory is returned unchanged.
+        For a name: `make_vit`, or a partial of `resnet`, `torchvision_model` or `timm_model` with the name. A
+        module or a factory is returned unchanged.
 
     Raises
     ------
@@ -56,13 +56,16 @@ def resolve_backbone(backbone: str | nn.Module | Callable) -> Callable:
             "backbone must be a name such as 'resnet18', an nn.Module, or a factory (a class or function "
             f"that returns an nn.Module); got {backbone!r}."
         )
+    from sklearn_ssl._networks.timm_models import PREFIX, timm_model
     from sklearn_ssl._networks.torchvision_models import RESNETS, TORCHVISION, resnet, torchvision_model
     from sklearn_ssl._networks.vit import make_vit
 
+    if backbone.startswith(PREFIX):
+        return partial(timm_model, backbone.removeprefix(PREFIX))
     name = "resnet18" if backbone == "auto" else backbone
     if name == "vit":
         return make_vit
-    if name not in TORCHVISION:
+    if name not in (*RESNETS, *TORCHVISION):
         raise ValueError(_unknown_name(name))
     return partial(resnet if name in RESNETS else torchvision_model, name)
 
@@ -200,11 +203,11 @@ def _is_pooled(backbone: nn.Sequential) -> bool:
 
 @contextmanager
 def _naming_backbone(backbone: Any, params: dict) -> Iterator[None]:
-    """Report any error as a ValueError that names the backbone and its parameters."""
+    """Report errors as a ValueError that names the backbone and its parameters."""
     try:
         yield
     except Exception as error:  # factories may raise any exception
-        if isinstance(backbone, str) and isinstance(error, ValueError):
+        if isinstance(backbone, str) and isinstance(error, ValueError | ImportError):
             raise  # a message of this package, which already names the parameter
         given = f" with {as_nested('backbone', params)}" if params else ""
         raise ValueError(f"backbone {_label(backbone)} cannot be made{given}: {error}") from error
@@ -269,11 +272,10 @@ def _unknown_name(name: str) -> str:
     from sklearn_ssl._networks.torchvision_models import RESNETS, TORCHVISION
 
     return (
-        f"Unknown backbone {name!r}.{did_you_mean(name, ('auto', 'vit', *TORCHVISION))}"
+        f"Unknown backbone {name!r}.{did_you_mean(name, ('auto', 'vit', *RESNETS, *TORCHVISION))}"
         f" Available: auto, vit, {', '.join(RESNETS)}, and every other name in"
         " torchvision.models.list_models(torchvision.models); an nn.Module; a factory that returns one."
-        f" A model of timm: backbone=timm.create_model, backbone__model_name={name!r},"
-        " backbone__num_classes=0."
+        f" A model of timm: backbone='timm:{name}'."
     )
 
 

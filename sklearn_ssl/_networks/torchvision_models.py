@@ -1,4 +1,4 @@
-"""Classification models of torchvision as backbones."""
+"""ResNets and other classification models of torchvision as backbones."""
 
 from __future__ import annotations
 
@@ -12,14 +12,18 @@ from torch import Tensor, nn
 from torchvision import models
 from torchvision.models import WeightsEnum, get_model
 
-from sklearn_ssl._checks import check_choice
+from sklearn_ssl._checks import check_choice, check_number
+from sklearn_ssl._networks.small_resnets import BLOCKS, WIDTH, BasicResNet
 from sklearn_ssl._networks.weights import layers_of, load_weights, read_weights, widen_filters
 
 # `torchvision.models` itself holds the classification models only.
 TORCHVISION = tuple(models.list_models(module=models))
-# Sorted by length, so that error messages begin with resnet18.
+# Sorted by length, so that error messages begin with resnet10.
 RESNETS = tuple(
-    sorted((name for name in TORCHVISION if name.startswith(("resnet", "resnext", "wide_resnet"))), key=len)
+    sorted(
+        {*BLOCKS, *(name for name in TORCHVISION if name.startswith(("resnet", "resnext", "wide_resnet")))},
+        key=lambda name: (len(name), name),
+    )
 )
 # Stem -> kernel size and stride of the first convolution, and the pooling layer.
 STEMS: dict[str, tuple[int, int, Callable[[], nn.Module]]] = {
@@ -54,14 +58,15 @@ def resnet(
     /,
     *,
     stem: str = "auto",
+    width: int = WIDTH,
     weights: Mapping[str, Tensor] | str | os.PathLike | WeightsEnum | None = None,
 ) -> nn.Module:
-    """Create a ResNet, ResNeXt or Wide ResNet of torchvision, without its classifier.
+    """Create a ResNet, ResNeXt or Wide ResNet, without its classifier.
 
     Parameters
     ----------
     name : str
-        Name of the model in torchvision.
+        "resnet10" (one block in each stage) or the name of a model in torchvision.
     in_channels : int
         Number of channels of an image.
     image_size : tuple of two ints
@@ -72,6 +77,9 @@ def resnet(
         "3x3-pool": the same and 2x2 max pooling; "3x3-stride2": 3x3 convolution with stride 2, no pooling.
         The less a stem reduces the image, the more arithmetic the blocks do. "auto": the stem that matches
         the weights if some are given ("3x3" for a 3x3 convolution), else `auto_stem`.
+    width : int, default=64
+        Number of channels of the first stage, an eighth of that of the features; for "resnet10", "resnet18"
+        and "resnet34" only. Half the width takes about a quarter of the arithmetic.
     weights : state dict, path, torchvision weights or their name, default=None
         Initial weights; None: random. Weights given by a name such as "IMAGENET1K_V1" are downloaded by
         torchvision. Classifier weights are ignored. Filters for RGB are adapted to other numbers of
@@ -85,16 +93,28 @@ def resnet(
     Raises
     ------
     ValueError
-        If the stem is unknown, or the weights cannot be read or do not match.
+        If the stem is unknown, the width cannot be had, or the weights cannot be read or do not match.
     """
     state = read_weights(name, weights)
     kernel, stride, pool = STEMS[choose_stem(stem, image_size, state)]
-    model = get_model(name, weights=None)
-    model.conv1 = nn.Conv2d(in_channels, 64, kernel, stride, padding=kernel // 2, bias=False)
+    model = _bare_resnet(name, width)
+    model.conv1 = nn.Conv2d(in_channels, width, kernel, stride, padding=kernel // 2, bias=False)
     nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")  # as torchvision does
     model.maxpool = pool()
     _finish(model, name, state, in_channels)
     return model
+
+
+def _bare_resnet(name: str, width: int) -> nn.Module:
+    width = check_number("backbone__width", width, whole=True, at_least=1)
+    if width == WIDTH and name in TORCHVISION:
+        return get_model(name, weights=None)
+    if name not in BLOCKS:
+        raise ValueError(
+            f"backbone__width={width}: {name} has one width only. Narrower or wider networks are made of "
+            f"{', '.join(BLOCKS)}."
+        )
+    return BasicResNet(BLOCKS[name], width)
 
 
 def torchvision_model(

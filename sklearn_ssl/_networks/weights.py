@@ -53,23 +53,44 @@ def read_weights(
     ValueError
         If `weights` is none of these, or a file contains no state dict.
     """
-    from torchvision.models import get_model, get_model_weights
+    from torchvision.models import WeightsEnum, get_model
 
     if weights is None:
         return None
-    published = get_model_weights(name)
+    published = _published_weights(name)
     if isinstance(weights, str):
-        weights = published.__members__.get(weights.removeprefix(f"{published.__name__}."), weights)
-    if isinstance(weights, published):
+        of_name = {f"{type(each).__name__}.{name}": each for name, each in published.items()} | {**published}
+        weights = of_name.get(weights, weights)
+    if isinstance(weights, WeightsEnum) and weights in published.values():
         # Files of torchvision may have old key names (densenet), which only its own loader converts.
         return get_model(name, weights=weights).state_dict()
+    published_names = ", ".join(published) or "none of this model"
+    return read_state_dict(name, weights, f"weights of torchvision: {published_names}")
+
+
+def read_state_dict(name: str, weights: Any, other: str) -> dict[str, Tensor]:
+    """Return a state dict that is given as such or as a file, without a prefix of all its names.
+
+    Parameters
+    ----------
+    name : str
+        Name of the model.
+    weights : state dict or path
+        Given weights. A file is read with ``torch.load(weights_only=True)``: it cannot run code.
+    other : str
+        What else may be given, for the error message.
+
+    Raises
+    ------
+    ValueError
+        If `weights` is neither, or a file contains no state dict.
+    """
     if isinstance(weights, (str, os.PathLike)) and Path(weights).is_file():
         weights = _read_file(weights)
     if not isinstance(weights, Mapping):
         raise ValueError(
             f"backbone__weights={weights!r:.100} cannot be used for {name}. Possible: a state dict, the path "
-            "of an existing file that torch.save wrote, or weights of torchvision: "
-            f"{', '.join(published.__members__)}."
+            f"of an existing file that torch.save wrote, or {other}."
         )
     if not all(isinstance(value, Tensor) for value in weights.values()):
         raise ValueError(
@@ -77,6 +98,13 @@ def read_weights(
             f"entries {first_five(weights)}. Give the one of them that is a state dict."
         )
     return _without_prefix(weights)
+
+
+def _published_weights(name: str) -> Mapping[str, WeightsEnum]:
+    """Return torchvision's weights of a model by name; none for a model that is not torchvision's."""
+    from torchvision.models import get_model_weights, list_models
+
+    return get_model_weights(name).__members__ if name in list_models() else {}
 
 
 def _read_file(path: str | os.PathLike) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -20,8 +20,9 @@ from sklearn_ssl._distributed.network import SharedNetwork, SharedViews
 from sklearn_ssl._distributed.team import ALONE, Team
 from sklearn_ssl._hardware.ambient import lent_generators
 from sklearn_ssl._hardware.devices import fast_float32, is_out_of_memory, memory_advice
-from sklearn_ssl._images.pixel_scale import PixelScale
+from sklearn_ssl._images.pixel_scale import PixelScale, evenly_spaced
 from sklearn_ssl._images.sources import Source, whole_of
+from sklearn_ssl._networks.norms import fill_in_statistics
 from sklearn_ssl._networks.student import Student, Teacher, load_plain_state
 from sklearn_ssl._training.batches import EpochBatches, TrainingSet
 from sklearn_ssl._training.clock import Clock
@@ -40,8 +41,10 @@ from sklearn_ssl._training.seeds import (
 )
 from sklearn_ssl._views.draws import Rows
 from sklearn_ssl._views.random_views import RandomViews
-from sklearn_ssl.losses._base import Batch, SSLLoss
+from sklearn_ssl.losses._base import Batch, SSLLoss, ViewSpec
 
+# Number of images that give an untrained network its BatchNorm statistics.
+N_FOR_STATISTICS = 1024
 # Entries of skorch's history that are for its callbacks.
 NOT_IN_HISTORY = ("batches", "train_loss_best", "valid_loss_best")
 
@@ -271,6 +274,8 @@ class SSLNet(NeuralNet):
         """Run the loop; return the reason why it ended, and an error to raise later."""
         try:
             with memory_advice(self.batch_size, self.micro_batches), fast_float32(self.device):
+                if self.schedule.max_epochs == 0:
+                    fill_in_statistics(self.module_, self._plain_batches(dataset.source))
                 self.fit_loop(dataset, epochs=self._epochs_left())
                 self._agree_to_go_on(False)  # something may have failed after the last step
             return "schedule", None
@@ -283,6 +288,12 @@ class SSLNet(NeuralNet):
             self._record_finished_epoch()
             # Callbacks such as skorch's EarlyStopping raise KeyboardInterrupt to end a training.
             return "interrupted" if self.interrupt.is_from_user() else "callback", None
+
+    def _plain_batches(self, source: Source) -> Iterator[Sequence[Tensor]]:
+        """Yield batches of images that are evenly spaced over the training set, without augmentation."""
+        for index in evenly_spaced(len(source), N_FOR_STATISTICS).split(self.batch_size):
+            unit = self.pixels.to_unit(source.batch(index).to(self.device))
+            yield self.draw_views(unit, ViewSpec(n=1, recipes=("none",)), self.seed)
 
     def _notify_train_end(self, dataset: TrainingSet) -> Exception | None:
         """Call the callbacks; return an error to raise later."""

@@ -27,6 +27,7 @@ class FitProgress(Callback):
         self.bar.set_postfix_str(f"epoch {net.epoch}, {speed:,.0f} images/s{self._loss(net)}", refresh=False)
 
     def on_train_end(self, net: NeuralNet, **kwargs: Any) -> None:
+        self.bar.update(net.progress() - self.bar.n)  # all of a training of no epochs
         self.bar.close()
         del self.bar  # holds an open stream, which cannot be pickled
 

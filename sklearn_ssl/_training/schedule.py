@@ -15,7 +15,7 @@ class Schedule:
     Attributes
     ----------
     max_epochs : int or None
-        Number of epochs; None if only `max_time` limits the training.
+        Number of epochs, 0 for no training; None if only `max_time` limits the training.
     max_time : float or None
         Time limit in seconds. If both limits are set, the training ends at the first that is reached.
     lr : float
@@ -33,7 +33,7 @@ class Schedule:
         """Return the completed fraction of the training, from 0 to 1."""
         fractions = [0.0]
         if self.max_epochs is not None:
-            fractions.append(epochs / self.max_epochs)
+            fractions.append(epochs / self.max_epochs if self.max_epochs else 1.0)
         if self.max_time is not None:
             fractions.append(seconds / self.max_time)
         return min(1.0, max(fractions))

@@ -252,10 +252,22 @@ def test_the_automatic_rate_is_in_proportion_to_the_batch(embedder, images):
     assert whole == pytest.approx(2 * half)
 
 
-def test_the_default_backbone_is_resnet18(images):
-    fitted = SSLImageEmbedder(max_epochs=1, random_state=0).fit(images)
-    assert fitted.backbone_ == "resnet18"
+def test_the_default_backbone_is_a_resnet10_on_a_cpu(images):
+    fitted = SSLImageEmbedder(max_epochs=1, device="cpu", random_state=0).fit(images)
+    assert fitted.backbone_ == "resnet10"
     assert fitted.transform(images).shape == (12, 512)
+
+
+def test_the_default_backbone_is_the_one_that_weights_are_usually_of(images):
+    state = SSLImageEmbedder(backbone="resnet18", max_epochs=0).fit(images).encoder_.backbone.state_dict()
+    fitted = SSLImageEmbedder(backbone__weights=state, max_epochs=0, device="cpu").fit(images)
+    assert fitted.backbone_ == "resnet18"
+    assert torch.equal(fitted.encoder_.backbone.conv1.weight, state["conv1.weight"])
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_the_default_backbone_is_a_resnet18_on_a_gpu(images):
+    assert SSLImageEmbedder(max_epochs=1, random_state=0).fit(images).backbone_ == "resnet18"
 
 
 # ------------------------------------------------------------------ repeatable

@@ -90,8 +90,8 @@ def test_labels_decide_what_is_scored(embedder, many_images, y):
 
 
 def test_the_loss_of_held_back_images_is_that_of_the_network_in_eval_mode(embedder, many_images):
-    fitted = embedder(Mean, max_epochs=2, augment="none", eval_metrics=(), warm_start=True)
-    fitted.fit(many_images, eval_set=many_images[:4])
+    params = {"augment": "none", "eval_metrics": (), "warm_start": True, "precision": "float32"}
+    fitted = embedder(Mean, max_epochs=2, **params).fit(many_images, eval_set=many_images[:4])
     with torch.no_grad():
         h = fitted.encoder_(torch.from_numpy(many_images[:4]).movedim(3, 1))
         net, _, _ = fitted._open(many_images)[0].make_net()

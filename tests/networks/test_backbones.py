@@ -73,8 +73,9 @@ def test_auto_is_resnet18():
     assert [len(getattr(module, f"layer{i}")) for i in (1, 2, 3, 4)] == [2, 2, 2, 2]
 
 
-def test_nested_names_are_stem_and_weights_for_resnets_and_weights_for_other_models():
-    assert nested_names("auto") == nested_names("wide_resnet50_2") == {"stem": "auto", "weights": None}
+def test_nested_names_are_stem_width_and_weights_for_resnets_and_weights_for_other_models():
+    of_resnets = {"stem": "auto", "width": 64, "weights": None}
+    assert nested_names("auto") == nested_names("wide_resnet50_2") == of_resnets
     assert nested_names("mobilenet_v3_small") == {"weights": None}
 
 
@@ -106,10 +107,7 @@ def test_an_unknown_name_that_is_near_to_nothing_gets_no_guess():
 def test_an_unknown_name_may_be_one_of_timms():
     with pytest.raises(ValueError) as error:
         resolve_backbone("resnet10t")
-    assert str(error.value).endswith(
-        "A model of timm: backbone=timm.create_model, backbone__model_name='resnet10t', "
-        "backbone__num_classes=0."
-    )
+    assert str(error.value).endswith("A model of timm: backbone='timm:resnet10t'.")
 
 
 def test_a_number_is_no_backbone():
@@ -246,7 +244,7 @@ def test_a_model_for_another_size_says_so_and_names_the_way_out():
     assert str(caught.value).startswith(
         "backbone 'vit_b_32' cannot take images of 3 x 32 x 32: Wrong image height! Expected 224 but got 32!"
     )
-    assert "Backbones that take any size: resnet18, resnet34, " in str(caught.value)
+    assert "Backbones that take any size: resnet10, resnet18, " in str(caught.value)
     assert str(caught.value).endswith("; or set image_size=224.")
 
 
@@ -275,6 +273,50 @@ def test_rgb_filters_are_repeated_and_scaled_for_other_channels():
     assert widen_filters(rgb, 2).flatten().tolist() == [1.5, 3.0]  # R, G times 3/2
     assert widen_filters(rgb, 4).flatten().tolist() == [0.75, 1.5, 3.0, 0.75]  # R, G, B, R times 3/4
     assert widen_filters(rgb, 6).sum() == rgb.sum()  # whole turns: a constant image gives the same
+
+
+# ------------------------------------------------------------------ small ResNets
+
+
+@pytest.mark.parametrize(("name", "blocks"), [("resnet10", 1), ("resnet18", 2)])
+def test_a_narrow_resnet_has_torchvisions_layers_at_another_width(name, blocks):
+    module, feature_dim = build_backbone(name, {"width": 16, "stem": "imagenet"}, **RGB_32)
+    assert feature_dim == 128
+    torchvisions = models.ResNet(models.resnet.BasicBlock, [blocks] * 4).eval()
+    assert list(module.state_dict()) == list(headless(torchvisions.state_dict()))
+    for name, theirs in headless(torchvisions.state_dict()).items():
+        assert module.state_dict()[name].shape[2:] == theirs.shape[2:], name
+    assert module.layer4[0].conv1.weight.shape == (128, 64, 3, 3)
+
+
+def test_resnet10_at_its_own_width_is_torchvisions_resnet_with_one_block_in_each_stage():
+    ours, _ = build_backbone("resnet10", {"stem": "imagenet"}, **RGB_32)
+    theirs = models.ResNet(models.resnet.BasicBlock, [1, 1, 1, 1]).eval()
+    theirs.fc = nn.Identity()
+    theirs.load_state_dict(ours.state_dict())
+    x = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(ours.eval()(x), theirs(x))
+    fresh = models.ResNet(models.resnet.BasicBlock, [1, 1, 1, 1]).state_dict()
+    for name, value in ours.named_parameters():
+        assert float(value.detach().std(correction=0)) == pytest.approx(
+            float(fresh[name].std(correction=0)), rel=0.05, abs=1e-6
+        )
+
+
+def test_widths_that_a_resnet_cannot_have_are_refused():
+    with pytest.raises(ValueError, match="backbone__width=0"):
+        build_backbone("resnet10", {"width": 0}, **RGB_32)
+    with pytest.raises(ValueError, match="backbone__width=32: resnet50 has one width only"):
+        build_backbone("resnet50", {"width": 32}, **RGB_32)
+
+
+def test_weights_of_a_small_resnet_come_from_a_state_dict_only():
+    state = build_backbone("resnet10", {}, **RGB_32)[0].state_dict()
+    module, _ = build_backbone("resnet10", {"weights": state, "stem": "3x3-pool"}, **RGB_32)
+    assert all(torch.equal(value, state[name]) for name, value in module.state_dict().items())
+    with pytest.raises(ValueError, match="none of this model"):
+        build_backbone("resnet10", {"weights": "IMAGENET1K_V1"}, **RGB_32)
 
 
 def test_weights_from_a_file_give_the_features_that_were_saved(tmp_path, resnet18_weights):
