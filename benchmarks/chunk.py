@@ -29,7 +29,9 @@ def main() -> None:
     print(f"{'size':>5}{'chunk':>7}{'images/s':>11}{'one image':>14}")
     for size in args.sizes:
         X = np.random.default_rng(0).integers(0, 255, (args.images, size, size, 3), dtype=np.uint8)
-        fitted = SSLImageEmbedder(max_epochs=1, random_state=0, batch_size=16).fit(X[:16])
+        fitted = SSLImageEmbedder(backbone="resnet18", max_epochs=1, random_state=0, batch_size=16).fit(
+            X[:16]
+        )
         times: dict[int, list] = {chunk: [] for chunk in CHUNKS}
         for _ in range(args.repeats):
             for chunk, pairs in times.items():

@@ -77,7 +77,7 @@ def prepared() -> tuple:
     from sklearn_ssl import SSLImageEmbedder
 
     images = np.random.default_rng(0).integers(0, 256, (256, 32, 32, 3), dtype=np.uint8)
-    return SSLImageEmbedder(max_epochs=2, batch_size=128, random_state=0), images
+    return SSLImageEmbedder(backbone="resnet18", max_epochs=2, batch_size=128, random_state=0), images
 
 
 def act(case: str, embedder, images: np.ndarray) -> None:

@@ -84,12 +84,12 @@ def arguments() -> argparse.Namespace:
 
 def baselines(args: argparse.Namespace) -> list[str]:
     """Return the names of the untrained baselines: one for each kind of encoder that the losses train."""
-    wanted = {"resnet18" if "backbone" in args.settings else backbone_of(name) for name in args.losses}
-    return [UNTRAINED, *(f"untrained {backbone}" for backbone in sorted(wanted - {"resnet18"}))]
+    wanted = {"auto" if "backbone" in args.settings else backbone_of(name) for name in args.losses}
+    return [UNTRAINED, *(f"untrained {backbone}" for backbone in sorted(wanted - {"auto"}))]
 
 
 def backbone_of(method: str) -> str:
-    return getattr(get_loss(method), "defaults", {}).get("backbone", "resnet18")
+    return getattr(get_loss(method), "defaults", {}).get("backbone", "auto")
 
 
 def setting(args: argparse.Namespace, method: str, seed: int) -> dict[str, Any]:

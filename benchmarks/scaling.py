@@ -68,7 +68,7 @@ def measure(n: int, size: int, channels: int, backbone: str, **settings: Any) ->
     if backbone == "small":
         settings["backbone"] = Small
     else:
-        settings["backbone__stem"] = "3x3"
+        settings |= {"backbone": "resnet18", "backbone__stem": "3x3"}
     embedder = SSLImageEmbedder(max_epochs=1, random_state=0, **settings)
     before = memory_now()
     started = time.perf_counter()

@@ -34,7 +34,9 @@ def main() -> None:
         print(f"| {name} | {statistics.median(values):.1f} | {min(values):.1f} to {max(values):.1f} |")
     share = 100 * statistics.median(SHARES)
     print(f"\nratio of the medians: {ratio(times):.3f}; measured within: {share:.2f} %")
-    embedder = SSLImageEmbedder(max_epochs=1, batch_size=128, random_state=0).fit(images[:256])
+    embedder = SSLImageEmbedder(backbone="resnet18", max_epochs=1, batch_size=128, random_state=0).fit(
+        images[:256]
+    )
     print("\n| scorer | seconds, median of 3 |\n|---|---|")
     print(f"| (transform) | {seconds(lambda: embedder.transform(images)):.1f} |", flush=True)
     for name in available_scorers():
@@ -70,7 +72,9 @@ def fits(images: np.ndarray, y: np.ndarray, args: argparse.Namespace) -> dict[st
     times: dict[str, list[float]] = {"without": [], "with 500 images": []}
     for _ in range(args.repeats):
         for name, eval_set in zip(times, (None, (images[:500], y[:500])), strict=True):
-            embedder = SSLImageEmbedder(max_epochs=args.epochs, batch_size=128, random_state=0)
+            embedder = SSLImageEmbedder(
+                backbone="resnet18", max_epochs=args.epochs, batch_size=128, random_state=0
+            )
             spent: list[float] = []
             restore = count_time(spent)
             began = time.monotonic()

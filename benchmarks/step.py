@@ -50,7 +50,12 @@ def measure(size: int, steps: int, keep: str, products: bool) -> tuple[float, fl
         convolution.LARGEST_MAP.clear()
     images = np.random.default_rng(0).integers(0, 255, (128 * steps, size, size, 3), dtype=np.uint8)
     embedder = SSLImageEmbedder(
-        max_epochs=2, batch_size=128, backbone__stem="3x3", callbacks=[Faults()], random_state=0
+        backbone="resnet18",
+        max_epochs=2,
+        batch_size=128,
+        backbone__stem="3x3",
+        callbacks=[Faults()],
+        random_state=0,
     )
     embedder.fit(images)
     convolution.LARGEST_MAP.update(limits)

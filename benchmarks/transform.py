@@ -59,7 +59,12 @@ def compare_speed(args: argparse.Namespace) -> None:
     shape = (args.images, args.size, args.size, 3)
     images = np.random.default_rng(0).integers(0, 255, shape, dtype=np.uint8)
     fitted = SSLImageEmbedder(
-        max_epochs=1, batch_size=16, backbone__stem=args.stem, precision="float32", random_state=0
+        backbone="resnet18",
+        max_epochs=1,
+        batch_size=16,
+        backbone__stem=args.stem,
+        precision="float32",
+        random_state=0,
     ).fit(images[:16])
     chunk = chunk_size(fitted.image_size_, fitted.device_)
     print(f"\nResNet-18, stem {args.stem}, {args.size} px, {chunk} images at a time")
@@ -106,7 +111,9 @@ def looping(fitted: SSLImageEmbedder, images: np.ndarray, chunk: int) -> Callabl
 
 def compare_precision(args: argparse.Namespace) -> None:
     train_images, train_labels, test_images, test_labels = load(args.data)
-    fitted = SSLImageEmbedder(max_time=args.seconds, batch_size=128, random_state=0).fit(train_images)
+    fitted = SSLImageEmbedder(backbone="resnet18", max_time=args.seconds, batch_size=128, random_state=0).fit(
+        train_images
+    )
     name, n = args.data or "digits", len(train_images)
     print(f"\n{name}: {n} images, {args.seconds:.0f} s, {fitted.n_iter_} epochs")
     embedded = {}

@@ -36,7 +36,7 @@ def main() -> None:
     ours = embeddings(embedder, train, test)
     features = {
         "raw pixels": (pixels(train), pixels(test)),
-        "untrained encoder": embeddings(untrained(embedder, train[:2048]), train, test),
+        "untrained encoder": embeddings(untrained(embedder, train), train, test),
         f"{args.loss}, {args.seconds:g} s": ours,
     }
     accuracy = {name: label_efficiency(*pair, y_train, y_test) for name, pair in features.items()}

@@ -651,7 +651,7 @@ device_, precision_, compile_ : object
 
     def _store(self, outcome: Outcome, task: Task) -> None:
         """Store the encoder and its history, and the state of a training that may go on."""
-        if outcome.steps == 0 and outcome.end == "interrupted":
+        if outcome.steps == 0 and task.settings.max_epochs != 0:
             raise KeyboardInterrupt
         self.encoder_ = self._encoder(outcome.student.backbone)
         self.__dict__.pop("_kept_network", None)  # an earlier encoder's

@@ -13,7 +13,7 @@ from sklearn_ssl.losses._base import Spec, ViewSpec
 # Number of local crops for "auto". Four at half the side cost as much as one full-size view.
 AUTO_LOCAL_CROPS = 4
 # Minimum short side of a local crop for "auto", in pixels. Crops of 16 px of images of 32 px cost more than
-# they give, at equal time (docs/lab_notes.md, "Local crops").
+# they give, at equal time (docs/lab_notes.md, "Networks, batch sizes ...").
 MIN_CROP_SIDE = 24
 # Short side of a local crop below which there is a warning.
 SMALL_CROP_SIDE = 16

@@ -108,4 +108,5 @@ def test_a_cluster_embeds_as_one_process_does(cluster, tmp_path):
     command = [sys.executable, ROOT / "examples" / f"cluster_{cluster}.py"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert "200 rows, largest difference from one transform: 0.0e+00" in done.stdout
+    difference = re.search(r"200 rows, largest difference from one transform: (\S+)", done.stdout).group(1)
+    assert float(difference) < 0.02  # workers may have another number of threads; bfloat16 has three digits
