@@ -98,7 +98,8 @@ class SSLImageEmbedder(
     backbone_params : dict, default=None
         Parameters of the backbone. ResNets have ``stem`` ("auto", "imagenet", "3x3", "3x3-pool",
         "3x3-stride2"), ``width`` (channels of the first stage, 64; for "resnet10", "resnet18" and "resnet34")
-        and ``weights`` (pretrained initial weights); "vit" has ``patch`` (side of a patch in
+        and ``weights`` (pretrained initial weights), as have other models of torchvision and those of timm
+        ("pretrained": weights that timm downloads); "vit" has ``patch`` (side of a patch in
         pixels; "auto": about an eighth of the image's side), ``width`` (192), ``depth`` (6), ``heads``
         ("auto": one for each 64 of the width) and ``pooling`` ("mean" or "class"); a factory has its
         keyword parameters.
