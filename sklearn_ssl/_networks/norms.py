@@ -14,7 +14,8 @@ def fill_in_statistics(student: nn.Module, batches: Iterable[Sequence[Tensor]]) 
     """Give BatchNorm layers that have no running statistics yet those of images.
 
     Without statistics, a BatchNorm layer in eval mode passes its inputs on as they are, so that a random
-    network is another one than in training. Layers with statistics, as of pretrained networks, keep them.
+    network is another one than in training. Layers with statistics, as of pretrained networks, keep and use
+    them, unlike in `torch.optim.swa_utils.update_bn`, which computes those of all layers anew.
 
     Parameters
     ----------
