@@ -2,15 +2,18 @@
 
     pip install -r requirements-bench.txt && python benchmarks/loss_references.py
 
-The values printed are those in tests/losses/test_losses.py (reference_projections).
+The values printed are those in tests/losses/test_losses.py and in the tests of the plugins.
 """
 
 from __future__ import annotations
 
 import importlib.metadata
+from unittest import mock
 
 import torch
 from lightly.loss import BarlowTwinsLoss, DCLLoss, NTXentLoss, VICRegLoss
+from lightly.loss.lejepa_loss import LeJEPALoss
+from lightly.loss.visreg_loss import VISRegLoss
 
 from sklearn_ssl import available_losses, get_loss
 
@@ -37,8 +40,23 @@ def main() -> None:
     print(f"lightly {importlib.metadata.version('lightly')}, torch {torch.__version__}, float64\n")
     print(f"{'loss':14}{'ours':>16}{'lightly':>16}{'difference':>14}")
     for name, loss in ours.items():
-        a, b = value(loss(*z)), value(theirs[name](*z))
-        print(f"{name:14}{a:16.10f}{b:16.10f}{a - b:14.1e}")
+        show(name, value(loss(*z)), value(theirs[name](*z)))
+    if "lejepa" in available_losses():
+        for name, reference in (("lejepa", LeJEPALoss()), ("visreg", VISRegLoss(lambda_param=0.6))):
+            show(name, *along_axes(get_loss(name)(), reference, *z))
+
+
+def along_axes(ours, theirs, first: torch.Tensor, second: torch.Tensor) -> tuple[float, float]:
+    """Return both values for two views and a local crop, along the axes instead of random directions."""
+    axes = torch.eye(first.shape[1], dtype=first.dtype)
+    crop = first - second
+    with mock.patch("torch.randn", return_value=axes):
+        reference = theirs(global_proj=torch.stack([first, second]), local_proj=crop[None])
+    return value(ours(first, second, crop, directions=axes)), value(reference)
+
+
+def show(name: str, ours: float, lightlys: float) -> None:
+    print(f"{name:14}{ours:16.10f}{lightlys:16.10f}{ours - lightlys:14.1e}")
 
 
 def value(out) -> float:

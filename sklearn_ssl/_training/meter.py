@@ -97,7 +97,14 @@ class Meter:
 
     def _check_finite(self, values: list[float], where: list[tuple[int, float]]) -> None:
         for value, (step, rate) in zip(values, where, strict=True):
-            if not math.isfinite(value):
+            if math.isfinite(value):
+                continue
+            if step == 0:
                 raise FloatingPointError(
-                    f"The loss {self.loss_name!r} became {value} in step {step}, at lr {rate:.3g}. {REMEDY}"
+                    f"The loss {self.loss_name!r} is {value} in the first step, before any weight is changed: "
+                    f"the cause is not the learning rate. Check the parameters of the loss (loss__...), and "
+                    f"try precision='float32'."
                 )
+            raise FloatingPointError(
+                f"The loss {self.loss_name!r} became {value} in step {step}, at lr {rate:.3g}. {REMEDY}"
+            )

@@ -47,7 +47,7 @@ def test_the_code_of_a_page_runs_from_top_to_bottom(page, tmp_path):
 
 def test_the_quickstart_prints_its_table_and_draws_its_picture(tmp_path):
     done = run_example("quickstart.py", "--seconds", "2", cwd=tmp_path)
-    for row in ("raw pixels", "untrained encoder", "vicreg, 2 s"):
+    for row in ("raw pixels", "untrained encoder", "ntxent, 2 s"):
         assert row in done.stdout
     assert "images/s" in done.stderr  # the progress bar
     assert (tmp_path / "quickstart.png").stat().st_size > 20_000

@@ -507,6 +507,15 @@ def test_a_loss_that_is_not_finite_is_noticed_within_sixteen_steps():
         meter.add({"loss": torch.tensor(1.0)}, 115, 0.1)
 
 
+def test_a_loss_that_is_not_finite_from_the_start_is_not_blamed_on_the_learning_rate():
+    meter = Meter("mine", Clock(ALONE))
+    meter.add({"loss": torch.tensor(math.nan)}, 0, 0.1)
+    with pytest.raises(
+        FloatingPointError, match="nan in the first step, .* the cause is not the learning rate"
+    ):
+        meter.read()
+
+
 def test_a_term_that_is_not_finite_is_only_written_down():
     meter = Meter("mine", Clock(ALONE))
     meter.add({"loss": torch.tensor(1.0), "ratio": torch.tensor(math.inf)}, 0, 0.1)

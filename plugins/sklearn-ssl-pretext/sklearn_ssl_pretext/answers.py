@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def graded(logits: Tensor, right: Tensor) -> dict[str, Tensor]:
+def graded(logits: Tensor, right: Tensor, label_smoothing: float = 0.0) -> dict[str, Tensor]:
     """Return the cross-entropy and the accuracy of a classification.
 
     Parameters
@@ -15,6 +15,8 @@ def graded(logits: Tensor, right: Tensor) -> dict[str, Tensor]:
         Logits of the k classes.
     right : Tensor of shape (n,), int64
         True classes.
+    label_smoothing : float, default=0.0
+        Probability that is spread evenly over all classes.
 
     Returns
     -------
@@ -22,4 +24,5 @@ def graded(logits: Tensor, right: Tensor) -> dict[str, Tensor]:
         "loss", the cross-entropy, and "accuracy", the fraction of correct predictions.
     """
     accuracy = (logits.detach().argmax(dim=1) == right).float().mean()
-    return {"loss": F.cross_entropy(logits, right), "accuracy": accuracy}
+    loss = F.cross_entropy(logits, right, label_smoothing=label_smoothing)
+    return {"loss": loss, "accuracy": accuracy}

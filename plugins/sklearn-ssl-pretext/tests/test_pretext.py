@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from sklearn_ssl_pretext import CPC, Colorization, Jigsaw, RelativeLocation, Rotation
+from sklearn_ssl_pretext import CPC, DIET, Colorization, Jigsaw, RelativeLocation, Rotation
 from sklearn_ssl_pretext.colorization import (
     laplace_cdf,
     laplace_quantile,
@@ -25,7 +25,7 @@ from torch import nn
 from sklearn_ssl import Batch, ReconstructionDisplay, Spec, SSLImageEmbedder, available_losses
 from sklearn_ssl.testing import parametrize_with_loss_checks
 
-METHODS = ("colorization", "cpc", "jigsaw", "relative_location", "rotation")
+METHODS = ("colorization", "cpc", "diet", "jigsaw", "relative_location", "rotation")
 TILES_ARE_DRAWN = {
     "check_does_not_depend_on_the_order_of_images": "tiles are drawn for one image after the other"
 }
@@ -432,3 +432,44 @@ def test_colors_are_drawn():
 def test_what_cannot_work_is_named(loss, params, images, words):
     with pytest.raises(ValueError, match=words):
         SSLImageEmbedder(loss, **({"backbone": tiny_backbone} | params)).fit(images)
+
+
+# ------------------------------------------------------------------ diet
+
+
+def diet_step(loss, x, index):
+    return loss.step(Batch([x], index, None, 0, 0.0, generator(1)), Seen(), None)
+
+
+def test_diet_is_the_papers_formula():
+    loss = built(DIET(label_smoothing=0.8)).double().requires_grad_(False)
+    x, index = images().double(), torch.tensor([3, 0, 63, 7])
+    terms = diet_step(loss, x, index)
+    losses = []
+    for features, k in zip(Seen().features(x), index, strict=True):
+        logits = [float(row @ features) for row in loss.head.weight]
+        log_p = [each - math.log(sum(map(math.exp, logits))) for each in logits]
+        losses.append(-(0.2 * log_p[k] + 0.8 / 64 * sum(log_p)))
+    assert float(terms["loss"]) == pytest.approx(np.mean(losses), rel=1e-9)
+
+
+def test_diet_by_hand():
+    # All logits equal: log 64, whatever the smoothing.
+    loss = built(DIET())
+    torch.nn.init.zeros_(loss.requires_grad_(False).head.weight)
+    assert float(diet_step(loss, images(), torch.arange(4))["loss"]) == pytest.approx(math.log(64))
+
+
+def test_diet_recognizes_its_images_after_some_epochs():
+    X = pixels(n=24, side=8)
+    fitted = SSLImageEmbedder(
+        "diet", backbone="resnet10", augment="none", batch_size=8, max_epochs=15, random_state=0
+    )
+    accuracy = [row["accuracy"] for row in fitted.fit(X).history_]
+    assert accuracy[-1] > 0.5 > 4 * accuracy[0]
+
+
+@pytest.mark.parametrize("given", [1.0, -0.1])
+def test_diet_refuses_an_impossible_label_smoothing(given):
+    with pytest.raises(ValueError, match=f"loss__label_smoothing={given}"):
+        DIET(label_smoothing=given)
