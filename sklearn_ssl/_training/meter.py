@@ -101,7 +101,7 @@ class Meter:
                 continue
             if step == 0:
                 raise FloatingPointError(
-                    f"The loss {self.loss_name!r} is {value} in the first step, before any weight is changed: "
+                    f"The loss {self.loss_name!r} is {value} in the first step, before any weight changes: "
                     f"the cause is not the learning rate. Check the parameters of the loss (loss__...), and "
                     f"try precision='float32'."
                 )

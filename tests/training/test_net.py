@@ -510,9 +510,7 @@ def test_a_loss_that_is_not_finite_is_noticed_within_sixteen_steps():
 def test_a_loss_that_is_not_finite_from_the_start_is_not_blamed_on_the_learning_rate():
     meter = Meter("mine", Clock(ALONE))
     meter.add({"loss": torch.tensor(math.nan)}, 0, 0.1)
-    with pytest.raises(
-        FloatingPointError, match="nan in the first step, .* the cause is not the learning rate"
-    ):
+    with pytest.raises(FloatingPointError, match=r"nan in the first step, .* not the learning rate"):
         meter.read()
 
 

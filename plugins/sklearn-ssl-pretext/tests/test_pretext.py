@@ -466,7 +466,7 @@ def test_diet_recognizes_its_images_after_some_epochs():
         "diet", backbone="resnet10", augment="none", batch_size=8, max_epochs=15, random_state=0
     )
     accuracy = [row["accuracy"] for row in fitted.fit(X).history_]
-    assert accuracy[-1] > 0.5 > 4 * accuracy[0]
+    assert accuracy[-1] > 0.5  # chance: 1 of 24
 
 
 @pytest.mark.parametrize("given", [1.0, -0.1])
