@@ -4,7 +4,8 @@
     python benchmarks/methods.py --seconds 30 --seeds 0 1 2
     python benchmarks/methods.py --data cifar10_10k.npz --seconds 120
 
-Each loss is trained at its defaults for --seconds (`max_time`), with batches of 128 images.
+Each loss is trained at its defaults for --seconds (`max_time`), with batches of 128 images, or of as many as
+its defaults ask for.
 
 digits (scikit-learn's, 1,297 training images of 8x8 pixels): StandardScaler and LogisticRegression(C=0.1)
 from 1 and 10 labels per class, mean of 10 draws of the labels, accuracy on 500 test images. An .npz file
@@ -12,8 +13,9 @@ from 1 and 10 labels per class, mean of 10 draws of the labels, accuracy on 500 
 StandardScaler and LogisticRegression(C=0.01), both with the labels of the first 5,000 training images.
 
 The baselines, evaluated in the same way: raw pixels, and an untrained encoder (random weights, and BatchNorm
-statistics of the training images: max_epochs=0) of each kind that the losses train. Methods based on tiles or
-patches need larger images than digits: enlarge them by --settings '{"image_size": 32}'.
+statistics of the training images: max_epochs=0) of each kind that the losses train. Some methods enlarge very
+small images, and have to be compared with an untrained encoder for their size: --settings
+'{"image_size": 32}'.
 
 A loss that uses labels gets --labels-per-class of them, drawn with the seed from the images whose labels the
 probe uses; the others are unlabeled (-1). On digits, its probe uses the labels of these images only. In the
@@ -49,6 +51,7 @@ from sklearn_ssl import SSLImageEmbedder, available_losses, get_loss
 RAW, UNTRAINED = "raw pixels", "untrained encoder"
 METRICS = ("1 label", "10 labels", "knn", "linear")
 BANK = 5000
+BATCH_SIZE = 128
 
 
 def main() -> None:
@@ -89,7 +92,15 @@ def baselines(args: argparse.Namespace) -> list[str]:
 
 
 def backbone_of(method: str) -> str:
-    return getattr(get_loss(method), "defaults", {}).get("backbone", "auto")
+    return defaults_of(method).get("backbone", "auto")
+
+
+def batch_size_of(method: str) -> int | str:
+    return "auto" if "batch_size" in defaults_of(method) else BATCH_SIZE
+
+
+def defaults_of(method: str) -> dict[str, Any]:
+    return {} if method.startswith(UNTRAINED.split()[0]) else getattr(get_loss(method), "defaults", {})
 
 
 def setting(args: argparse.Namespace, method: str, seed: int) -> dict[str, Any]:
@@ -97,7 +108,7 @@ def setting(args: argparse.Namespace, method: str, seed: int) -> dict[str, Any]:
     of_all = {"data": Path(args.data).stem, "method": method}
     if method == RAW:
         return of_all
-    of_encoder = {**of_all, "seed": seed, "settings": {"batch_size": 128, **args.settings}}
+    of_encoder = {**of_all, "seed": seed, "settings": {"batch_size": batch_size_of(method), **args.settings}}
     if method == UNTRAINED:
         return of_encoder
     if method.startswith("untrained "):

@@ -46,6 +46,7 @@ from sklearn_ssl._settings import (
     check_parameters,
     is_auto,
     resolve_backbone_name,
+    resolve_image_size,
     resolve_settings,
 )
 from sklearn_ssl._training.checkpoint import Checkpoint
@@ -124,7 +125,7 @@ class SSLImageEmbedder(
     image_size : int or tuple of int, default="auto"
         Resolution of the views in pixels: the side, or (height, width). Images are resized and center-cropped
         to it. "auto": the size of the images, with a short side of at most 224; for files, the median short
-        side of a sample of them, at most 224.
+        side of a sample of them, at most 224. Losses that cut images into tiles enlarge very small ones.
     reader : Reader, default=None
         Settings for reading images from files, such as ``Reader(on_error="skip")``; see `sklearn_ssl.Reader`.
     reader_params : dict, default=None
@@ -135,8 +136,8 @@ class SSLImageEmbedder(
         weights; BatchNorm layers that have no statistics yet get those of the images.
     max_time : float, default=None
         Time limit of `fit` in seconds: the learning rate is annealed over this time. None: unlimited.
-    batch_size : int, default=256
-        Number of images in a training step; at most all images.
+    batch_size : int, default="auto"
+        Number of images in a training step; at most all images. "auto": 256, unless the loss sets another.
     micro_batches : int, default=1
         Number of parts of a batch that go through the network one after another, so that activations take
         the memory of one part while the loss compares all images of the batch; costs a second forward pass.
@@ -289,7 +290,7 @@ device_, precision_, compile_ : object
         # Length and size of the training
         max_epochs: int | str = "auto",
         max_time: float | None = None,
-        batch_size: int = 256,
+        batch_size: int | str = "auto",
         micro_batches: int = 1,
         # Optimizer
         optimizer: str | type[torch.optim.Optimizer] = "auto",
@@ -646,7 +647,7 @@ device_, precision_, compile_ : object
             owner=type(self).__name__,
             reader=make_reader(self.reader, params),
             image_shape=self.image_shape,
-            image_size=self.image_size,
+            image_size=resolve_image_size(self.loss, self.image_size),
             validate=functools.partial(validate_data, self),
         )
 

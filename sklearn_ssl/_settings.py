@@ -42,7 +42,11 @@ DEFAULTS: dict[str, Any] = {
     "optimizer": AUTO_OPTIMIZER,
     "warmup": 0.05,
     "max_epochs": 100,
+    "batch_size": 256,
+    "precision": "auto",
 }
+# Further keys of a loss's `defaults`: those of an optimizer, and the training resolution.
+ALSO_DEFAULTS = {"lr", "weight_decay", "image_size"}
 
 
 @dataclass(frozen=True)
@@ -73,7 +77,7 @@ def check_parameters(params: Mapping[str, Any]) -> None:
     ------
     ValueError
     """
-    check_number("batch_size", params["batch_size"], whole=True, at_least=2)
+    check_number("batch_size", params["batch_size"], whole=True, at_least=2, instead=("auto",))
     check_number("micro_batches", params["micro_batches"], whole=True, at_least=1)
     check_number("max_epochs", params["max_epochs"], whole=True, at_least=0, instead=("auto",))
     check_number("max_time", params["max_time"], above=0, instead=(None,))
@@ -121,16 +125,15 @@ def resolve_settings(
     device = resolve_device(params["device"])
     if is_auto(chosen["backbone"]):
         chosen["backbone"] = _backbone_for(device, params["backbone_params"] or {})
-    batch_size = min(int(params["batch_size"]), len(source))
+    chosen["precision"] = resolve_precision(chosen["precision"], device)
+    chosen["batch_size"] = batch_size = min(int(chosen["batch_size"]), len(source))
     _check_micro_batches(params["micro_batches"], batch_size)
     return Settings(
         **chosen,
         # Learning rates are those of 256 images in a step.
         lr=usual["lr"] * batch_size / 256 if is_auto(params["lr"]) else params["lr"],
         weight_decay=usual["weight_decay"] if is_auto(params["weight_decay"]) else params["weight_decay"],
-        batch_size=batch_size,
         device=device,
-        precision=resolve_precision(params["precision"], device),
         compile=resolve_compile(params["compile"], device),
     )
 
@@ -138,6 +141,11 @@ def resolve_settings(
 def resolve_backbone_name(loss: Any, backbone: Any) -> Any:
     """Return what `backbone=` stands for beside a loss, before either is made."""
     return {**DEFAULTS, **defaults_of(loss)}["backbone"] if is_auto(backbone) else backbone
+
+
+def resolve_image_size(loss: Any, image_size: Any) -> Any:
+    """Return what `image_size=` stands for beside a loss: the given value, the loss's, or "auto"."""
+    return defaults_of(loss).get("image_size", "auto") if is_auto(image_size) else image_size
 
 
 def is_auto(value: Any) -> bool:
@@ -175,7 +183,7 @@ def _usual_values(params: Mapping[str, Any], loss: SSLLoss) -> dict[str, Any]:
 
 
 def _check_defaults(loss: SSLLoss) -> None:
-    known = {*DEFAULTS, "lr", "weight_decay"}
+    known = {*DEFAULTS, *ALSO_DEFAULTS}
     for name in set(loss.defaults) - known:
         raise ValueError(
             f"The `defaults` of the loss {type(loss).__name__} have no meaning for {name!r}."

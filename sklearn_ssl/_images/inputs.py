@@ -90,7 +90,7 @@ class InputParser:
         Settings of reading images.
     image_shape : tuple of int, optional
         Shape of an image, for X with flat rows.
-    image_size : int, (height, width) or "auto"
+    image_size : int, (height, width), "auto" or callable
         Training resolution; see `training_size`.
     validate : callable
         scikit-learn's `validate_data`, bound to the estimator. It checks rows (n_images, n_features) and,
@@ -319,8 +319,9 @@ def training_size(image_size: Any, given: tuple[int, int]) -> tuple[int, int]:
 
     Parameters
     ----------
-    image_size : int, (height, width) or "auto"
-        "auto": the size of the images, reduced to at most 224 pixels on the short side.
+    image_size : int, (height, width), "auto" or callable
+        "auto": the size of the images, reduced to at most 224 pixels on the short side. A function of that
+        size returns another.
     given : (height, width)
         Size of the images.
 
@@ -329,6 +330,8 @@ def training_size(image_size: Any, given: tuple[int, int]) -> tuple[int, int]:
     ValueError
         If `image_size` is none of these.
     """
+    if callable(image_size):
+        return training_size(image_size(training_size("auto", given)), given)
     if isinstance(image_size, str) and image_size == "auto":
         shrink = min(1.0, MAX_AUTO_SIZE / min(given))
         return round(given[0] * shrink), round(given[1] * shrink)

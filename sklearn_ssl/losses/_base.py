@@ -199,7 +199,8 @@ class SSLLoss(nn.Module):
     defaults : dict
         Values of the embedder's parameters that this method uses where the user left "auto". Keys: backbone,
         projector (widths, or a function of the feature width that returns them; () for no projector),
-        augment, optimizer, lr (for 256 images in a step), weight_decay, warmup, max_epochs. Default: {}.
+        augment, image_size (also a function of the images' (height, width) that returns another), batch_size,
+        optimizer, lr (for 256 images in a step), weight_decay, warmup, max_epochs, precision. Default: {}.
     family : str or None
         Group under which `sklearn_ssl.available_losses` lists the loss. Default: None, for the name of its
         distribution.

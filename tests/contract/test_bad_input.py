@@ -495,10 +495,10 @@ def test_a_link_to_a_file_is_a_file(embedder, images, save_images, tmp_path):
 @pytest.mark.parametrize(
     ("params", "message"),
     [
-        ({"batch_size": 1}, "batch_size=1: give a whole number of at least 2."),
-        ({"batch_size": None}, "batch_size=None: give a whole number of at least 2."),
-        ({"batch_size": "auto"}, "batch_size='auto': give a whole number of at least 2."),
-        ({"batch_size": 8.0}, "batch_size=8.0: give a whole number of at least 2."),
+        ({"batch_size": 1}, "batch_size=1: give a whole number of at least 2, or 'auto'."),
+        ({"batch_size": None}, "batch_size=None: give a whole number of at least 2, or 'auto'."),
+        ({"batch_size": "many"}, "batch_size='many': give a whole number of at least 2, or 'auto'."),
+        ({"batch_size": 8.0}, "batch_size=8.0: give a whole number of at least 2, or 'auto'."),
         ({"max_epochs": -1}, "max_epochs=-1: give a whole number of at least 0, or 'auto'."),
         ({"max_epochs": 2.5}, "max_epochs=2.5: give a whole number of at least 0, or 'auto'."),
         ({"max_epochs": True}, "max_epochs=True: give a whole number of at least 0, or 'auto'."),

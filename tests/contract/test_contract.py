@@ -512,6 +512,9 @@ class Demanding(Recorder):
         "weight_decay": 0.25,
         "warmup": 0.5,
         "max_epochs": 2,
+        "batch_size": 4,
+        "image_size": (9, 12),
+        "precision": "float32",
     }
 
 
@@ -524,13 +527,16 @@ RESOLVED = (
     "weight_decay_",
     "warmup_",
     "max_epochs_",
+    "batch_size_",
+    "image_size_",
+    "precision_",
 )
 
 
 def test_defaults_hold_where_the_user_left_auto():
-    fitted = SSLImageEmbedder(Demanding, batch_size=8, random_state=0).fit(images())
-    # The rate is for 256 images in a step: 0.5 * 8 / 256.
-    expected = [tiny_backbone, (6, 5), "overhead", "sgd", 0.5 / 32, 0.25, 0.5, 2]
+    fitted = SSLImageEmbedder(Demanding, random_state=0).fit(images())
+    # The rate is for 256 images in a step: 0.5 * 4 / 256.
+    expected = [tiny_backbone, (6, 5), "overhead", "sgd", 0.5 / 64, 0.25, 0.5, 2, 4, (9, 12), "float32"]
     assert [getattr(fitted, name) for name in RESOLVED] == expected
     assert fitted.n_iter_ == 2
 
@@ -548,6 +554,16 @@ def test_a_projector_may_follow_the_width_of_the_features():
     assert embedder("ntxent", projector="auto", max_epochs=1).fit(images()).projector_ == (8, 128)
 
 
+def test_an_image_size_may_follow_that_of_the_images():
+    def two_more_rows(size):
+        return size[0] + 2, size[1]
+
+    class Follows(Recorder):
+        defaults = {"image_size": two_more_rows}  # noqa: RUF012
+
+    assert embedder(Follows, max_epochs=0).fit(images()).image_size_ == (10, 8)
+
+
 def test_a_default_that_means_nothing_is_named():
     class Misspelt(Recorder):
         defaults = {"max_epoch": 3}  # noqa: RUF012
@@ -560,9 +576,9 @@ def test_what_the_user_says_goes_before_the_defaults():
     def other_backbone(in_channels):
         return tiny_backbone(in_channels)
 
-    mine = [other_backbone, (3,), "none", "adamw", 0.1, 0.0, 0.0, 1]
+    mine = [other_backbone, (3,), "none", "adamw", 0.1, 0.0, 0.0, 1, 8, (8, 10), "float32"]
     params = {name.removesuffix("_"): value for name, value in zip(RESOLVED, mine, strict=True)}
-    fitted = SSLImageEmbedder(Demanding, batch_size=8, random_state=0, **params).fit(images())
+    fitted = SSLImageEmbedder(Demanding, random_state=0, **params).fit(images())
     assert [getattr(fitted, name) for name in RESOLVED] == mine
 
 

@@ -105,7 +105,7 @@ class BEiT(SSLLoss):
 
     family = "masked"
     view_spec = ViewSpec(1, recipes=("weak",))
-    defaults: ClassVar[dict] = {"backbone": "vit", "projector": ()}
+    defaults: ClassVar[dict] = {"backbone": "vit", "projector": (), "batch_size": 32, "lr": 0.016}
 
     def __init__(
         self,

@@ -57,7 +57,7 @@ class Inpainting(PixelFilling):
     """
 
     _error = staticmethod(torch.square)
-    defaults: ClassVar[dict] = {"projector": ()}
+    defaults: ClassVar[dict] = {"projector": (), "batch_size": 64}
 
     def __init__(self, mask_ratio: float = 0.25, holes: int = 4, decoder_width: int = 128):
         super().__init__()

@@ -82,7 +82,7 @@ class MAE(SSLLoss):
     family = "masked"
     mean_over_images = True
     view_spec = ViewSpec(1, recipes=("weak",))
-    defaults: ClassVar[dict] = {"backbone": "vit", "projector": ()}
+    defaults: ClassVar[dict] = {"backbone": "vit", "projector": (), "batch_size": 64}
 
     def __init__(
         self,

@@ -60,7 +60,7 @@ class SimMIM(PixelFilling):
     """
 
     _error = staticmethod(torch.abs)
-    defaults: ClassVar[dict] = {"projector": ()}
+    defaults: ClassVar[dict] = {"projector": (), "batch_size": 64}
 
     def __init__(self, mask_ratio: float = 0.6, mask_size: int | str = "auto"):
         super().__init__()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -20,6 +21,7 @@ from sklearn_ssl.losses import (
     is_whole,
     patch_side,
 )
+from sklearn_ssl_pretext.sizes import enlarged
 from sklearn_ssl_pretext.tiles import check_is_taken
 
 # Minimum side of a patch for grid="auto", in pixels, if the image is large enough.
@@ -88,7 +90,7 @@ class CPC(SSLLoss):
 
     family = "pretext"
     view_spec = ViewSpec(1, recipes=("weak",))
-    defaults: ClassVar[dict] = {"projector": ()}
+    defaults: ClassVar[dict] = {"projector": (), "image_size": partial(enlarged, short_side=16)}
 
     def __init__(self, grid: int | str = "auto", steps: int = 5, dim: int = 128, temperature: float = 0.1):
         super().__init__()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -23,6 +24,7 @@ from sklearn_ssl.losses import (
     mlp,
 )
 from sklearn_ssl_pretext.answers import graded
+from sklearn_ssl_pretext.sizes import enlarged
 from sklearn_ssl_pretext.tiles import (
     check_grid,
     check_is_taken,
@@ -95,7 +97,7 @@ class Jigsaw(SSLLoss):
 
     family = "pretext"
     view_spec = ViewSpec(1, recipes=("weak",))
-    defaults: ClassVar[dict] = {"projector": ()}
+    defaults: ClassVar[dict] = {"projector": (), "image_size": partial(enlarged, short_side=32)}
 
     def __init__(
         self,

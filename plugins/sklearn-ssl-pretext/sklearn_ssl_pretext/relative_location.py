@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from sklearn_ssl.losses import Batch, Spec, SSLLoss, Student, Teacher, ViewSpec, check_bool, check_number, mlp
 from sklearn_ssl_pretext.answers import graded
+from sklearn_ssl_pretext.sizes import enlarged
 from sklearn_ssl_pretext.tiles import (
     check_grid,
     check_is_taken,
@@ -77,7 +79,7 @@ class RelativeLocation(SSLLoss):
 
     family = "pretext"
     view_spec = ViewSpec(1, recipes=("weak",))
-    defaults: ClassVar[dict] = {"projector": ()}
+    defaults: ClassVar[dict] = {"projector": (), "image_size": partial(enlarged, short_side=32)}
 
     def __init__(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 
 from sklearn_ssl.losses import Batch, Spec, SSLLoss, Student, Teacher, ViewSpec
 from sklearn_ssl_pretext.answers import graded
+from sklearn_ssl_pretext.sizes import enlarged
 
 
 class Rotation(SSLLoss):
@@ -42,7 +44,7 @@ class Rotation(SSLLoss):
     family = "pretext"
     mean_over_images = True
     view_spec = ViewSpec(1, recipes=("weak",))
-    defaults: ClassVar[dict] = {"projector": ()}
+    defaults: ClassVar[dict] = {"projector": (), "image_size": partial(enlarged, short_side=16)}
 
     def build(self, spec: Spec) -> None:
         self.head = nn.Linear(spec.feature_dim, 4)

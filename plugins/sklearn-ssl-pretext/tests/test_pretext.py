@@ -430,8 +430,19 @@ def test_colors_are_drawn():
     ],
 )
 def test_what_cannot_work_is_named(loss, params, images, words):
+    settings = {"backbone": tiny_backbone, "image_size": images.shape[1]} | params
     with pytest.raises(ValueError, match=words):
-        SSLImageEmbedder(loss, **({"backbone": tiny_backbone} | params)).fit(images)
+        SSLImageEmbedder(loss, **settings).fit(images)
+
+
+@pytest.mark.parametrize(
+    ("loss", "side"), [("jigsaw", 32), ("relative_location", 32), ("rotation", 16), ("cpc", 16)]
+)
+def test_very_small_images_are_enlarged_unless_a_size_is_given(loss, side):
+    settings = {"backbone": tiny_backbone, "max_epochs": 0}
+    assert SSLImageEmbedder(loss, **settings).fit(pixels(8, side=8)).image_size_ == (side, side)
+    assert SSLImageEmbedder(loss, **settings).fit(pixels(8, side=40)).image_size_ == (40, 40)
+    assert SSLImageEmbedder(loss, image_size=12, **settings).fit(pixels(8, side=8)).image_size_ == (12, 12)
 
 
 # ------------------------------------------------------------------ diet
