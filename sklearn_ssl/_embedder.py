@@ -675,7 +675,7 @@ device_, precision_, compile_ : object
 
     def _fitted_attributes(self, net: SSLNet) -> dict[str, Any]:
         """Return the attributes that make this estimator one that is fitted as far as the net is trained."""
-        encoder = self._encoder(copy.deepcopy(net.module_.backbone))
+        encoder = self._encoder(copy.deepcopy(net.kept.backbone))
         return {"encoder_": encoder, "history_": list(net.history), "_kept_network": KeptNetwork()}
 
     def _raise_pending(self, outcome: Outcome, checkpoint: Checkpoint | None, interrupted: bool) -> None:

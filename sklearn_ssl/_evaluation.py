@@ -107,7 +107,7 @@ class Evaluation:
             classes = None if self.classes is None else self.classes[index]
             values["valid_loss"] = net.loss_of_others(self.source.batch(index), classes)
         if self.scores:
-            images = self.images(self.source, self.network(net.module_.backbone))
+            images = self.images(self.source, self.network(net.kept.backbone))
             values |= {name: score.evaluate(images, self.y) for name, score in self.scores.items()}
         return values
 

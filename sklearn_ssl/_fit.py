@@ -252,6 +252,7 @@ class Task:
             team=self.team,
         )
         seed = self._seed(earlier, from_checkpoint)
+        epochs = settings.max_epochs
         with seeded_modules(seed) as generator:
             student, projector, feature_dim = build_student(
                 self.loss,
@@ -262,6 +263,7 @@ class Task:
                 precision=settings.precision,
                 n_samples=len(self.source),
                 batch_size=settings.batch_size,
+                n_steps=None if epochs is None else epochs * max(1, len(self.source) // settings.batch_size),
                 generator=generator,
                 loss_name=self.loss_name,
                 loss_params=params["loss_params"] or {},

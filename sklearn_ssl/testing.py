@@ -201,7 +201,7 @@ class Trial:
             width = dim if self.simple else output_width(self.student.projector, FEATURES)
             backbone = self.student.backbone
             self.loss.build(Spec(FEATURES, width, 64, n, CHANNELS, (SIDE, SIDE), backbone, generator))
-        self.teacher = None if self.simple or self.loss.teacher_momentum is None else Teacher(self.student)
+        self.teacher = None if self.simple or self.loss.teacher_momentum is None else self._teacher()
         for module in self.modules():
             module.to(dtype)
         self.loss.on_epoch_start(0, torch.Generator().manual_seed(0))
@@ -214,6 +214,13 @@ class Trial:
             conv = nn.Conv2d(CHANNELS, FEATURES, 3, 2)
             backbone = nn.Sequential(conv, nn.GELU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
         return Student(backbone, self.loss.make_projector(FEATURES, (32, self.dim)))
+
+    def _teacher(self) -> Teacher:
+        return Teacher(self.student, self.heads())
+
+    def heads(self) -> dict[str, nn.Module]:
+        """Return the modules of the loss that the teacher follows."""
+        return {name: getattr(self.loss, name) for name in self.loss.teacher_heads}
 
     def modules(self) -> list[nn.Module]:
         return [module for module in (self.loss, self.student, self.teacher) if module is not None]
@@ -516,7 +523,7 @@ def train(trial: Trial, steps: int) -> list[float]:
         value.backward()
         optimizer.step()
         if trial.teacher is not None:
-            trial.teacher.follow(trial.student, 0.9)
+            trial.teacher.follow(trial.student, 0.9, trial.heads())
         trial.loss.after_step(trial.student, trial.teacher)
         values.append(value.item())
     return values

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, overload
 
@@ -80,8 +81,10 @@ class SharedNetwork:
     def encode(self, x: Tensor, keep: Tensor) -> Tensor:
         return self._by_rows("encode", x, keep)
 
-    def tokens(self, x: Tensor, mask: Tensor | None = None, token: Tensor | None = None) -> Tensor:
-        return self._by_rows("tokens", x, mask, for_all=(token,))
+    def tokens(
+        self, x: Tensor, mask: Tensor | None = None, token: Tensor | None = None, **which: Any
+    ) -> Tensor:
+        return self._by_rows("tokens", x, mask, for_all=(token,), **which)
 
     def backward(self) -> None:
         """Run `GradientCache.backward`."""
@@ -91,11 +94,14 @@ class SharedNetwork:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.network, name)
 
-    def _by_rows(self, method: str, x: Tensor, *rows: Tensor | None, for_all: tuple = ()) -> Tensor:
+    def _by_rows(
+        self, method: str, x: Tensor, *rows: Tensor | None, for_all: tuple = (), **options: Any
+    ) -> Tensor:
+        function = functools.partial(getattr(self.network, method), **options)
         if not self.gather:
-            return self._run(getattr(self.network, method), (x, *rows, *for_all), x.device)
+            return self._run(function, (x, *rows, *for_all), x.device)
         own = [None if each is None else self.team.share(each) for each in (x, *rows)]
-        out = self._run(getattr(self.network, method), (*own, *for_all), x.device)
+        out = self._run(function, (*own, *for_all), x.device)
         return self.team.gather(out, len(x))
 
     def _run(self, function: Callable[..., Any], args: tuple[Any, ...], device: torch.device) -> Any:

@@ -6,6 +6,8 @@ import copy
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -48,10 +50,12 @@ class Student(nn.Module):
         with autocast(x.device, self.precision):
             return as_float32(self.backbone.encode(x, keep))  # type: ignore[operator]  # ViT.encode
 
-    def tokens(self, x: Tensor, mask: Tensor | None = None, token: Tensor | None = None) -> Tensor:
+    def tokens(
+        self, x: Tensor, mask: Tensor | None = None, token: Tensor | None = None, **which: Any
+    ) -> Tensor:
         """Return tokens of all patches, of shape (n, patches, feature_dim), float32; see `ViT.tokens`."""
         with autocast(x.device, self.precision):
-            return as_float32(self.backbone.tokens(x, mask, token))  # type: ignore[operator]  # ViT.tokens
+            return as_float32(self.backbone.tokens(x, mask, token, **which))  # type: ignore[operator]  # ViT's
 
     def forward(self, views: Sequence[Tensor]) -> list[Tensor]:
         """Return projections [z, ...], one tensor of shape (n, dim) for each view, float32."""
@@ -69,11 +73,19 @@ class Teacher(nn.Module):
     """Exponential moving average of a student, without gradients.
 
     It remains in training mode, as in BYOL and MoCo: BatchNorm uses the statistics of the batch.
+
+    Parameters
+    ----------
+    student : Student
+        Network to follow.
+    heads : mapping of str to nn.Module
+        Modules of the loss to follow as well; their averages are `heads[name]`.
     """
 
-    def __init__(self, student: Student):
+    def __init__(self, student: Student, heads: Mapping[str, nn.Module] = MappingProxyType({})):
         super().__init__()
         self.average = copy.deepcopy(student).requires_grad_(False)
+        self.heads = nn.ModuleDict(copy.deepcopy(dict(heads))).requires_grad_(False)
 
     @torch.no_grad()
     def features(self, x: Tensor) -> Tensor:
@@ -81,14 +93,38 @@ class Teacher(nn.Module):
         return self.average.features(x)
 
     @torch.no_grad()
+    def maps(self, x: Tensor) -> Tensor:
+        """Return feature maps of shape (n, feature_dim, rows, columns), float32; see `feature_maps`."""
+        return self.average.maps(x)
+
+    @torch.no_grad()
+    def encode(self, x: Tensor, keep: Tensor) -> Tensor:
+        """Return tokens of some patches only, of shape (n, k, feature_dim), float32; see `ViT.encode`."""
+        return self.average.encode(x, keep)
+
+    @torch.no_grad()
+    def tokens(
+        self, x: Tensor, mask: Tensor | None = None, token: Tensor | None = None, **which: Any
+    ) -> Tensor:
+        """Return tokens of all patches, of shape (n, patches, feature_dim), float32; see `ViT.tokens`."""
+        return self.average.tokens(x, mask, token, **which)
+
+    @torch.no_grad()
     def forward(self, views: Sequence[Tensor]) -> list[Tensor]:
         """Return projections [z, ...], float32, without gradient."""
         return self.average(views)
 
     @torch.no_grad()
-    def follow(self, student: Student, momentum: float) -> None:
+    def follow(
+        self, student: Student, momentum: float, heads: Mapping[str, nn.Module] = MappingProxyType({})
+    ) -> None:
         """Move every parameter and floating-point buffer by 1 - momentum toward the student's."""
-        pairs = list(zip(_tensors(self.average), _tensors(student), strict=True))
+        mine, theirs = [self.average, *self.heads.values()], [student, *(heads[name] for name in self.heads)]
+        pairs = [
+            pair
+            for a, b in zip(mine, theirs, strict=True)
+            for pair in zip(_tensors(a), _tensors(b), strict=True)
+        ]
         floats = [(mine, theirs) for mine, theirs in pairs if mine.is_floating_point()]
         torch._foreach_lerp_([mine for mine, _ in floats], [theirs for _, theirs in floats], 1 - momentum)
         for mine, theirs in pairs:

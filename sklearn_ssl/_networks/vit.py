@@ -111,7 +111,15 @@ class ViT(VisionTransformer):
         h = h.gather(1, keep[:, :, None].expand(-1, -1, h.shape[2]))
         return self._encoded(h)[:, 1:]
 
-    def tokens(self, x: Tensor, mask: Tensor | None = None, token: Tensor | None = None) -> Tensor:
+    def tokens(
+        self,
+        x: Tensor,
+        mask: Tensor | None = None,
+        token: Tensor | None = None,
+        *,
+        with_class: bool = False,
+        n_layers: int | None = None,
+    ) -> Tensor:
         """Return the tokens of all patches, some of them masked.
 
         Parameters
@@ -122,17 +130,24 @@ class ViT(VisionTransformer):
             True for each masked patch; None masks no patch.
         token : Tensor of shape (width,), default=None
             Mask token, which replaces the embedding of a masked patch before its position is added.
+        with_class : bool, default=False
+            Whether to return the class token as well, before the others.
+        n_layers : int, default=None
+            Number of last layers whose outputs to return, before the final normalization; None: the tokens
+            after it.
 
         Returns
         -------
-        Tensor of shape (n, patches, width)
+        Tensor of shape (n, patches, width) or (n, n_layers, patches, width)
             Tokens of all patches.
         """
         h = self._patches(x)
         if mask is not None:
             assert token is not None, "a mask needs a mask token"
             h = torch.where(mask[:, :, None], token.to(h.dtype), h)
-        return self._encoded(h + self._positions(x))[:, 1:]
+        outputs = self._outputs(h + self._positions(x))
+        h = self.encoder.ln(outputs[-1]) if n_layers is None else torch.stack(outputs[-n_layers:], dim=1)
+        return h if with_class else h[..., 1:, :]
 
     def _patches(self, x: Tensor) -> Tensor:
         """Return the patch embeddings (n, patches, width), without positions."""
@@ -154,12 +169,18 @@ class ViT(VisionTransformer):
 
     def _encoded(self, h: Tensor) -> Tensor:
         """Prepend the class token and apply all layers: (n, k, width) -> (n, 1 + k, width)."""
+        return self.encoder.ln(self._outputs(h)[-1])
+
+    def _outputs(self, h: Tensor) -> list[Tensor]:
+        """Prepend the class token and return the output of each layer, (n, 1 + k, width)."""
         first = (self.class_token + self.encoder.pos_embedding[:, :1]).to(h.dtype).expand(h.shape[0], -1, -1)
         h = torch.cat([first, h], dim=1)
+        outputs = []
         for block in self.encoder.layers:
             h = h + self_attention(block.self_attention, block.ln_1(h))
             h = h + block.mlp(block.ln_2(h))
-        return self.encoder.ln(h)
+            outputs.append(h)
+        return outputs
 
 
 def self_attention(layer: nn.MultiheadAttention, x: Tensor) -> Tensor:

@@ -28,6 +28,7 @@ def build_student(
     precision: str,
     n_samples: int,
     batch_size: int,
+    n_steps: int | None,
     generator: torch.Generator,
     loss_name: str,
     loss_params: dict[str, Any],
@@ -64,6 +65,7 @@ def build_student(
         image_size=images.size,
         backbone=network,
         generator=generator,
+        n_steps=n_steps,
     )
     build_loss(loss, spec, loss_name, loss_params)
     return Student(network, head, precision), projector, feature_dim

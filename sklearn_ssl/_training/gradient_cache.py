@@ -32,6 +32,11 @@ class InParts:
         """Return the projections [z, ...], one tensor of shape (n, dim) for each view."""
         return self._joined([self.network(part) for part in self._split(views)])
 
+    @property
+    def heads(self) -> nn.ModuleDict:
+        """The averages of the loss's modules, of a teacher; they take projections, not images."""
+        return self.network.heads  # type: ignore[return-value]  # Teacher's
+
     def __getattr__(self, name: str) -> NoReturn:
         raise AttributeError(
             f"with micro_batches={self.parts} a loss can only call student(views) and teacher(views), but "

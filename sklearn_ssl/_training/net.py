@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
+import functools
 import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -29,9 +30,10 @@ from sklearn_ssl._training.clock import Clock
 from sklearn_ssl._training.gradient_cache import GradientCache, InParts
 from sklearn_ssl._training.interrupts import NO_INTERRUPT, Interrupt
 from sklearn_ssl._training.meter import REMEDY, Meter
-from sklearn_ssl._training.optimizers import decay_groups
+from sklearn_ssl._training.optimizers import parameter_groups
 from sklearn_ssl._training.schedule import Schedule, momentum_at
 from sklearn_ssl._training.seeds import (
+    BEFORE_TRAINING,
     GLOBAL_GENERATORS,
     HELD_BACK,
     LOSS_EPOCH,
@@ -78,7 +80,7 @@ class Outcome:
     error : Exception or None
         Error to raise after the model has been stored.
     student : Student
-        Trained network.
+        Trained network; the teacher's average, if the loss keeps that.
     history : list of dict
         One row for each epoch.
     steps, epochs : int
@@ -205,20 +207,51 @@ class SSLNet(NeuralNet):
         self.module_.to(memory_format=torch.channels_last)
         if self.criterion.teacher_momentum is not None:
             momentum_at(self.criterion, 0.0)  # reports an invalid momentum before training
-            self.teacher_ = Teacher(self.module_)
+            self.teacher_ = Teacher(self.module_, self._heads(self.criterion))
+        elif self.criterion.encoder != "student":
+            raise ValueError(
+                f"The loss {self.loss_name!r} declares encoder={self.criterion.encoder!r}, but no "
+                f"teacher_momentum, so that there is no teacher."
+            )
         if self.compile_network:
             for student in [self.module_, *([self.teacher.average] if self.teacher else [])]:
                 student.backbone.compile(dynamic=False)  # in place: names in the state dict are kept
         return self
 
     def initialize_optimizer(self, triggered_directly: bool | None = None) -> SSLNet:
+        own = {name: self._parameters_of(name) for name in self.criterion_.rates}
         parameters = [parameter for _, parameter in self.get_all_learnable_params()]
-        self.optimizer_ = self.make_optimizer(decay_groups(parameters, self.weight_decay), self.lr)
+        groups = parameter_groups(parameters, self.weight_decay, own)
+        if self.criterion_.weight_decay_at is not None:
+            groups = [{**group, "full_weight_decay": group["weight_decay"]} for group in groups]
+        self.optimizer_ = self.make_optimizer(groups, self.lr)
         return self
+
+    def _parameters_of(self, name: str) -> list[torch.nn.Parameter]:
+        """Return the parameters to which a name in the loss's `rates` refers."""
+        owner = self.module_ if name == "student" else getattr(self.criterion_, name, None)
+        if isinstance(owner, torch.nn.Parameter):
+            return [owner]
+        if isinstance(owner, torch.nn.Module):
+            return list(owner.parameters())
+        raise ValueError(
+            f"The loss {self.loss_name!r} declares a rate for {name!r}, which is neither 'student' nor one "
+            f"of its modules and parameters."
+        )
+
+    @staticmethod
+    def _heads(loss: SSLLoss) -> dict[str, torch.nn.Module]:
+        """Return the modules of a loss that the teacher follows, by name."""
+        return {name: getattr(loss, name) for name in loss.teacher_heads}
 
     @property
     def teacher(self) -> Teacher | None:
         return getattr(self, "teacher_", None)
+
+    @property
+    def kept(self) -> Student:
+        """Network whose backbone becomes the encoder: the student, or the average of it."""
+        return self.teacher_.average if self.criterion_.encoder == "teacher" else self.module_
 
     # ------------------------------------------------------------------ the loop
 
@@ -257,7 +290,7 @@ class SSLNet(NeuralNet):
         return Outcome(
             end=self.end,
             error=error,
-            student=self.module_,
+            student=self.kept,
             history=[
                 {name: value for name, value in row.items() if name not in NOT_IN_HISTORY}
                 for row in self.history
@@ -275,7 +308,9 @@ class SSLNet(NeuralNet):
         try:
             with memory_advice(self.batch_size, self.micro_batches), fast_float32(self.device):
                 if self.schedule.max_epochs == 0:
-                    fill_in_statistics(self.module_, self._plain_batches(dataset.source))
+                    fill_in_statistics(self.kept, self._plain_batches(dataset.source))
+                elif self.steps_done == 0:
+                    self.criterion_.before_training(functools.partial(self._projections, dataset.source))
                 self.fit_loop(dataset, epochs=self._epochs_left())
                 self._agree_to_go_on(False)  # something may have failed after the last step
             return "schedule", None
@@ -294,6 +329,21 @@ class SSLNet(NeuralNet):
         for index in evenly_spaced(len(source), N_FOR_STATISTICS).split(self.batch_size):
             unit = self.pixels.to_unit(source.batch(index).to(self.device))
             yield self.draw_views(unit, ViewSpec(n=1, recipes=("none",)), self.seed)
+
+    def _projections(self, source: Source) -> Tensor:
+        """Return the projections of one view of every image, for `SSLLoss.before_training`."""
+        return self.team.from_first(lambda: torch.cat(list(self._projected(source)))).to(self.device)
+
+    @torch.no_grad()
+    def _projected(self, source: Source) -> Iterator[Tensor]:
+        """Yield projections of batches of images, in their order, by the network in training mode."""
+        one = replace(self.criterion_.view_spec, n=1, local=0)
+        self.module_.train()
+        for index in torch.arange(len(source)).split(self.batch_size):
+            seed = derive_seed(self.seed, BEFORE_TRAINING, int(index[0]))
+            with lent_generators(seed, self.device):
+                unit = self.pixels.to_unit(source.batch(index).to(self.device))
+                yield from self.module_(self.draw_views(unit, one, seed))
 
     def _notify_train_end(self, dataset: TrainingSet) -> Exception | None:
         """Call the callbacks; return an error to raise later."""
@@ -438,6 +488,7 @@ class SSLNet(NeuralNet):
             generator=self._generator(LOSS_STEP, self.steps_done),
             n_images=n,
             rows=rows,
+            step=self.steps_done,
         )
 
     def _gradient(self, batch: Batch) -> dict[str, Tensor]:
@@ -491,6 +542,7 @@ class SSLNet(NeuralNet):
                 epoch=max(0, self.epoch - 1),
                 progress=self.progress(),
                 generator=torch.Generator(self.device).manual_seed(seed),
+                step=self.steps_done,
             )
             terms = self._loss_terms(batch, self.module_, self.teacher)
         self.criterion_.load_state_dict(state)
@@ -525,13 +577,18 @@ class SSLNet(NeuralNet):
         return out if isinstance(out, dict) else {"loss": out}
 
     def _set_rate(self) -> None:
-        self.rate = self.schedule.rate(self.progress(0.5))
+        loss, progress = self.criterion_, self.progress(0.5)
+        self.rate = self.schedule.rate(progress)
         for group in self.optimizer_.param_groups:
-            group["lr"] = self.rate
+            own = loss.rates.get(group.get("rate_of"))
+            group["lr"] = self.rate if own is None else self.schedule.lr * own(progress)
+            if loss.weight_decay_at is not None:
+                group["weight_decay"] = group["full_weight_decay"] * loss.weight_decay_at(progress)
 
     def _move_teacher(self) -> None:
         if self.teacher is not None:
-            self.teacher.follow(self.module_, momentum_at(self.criterion_, self.progress()))
+            momentum = momentum_at(self.criterion_, self.progress())
+            self.teacher.follow(self.module_, momentum, self._heads(self.criterion_))
 
     # ------------------------------------------------------------------ progress
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -147,6 +147,32 @@ def decay_groups(parameters: Iterable[nn.Parameter], weight_decay: float) -> lis
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
     ]
+
+
+def parameter_groups(
+    parameters: Iterable[nn.Parameter], weight_decay: float, own: Mapping[str, Iterable[nn.Parameter]]
+) -> list[dict]:
+    """Return the groups of `decay_groups`, and further ones for parameters with learning rates of their own.
+
+    Parameters
+    ----------
+    parameters : iterable of nn.Parameter
+        All parameters.
+    weight_decay : float
+        Weight decay, except of biases and norms.
+    own : mapping of str to iterable of nn.Parameter
+        Parameters with a rate of their own, by the name of the rate, which is "rate_of" of their groups.
+
+    Returns
+    -------
+    list of dict
+        Groups; empty ones are left out, except of the first two.
+    """
+    apart = {id(parameter) for group in own.values() for parameter in group}
+    groups = decay_groups([p for p in parameters if id(p) not in apart], weight_decay)
+    for name, group in own.items():
+        groups += [{**part, "rate_of": name} for part in decay_groups(group, weight_decay) if part["params"]]
+    return groups
 
 
 def clipped(optimizer: Optimizer, clip_norm: float | None) -> Optimizer:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import torch
@@ -77,6 +78,8 @@ class Batch:
         Number of images in the whole batch, which several processes may share; None: that of `index`.
     rows : slice, default=slice(None)
         Rows of the whole batch that this batch holds.
+    step : int, default=0
+        Number of the step, counted from 0 over the whole training.
 
     See Also
     --------
@@ -92,6 +95,7 @@ class Batch:
     generator: torch.Generator
     n_images: int | None = None
     rows: slice = field(default_factory=lambda: slice(None))
+    step: int = 0
 
     def draw(self, make: Callable[[int], Tensor]) -> Tensor:
         """Draw random values per image, such as masks.
@@ -136,6 +140,8 @@ class Spec:
     generator : torch.Generator
         Generator on the CPU: the only source of randomness of `build`. Layers that are created in `build`
         are initialized reproducibly by the caller.
+    n_steps : int, default=None
+        Number of steps of the whole training; None if it is limited by time alone.
 
     See Also
     --------
@@ -150,6 +156,7 @@ class Spec:
     image_size: tuple[int, int]
     backbone: nn.Module
     generator: torch.Generator
+    n_steps: int | None = None
 
 
 class SSLLoss(nn.Module):
@@ -196,6 +203,19 @@ class SSLLoss(nn.Module):
     teacher_momentum : float, callable or None
         Momentum of the teacher, an exponential moving average of backbone and projector; or a picklable
         function that returns the momentum at a progress in [0, 1]. Default: None, for no teacher.
+    teacher_heads : tuple of str
+        Names of attributes, modules created in `build`, that the teacher has as well: their moving averages
+        are ``teacher.heads[name]``. Default: ().
+    encoder : {"student", "teacher"}
+        Network whose backbone becomes the encoder: the one in training, or its moving average. Default:
+        "student".
+    rates : mapping of str to callable
+        Learning rates of their own, for modules and parameters of the loss by the names of their attributes,
+        and for backbone and projector by "student": functions that return the rate at a progress in [0, 1],
+        as a fraction of the peak rate. All others follow the schedule of the embedder. Default: {}.
+    weight_decay_at : callable or None
+        Function that returns the weight decay at a progress in [0, 1], as a fraction of the embedder's.
+        Default: None, for constant weight decay.
     defaults : dict
         Values of the embedder's parameters that this method uses where the user left "auto". Keys: backbone,
         projector (widths, or a function of the feature width that returns them; () for no projector),
@@ -217,6 +237,10 @@ class SSLLoss(nn.Module):
     mean_over_images: bool = False
     validates: bool = True
     teacher_momentum: float | Callable[[float], float] | None = None
+    teacher_heads: tuple[str, ...] = ()
+    encoder: str = "student"
+    rates: Mapping[str, Callable[[float], float]] = MappingProxyType({})
+    weight_decay_at: Callable[[float], float] | None = None
     defaults: ClassVar[dict] = {}
     family: ClassVar[str | None] = None
 
@@ -285,8 +309,8 @@ class SSLLoss(nn.Module):
             ``student.features(x) -> h``, ``student.maps(x)``, and with backbone "vit"
             ``student.encode(x, keep)`` and ``student.tokens(x, mask, token)``. Also ``student.backbone``.
         teacher : Teacher or None
-            Moving average of the student, without gradients: ``teacher(views) -> [z, ...]``. None if
-            `teacher_momentum` is None.
+            Moving average of the student, without gradients: the same methods, and ``teacher.heads``. None
+            if `teacher_momentum` is None.
 
         Returns
         -------
@@ -316,4 +340,15 @@ class SSLLoss(nn.Module):
             Number of the epoch, counted from 0.
         generator : torch.Generator
             Source of randomness.
+        """
+
+    def before_training(self, project: Callable[[], Tensor]) -> None:
+        """Initialize state from projections of all training images; by default do nothing.
+
+        Parameters
+        ----------
+        project : callable
+            Function without arguments that passes one view of each training image through the untrained
+            network, and returns the projections, (n_samples, dim), on the training device and without
+            gradient. A call takes the time of such a pass.
         """

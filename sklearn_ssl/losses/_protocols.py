@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from torch import Tensor, nn
 
 
-class Teacher(Protocol):
-    """Interface of the student's exponential moving average; without gradients.
-
-    A protocol for type annotations: it is not instantiated. Its object is the `teacher` argument of
-    `SSLLoss.step`, for a loss that sets `teacher_momentum`.
-
-    See Also
-    --------
-    Student : Interface of the network in training.
-    """
+class Network(Protocol):
+    """Interface of backbone and projector; all results are float32."""
 
     def __call__(self, views: Sequence[Tensor]) -> list[Tensor]:
         """Return the projections of several views.
@@ -48,28 +40,6 @@ class Teacher(Protocol):
             Features of the backbone.
         """
         ...
-
-
-class Student(Teacher, Protocol):
-    """Interface of the network in training, backbone and projector; all results are float32.
-
-    A protocol for type annotations: it is not instantiated. Its object is the `student` argument of
-    `SSLLoss.step`.
-
-    Attributes
-    ----------
-    backbone : nn.Module
-        Maps images (n, channels, height, width) to features (n, feature_dim).
-    projector : nn.Module
-        Maps features (n, feature_dim) to projections (n, dim).
-
-    See Also
-    --------
-    Teacher : Interface of the student's exponential moving average.
-    """
-
-    backbone: nn.Module
-    projector: nn.Module
 
     def maps(self, x: Tensor) -> Tensor:
         """Return the feature maps of images, for backbones that expose them.
@@ -103,7 +73,15 @@ class Student(Teacher, Protocol):
         """
         ...
 
-    def tokens(self, x: Tensor, mask: Tensor | None = None, token: Tensor | None = None) -> Tensor:
+    def tokens(
+        self,
+        x: Tensor,
+        mask: Tensor | None = None,
+        token: Tensor | None = None,
+        *,
+        with_class: bool = False,
+        n_layers: int | None = None,
+    ) -> Tensor:
         """Return the tokens of all patches, some of them masked; requires the backbone "vit".
 
         Parameters
@@ -114,10 +92,56 @@ class Student(Teacher, Protocol):
             True for each masked patch; None masks no patch.
         token : Tensor of shape (feature_dim,), default=None
             Mask token, which replaces the embedding of a masked patch.
+        with_class : bool, default=False
+            Whether to return the class token as well, before the others.
+        n_layers : int, default=None
+            Number of last layers whose outputs to return, before the final normalization; None: the tokens
+            after it.
 
         Returns
         -------
-        Tensor of shape (n, patches, feature_dim)
+        Tensor of shape (n, patches, feature_dim) or (n, n_layers, patches, feature_dim)
             Tokens of all patches.
         """
         ...
+
+
+class Teacher(Network, Protocol):
+    """Interface of the student's exponential moving average; without gradients.
+
+    A protocol for type annotations: it is not instantiated. Its object is the `teacher` argument of
+    `SSLLoss.step`, for a loss that sets `teacher_momentum`.
+
+    Attributes
+    ----------
+    heads : mapping of str to nn.Module
+        Moving averages of the modules of the loss that `SSLLoss.teacher_heads` names.
+
+    See Also
+    --------
+    Student : Interface of the network in training.
+    """
+
+    heads: Mapping[str, nn.Module]
+
+
+class Student(Network, Protocol):
+    """Interface of the network in training, backbone and projector; all results are float32.
+
+    A protocol for type annotations: it is not instantiated. Its object is the `student` argument of
+    `SSLLoss.step`.
+
+    Attributes
+    ----------
+    backbone : nn.Module
+        Maps images (n, channels, height, width) to features (n, feature_dim).
+    projector : nn.Module
+        Maps features (n, feature_dim) to projections (n, dim).
+
+    See Also
+    --------
+    Teacher : Interface of the student's exponential moving average.
+    """
+
+    backbone: nn.Module
+    projector: nn.Module

@@ -765,3 +765,175 @@ def test_a_method_without_forward_and_step_is_told_to_write_one():
 
     with pytest.raises(RuntimeError, match="Empty must write `forward` or `step`"):
         embedder(Empty).fit(images())
+
+
+# ------------------------------------------------------------------ heads of the teacher, and which is kept
+
+
+class WithHead(SSLLoss):
+    """Method whose teacher has a head, too, and is the one to keep."""
+
+    teacher_momentum = 0.75
+    teacher_heads = ("head",)
+    encoder = "teacher"
+
+    def build(self, spec):
+        self.head = nn.Linear(spec.dim, 5)
+
+    def step(self, batch, student, teacher):
+        z = self.head(student(batch.views)[0])
+        t = teacher.heads["head"](teacher(batch.views)[1])
+        assert (z.requires_grad, t.requires_grad) == (True, False)
+        return 1 - F.cosine_similarity(z, t).mean()
+
+
+def test_the_teacher_has_moving_averages_of_the_heads():
+    keep = trained(WithHead, max_epochs=1, batch_size=16)  # a single step
+    own, averages = keep.loss.head.state_dict(), keep.net.teacher.heads["head"].state_dict()
+    assert not torch.equal(own["weight"], keep.start["head.weight"])
+    for name, average in averages.items():
+        torch.testing.assert_close(average, torch.lerp(keep.start[f"head.{name}"], own[name], 0.25))
+
+
+def test_the_heads_of_a_teacher_are_not_trained():
+    keep = trained(WithHead)
+    assert keep.in_optimizer(keep.loss.head.weight)
+    assert not keep.in_optimizer(keep.net.teacher.heads["head"].weight)
+
+
+@pytest.mark.parametrize("which", ["student", "teacher"])
+def test_the_encoder_is_the_network_that_the_method_declares(which):
+    class Keeps(WithHead):
+        encoder = which
+
+    keep = Keep()
+    fitted = embedder(Keeps, callbacks=[keep]).fit(images())
+    networks = {"student": keep.net.module_, "teacher": keep.net.teacher.average}
+    weights = {name: network.backbone[0].weight for name, network in networks.items()}
+    assert not torch.equal(weights["student"], weights["teacher"])
+    assert torch.equal(fitted.encoder_.state_dict()["backbone.0.weight"], weights[which])
+
+
+def test_a_teacher_to_keep_needs_a_momentum():
+    class NoTeacher(Recorder):
+        encoder = "teacher"
+
+    with pytest.raises(ValueError, match=r"NoTeacher.*encoder='teacher', but no teacher_momentum"):
+        embedder(NoTeacher).fit(images())
+
+
+# ------------------------------------------------------------------ rates and weight decay of its own
+
+
+def half(progress):
+    return 0.5
+
+
+def rising(progress):
+    return progress
+
+
+class OwnRates(Recorder):
+    """Method with a rate for its predictor and one for its scale, and a weight decay that rises."""
+
+    weight_decay_at = staticmethod(rising)
+
+    def __init__(self):
+        super().__init__()
+        self.rates = {"predictor": half, "scale": rising}
+
+    def build(self, spec):
+        self.predictor = nn.Linear(spec.dim, spec.dim)
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def step(self, batch, student, teacher):
+        a, b = student(batch.views)
+        return self.scale * (self.predictor(a) - b).square().mean()
+
+
+class Rates(Keep):
+    """Callback that records each group's rate and weight decay in every step."""
+
+    def on_train_begin(self, net, **kwargs):
+        super().on_train_begin(net, **kwargs)
+        self.seen = []
+
+    def on_batch_end(self, net, **kwargs):
+        self.seen.append([(group["lr"], group["weight_decay"]) for group in net.optimizer_.param_groups])
+
+
+def test_parts_have_the_rates_that_the_method_gives_them():
+    keep = Rates()
+    embedder(OwnRates, callbacks=[keep], lr=0.1, weight_decay=0.2, warmup=0.0).fit(images())
+    names = [group.get("rate_of") for group in keep.net.optimizer_.param_groups]
+    assert names == [None, None, "predictor", "predictor", "scale"]
+    for step, seen in enumerate(keep.seen):
+        progress = (step + 0.5) / 6
+        cosine = 0.1 * (1 + math.cos(math.pi * progress)) / 2
+        assert [rate for rate, _ in seen] == pytest.approx([cosine, cosine, 0.05, 0.05, 0.1 * progress])
+        assert [decay for _, decay in seen] == pytest.approx([0.2 * progress, 0, 0.2 * progress, 0, 0])
+
+
+def test_the_network_may_have_a_rate_of_its_own():
+    class Frozen(Recorder):
+        rates = {"student": lambda progress: 0.0}  # noqa: RUF012
+
+    keep = Rates()
+    fitted = embedder(Frozen, callbacks=[keep]).fit(images())
+    names = [group.get("rate_of") for group in keep.net.optimizer_.param_groups]
+    assert {rate for seen in keep.seen for name, (rate, _) in zip(names, seen, strict=True) if name} == {0.0}
+    assert fitted.lr_ > 0
+
+
+def test_a_rate_of_nothing_is_told():
+    class Misspelt(Recorder):
+        rates = {"predicter": half}  # noqa: RUF012
+
+    with pytest.raises(ValueError, match="declares a rate for 'predicter', which is neither"):
+        embedder(Misspelt).fit(images())
+
+
+# ------------------------------------------------------------------ before training, steps
+
+
+class LooksFirst(Recorder):
+    """Method that begins with projections of all images."""
+
+    def before_training(self, project):
+        self.projections = project()
+
+
+def test_a_method_may_see_projections_of_all_images_before_the_first_step():
+    keep = trained(LooksFirst, images(11), batch_size=4)
+    assert keep.loss.projections.shape == (11, 4)
+    assert not keep.loss.projections.requires_grad
+    other = trained(LooksFirst, images(11), batch_size=4)
+    assert torch.equal(keep.loss.projections, other.loss.projections)
+
+
+def test_the_pass_before_the_first_step_does_not_change_what_follows_but_by_batchnorm():
+    keep, plain = trained(LooksFirst), trained(Recorder)
+    assert keep.loss.first_numbers == plain.loss.first_numbers
+    for a, b in zip(keep.loss.batches, plain.loss.batches, strict=True):
+        assert torch.equal(a.index, b.index)
+        assert torch.equal(a.views[0], b.views[0])
+
+
+def test_a_training_that_goes_on_does_not_look_again():
+    first = embedder(LooksFirst, max_epochs=1, warm_start=True).fit(images())
+    keep = Keep()
+    first.set_params(max_epochs=2, callbacks=[keep]).fit(images())
+    assert not hasattr(keep.loss, "projections")
+
+
+def test_steps_are_counted_over_the_whole_training():
+    assert [batch.step for batch in trained(Recorder).loss.batches] == list(range(6))
+
+
+@pytest.mark.parametrize(("limits", "n_steps"), [({"max_epochs": 3}, 6), ({"max_time": 0.1}, None)])
+def test_build_is_told_how_many_steps_there_will_be(limits, n_steps):
+    class Asks(Recorder):
+        def build(self, spec):
+            self.n_steps = spec.n_steps
+
+    assert trained(Asks, **{"max_epochs": "auto", **limits}).loss.n_steps == n_steps

@@ -298,17 +298,29 @@ def test_derived_seeds_differ():
 # ------------------------------------------------------------------ going on
 
 
+def half_then_full(progress):
+    return 0.5 if progress < 0.5 else 1.0
+
+
 class Everything(SSLLoss):
-    """Loss with a teacher, a predictor, a queue and randomness: everything that a state has to contain."""
+    """Loss with a teacher, heads, rates, a queue and randomness: everything that a state has to contain."""
 
     teacher_momentum = 0.9
+    teacher_heads = ("head",)
+    encoder = "teacher"
+    weight_decay_at = staticmethod(half_then_full)
 
     def __init__(self):
         super().__init__()
         self.epochs = []
+        self.rates = {"predictor": half_then_full}
+
+    def before_training(self, project):
+        self.queue += 0.1 * project()[:1]
 
     def build(self, spec):
         self.predictor = mlp(spec.dim, 8, spec.dim)
+        self.head = nn.Linear(spec.dim, spec.dim)
         self.register_buffer("queue", torch.randn(20, spec.dim, generator=spec.generator))
 
     def on_epoch_start(self, epoch, generator):
@@ -317,6 +329,7 @@ class Everything(SSLLoss):
 
     def step(self, batch, student, teacher):
         [z], [t] = student(batch.views[:1]), teacher(batch.views[1:])
+        z, t = self.head(z), teacher.heads["head"](t)
         self.keys = t
         noise = 0.1 * torch.randn(z.shape, generator=batch.generator)
         near = (z @ self.queue.T).softmax(dim=1) @ self.queue

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sklearn_ssl.losses import Batch, Spec, SSLLoss, Student, Teacher, check_number, mlp
+from sklearn_ssl.losses import Batch, Spec, SSLLoss, Student, Teacher, check_choice, check_number, mlp
 from sklearn_ssl_cca.sizes import number_of_groups
 
 # Cluster of an image that was not seen before the clustering.
@@ -41,6 +43,9 @@ class DeepCluster(SSLLoss):
         Temperature :math:`\tau`. The default is the authors'.
     kmeans_iterations : int, default=10
         Number of iterations of k-means. The default is the authors'.
+    first_clusters : {"random", "projections"}, default="random"
+        Clusters of the first epoch: random ones, in equal numbers, or those of the untrained network's
+        projections, as the authors', which takes a pass over all images before the first step.
 
     Attributes
     ----------
@@ -65,10 +70,10 @@ class DeepCluster(SSLLoss):
     them.
 
     The memory bank stores projections as of the last time the image was in a batch, so that clustering takes
-    no extra pass over the images. In the first epoch, when the bank is empty, the images are assigned to
-    random centroids in equal numbers: the views of an image are attracted to the same centroid, and the
-    images are spread out (as in "noise as targets", arXiv:1704.05310). From the second epoch on, an image
-    that no batch has contained so far has no cluster, and is left out of the loss.
+    no extra pass over the images. In the first epoch, when the bank is empty, the images are assigned by
+    default to random centroids in equal numbers: the views of an image are attracted to the same centroid,
+    and the images are spread out (as in "noise as targets", arXiv:1704.05310). From the second epoch on, an
+    image that no batch has contained so far has no cluster, and is left out of the loss.
 
     References
     ----------
@@ -88,6 +93,7 @@ class DeepCluster(SSLLoss):
         n_groupings: int = 3,
         temperature: float = 0.1,
         kmeans_iterations: int = 10,
+        first_clusters: str = "random",
     ):
         super().__init__()
         self.n_clusters = n_clusters
@@ -96,6 +102,7 @@ class DeepCluster(SSLLoss):
         self.kmeans_iterations = check_number(
             "loss__kmeans_iterations", kmeans_iterations, whole=True, at_least=1
         )
+        self.first_clusters = check_choice("loss__first_clusters", first_clusters, ("random", "projections"))
         self.register_load_state_dict_pre_hook(_new_bank_for_other_images)
 
     def make_projector(self, in_dim: int, widths: tuple[int, ...]) -> nn.Module:
@@ -109,6 +116,10 @@ class DeepCluster(SSLLoss):
         self.register_buffer("bank", torch.zeros(spec.n_samples, spec.dim))
         self.register_buffer("centroids", F.normalize(centroids, dim=2))  # (groupings, K, d)
         self.register_buffer("clusters", torch.stack(dealt))  # (groupings, n_samples)
+
+    def before_training(self, project: Callable[[], Tensor]) -> None:
+        if self.first_clusters == "projections":
+            self.bank.copy_(F.normalize(project(), dim=1))
 
     def on_epoch_start(self, epoch: int, generator: torch.Generator) -> None:
         # Rows of the bank that are all zeros belong to images not seen yet.

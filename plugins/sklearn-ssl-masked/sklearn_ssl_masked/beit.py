@@ -30,6 +30,7 @@ from sklearn_ssl_masked.patches import (
     shown_and_made,
     unpatchify,
 )
+from sklearn_ssl_masked.schedules import LateStart
 
 
 class BEiT(SSLLoss):
@@ -91,7 +92,8 @@ class BEiT(SSLLoss):
     The paper's Kullback-Leibler term is that of each patch's q, as in a variational bound, by which a small
     vocabulary soon becomes unused. The term used here encourages a varied vocabulary only; with
     :math:`\beta = 0.01` its words are easy to predict, and less is learned from them. The temperature
-    decreases from 1 to 1/16, as for DALL-E (arXiv:2102.12092, appendix A.2).
+    decreases from 1 to 1/16, as for DALL-E (arXiv:2102.12092, appendix A.2). The learning rate of the
+    backbone has a linear warm-up at the start of the second stage.
 
     `history_` records "reconstruction" in the first stage and "cross_entropy" in the second; "train_loss" is
     that of the current stage, and may rise between them. A training that is continued (`warm_start`) keeps
@@ -124,6 +126,8 @@ class BEiT(SSLLoss):
         self.vocab = check_number("loss__vocab", vocab, whole=True, at_least=2)
         self.mask_ratio = check_number("loss__mask_ratio", mask_ratio, above=0, below=1)
         self.tokenizer_share = share if tokenizer is None else 0.0
+        # The warm-up of the embedder's schedule is the tokenizer's.
+        self.rates = {"student": LateStart(share)} if tokenizer is None else {}
         self.tokenizer_width = check_number("loss__tokenizer_width", tokenizer_width, whole=True, at_least=1)
         self.kl_weight = check_number("loss__kl_weight", kl_weight, at_least=0)
 

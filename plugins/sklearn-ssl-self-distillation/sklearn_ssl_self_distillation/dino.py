@@ -14,6 +14,7 @@ from sklearn_ssl.losses import (
     SSLLoss,
     Student,
     Teacher,
+    check_choice,
     check_number,
     mean_over_targets,
     mlp,
@@ -68,6 +69,11 @@ class DINO(SSLLoss):
     freeze_last_layer : int, default=1
         Number of epochs in which W is frozen, at most a tenth of the training. The default is the paper's, of
         100 epochs and more.
+    initial_weight_decay : float, default=1.0
+        Weight decay at the start, as a fraction of that at the end, to which it rises on a cosine schedule.
+        The default is constant weight decay; the paper's is 0.1, with a weight decay of 0.4.
+    encoder : {"student", "teacher"}, default="student"
+        Network whose backbone becomes the encoder. The authors publish the teacher.
     local_crops : int or "auto", default="auto"
         Number of local crops of each image, in addition to the two full-size views. "auto": 4, or 0 if they
         would have less than 24 pixels on the short side or the backbone rejects them; images below 48 pixels
@@ -77,10 +83,8 @@ class DINO(SSLLoss):
 
     Attributes
     ----------
-    last_layer : nn.Parameter of shape (out_dim, dim)
-        The student's W, before normalization.
-    teacher_last_layer : Tensor of shape (out_dim, dim)
-        The teacher's W, before normalization.
+    last_layer : nn.Linear
+        The student's W, before normalization, as `last_layer.weight` of shape (out_dim, dim).
     center : Tensor of shape (out_dim,)
         Center c of the teacher's logits.
 
@@ -104,11 +108,11 @@ class DINO(SSLLoss):
       uniform for all images.
     - The projector is that of the other methods: two layers with BatchNorm and ReLU, to 128 dimensions. The
       authors' has three layers of 2048 with GELU and no BatchNorm, to 256.
-    - Weight decay is constant (theirs rises from 0.04 to 0.4), gradients are not clipped (theirs at a norm of
-      3: ``optimizer__clip_norm=3.0``), and both full-size views have the same augmentation (theirs solarizes
-      the second one).
-    - The embeddings are the student's; the authors publish the teacher, which is better after long trainings
-      and worse after short ones.
+    - Weight decay is constant by default (theirs rises from 0.04 to 0.4), gradients are not clipped (theirs
+      at a norm of 3: ``optimizer__clip_norm=3.0``), and both full-size views have the same augmentation
+      (theirs solarizes the second one).
+    - The embeddings are the student's, unless `encoder` is "teacher"; the authors publish the teacher, which
+      is better after long trainings and worse after short ones.
 
     The area of full-size views is that of the augmentation; the paper's views, along with local crops of a
     fraction of 0.05 to 0.4 of the area, cover 0.4 to 1 (``augment__crop=0.4``).
@@ -120,6 +124,7 @@ class DINO(SSLLoss):
     """
 
     family = "self-distillation"
+    teacher_heads = ("last_layer",)
 
     def __init__(
         self,
@@ -131,6 +136,8 @@ class DINO(SSLLoss):
         center_momentum: float = 0.9,
         momentum: float = 0.99,
         freeze_last_layer: int = 1,
+        initial_weight_decay: float = 1.0,
+        encoder: str = "student",
         local_crops: int | str = "auto",
         local_size: float = 0.5,
     ):
@@ -147,6 +154,9 @@ class DINO(SSLLoss):
         self.freeze_last_layer = check_number(
             "loss__freeze_last_layer", freeze_last_layer, whole=True, at_least=0
         )
+        start = check_number("loss__initial_weight_decay", initial_weight_decay, at_least=0, at_most=1)
+        self.weight_decay_at = CosineToOne(start) if start < 1 else None
+        self.encoder = check_choice("loss__encoder", encoder, ("student", "teacher"))
         self.local_crops = local_crops
         self.local_size = local_size
 
@@ -157,23 +167,18 @@ class DINO(SSLLoss):
     def build(self, spec: Spec) -> None:
         self.view_spec = multi_crop(self.local_crops, self.local_size, spec)
         w = F.normalize(torch.randn(self.out_dim, spec.dim, generator=spec.generator), dim=1)
-        self.last_layer = nn.Parameter(w)
-        self.register_buffer("teacher_last_layer", w.clone())
+        self.last_layer = nn.Linear(spec.dim, self.out_dim, bias=False)
+        self.last_layer.weight.data.copy_(w)
         self.register_buffer("center", torch.zeros(self.out_dim))
 
     def step(self, batch: Batch, student: Student, teacher: Teacher | None) -> Tensor | dict[str, Tensor]:
         frozen = batch.epoch < self.freeze_last_layer and batch.progress < MAX_FROZEN_FRACTION
-        w = self.last_layer.detach() if frozen else self.last_layer
-        s = [outputs(z, w) for z in student(batch.views)]  # (n, K) each
-        t = [outputs(z, self.teacher_last_layer) for z in teacher(batch.views[: self.view_spec.n])]
-        self.momentum = self.teacher_momentum(batch.progress)  # for `after_step`, which has no progress
+        w, w_t = self.last_layer.weight, teacher.heads["last_layer"].weight
+        s = [outputs(z, w.detach() if frozen else w) for z in student(batch.views)]  # (n, K) each
+        t = [outputs(z, w_t) for z in teacher(batch.views[: self.view_spec.n])]
         loss = cross_entropy(self._sharpened(t, batch.progress), [each / self.student_temp for each in s])
         self.center.lerp_(torch.cat(t).mean(dim=0), 1 - self.center_momentum)
         return loss
-
-    @torch.no_grad()
-    def after_step(self, student: Student, teacher: Teacher | None) -> None:
-        self.teacher_last_layer.lerp_(self.last_layer, 1 - self.momentum)
 
     def _sharpened(self, t: Sequence[Tensor], progress: float) -> list[Tensor]:
         """Return the teacher's probabilities, centered and sharpened."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class CosineToOne:
-    r"""Cosine schedule of a teacher's momentum, from an initial value to 1 [1]_.
+    r"""Cosine schedule from an initial value to 1, of a teacher's momentum [1]_ or of weight decay.
 
     At progress k the momentum is :math:`1 - (1 - \tau) (\cos(\pi k) + 1) / 2`. It rises from :math:`\tau`,
     with which the teacher follows the student quickly, to 1, with which the teacher is constant.
@@ -16,7 +16,7 @@ class CosineToOne:
     Parameters
     ----------
     start : float
-        Initial momentum :math:`\tau`, from 0 to 1.
+        Initial value :math:`\tau`, from 0 to 1.
 
     References
     ----------

@@ -13,6 +13,7 @@ from sklearn_ssl.losses import (
     SSLLoss,
     Student,
     Teacher,
+    check_choice,
     check_number,
     mean_over_targets,
     mlp,
@@ -43,6 +44,9 @@ class SimSiam(SSLLoss):
     predictor_dim : int, default=None
         Width of the predictor's hidden layer, a bottleneck. None: a quarter of the width of the projections
         (the paper: 512 for 2048).
+    predictor_schedule : {"cosine", "constant"}, default="cosine"
+        Learning rate of the predictor: that of the other layers, or the peak rate all the time, as the
+        authors'.
     local_crops : int or "auto", default=0
         Number of local crops of each image, in addition to the two full-size views (multi-crop, as in SwAV
         [2]_), from which the projections of both full-size views are predicted. "auto": 4, or 0 if they would
@@ -64,7 +68,8 @@ class SimSiam(SSLLoss):
     Notes
     -----
     The authors keep the predictor's learning rate constant, so that the predictor adapts to the projections
-    while the learning rate of the other layers decays; here it decays with the others.
+    while the learning rate of the other layers decays: `predictor_schedule="constant"`. In trainings of some
+    hundred steps it decays with the others, by default.
 
     References
     ----------
@@ -77,8 +82,16 @@ class SimSiam(SSLLoss):
     family = "self-distillation"
     defaults: ClassVar[dict] = {"projector": three_times_the_features}
 
-    def __init__(self, predictor_dim: int | None = None, local_crops: int | str = 0, local_size: float = 0.5):
+    def __init__(
+        self,
+        predictor_dim: int | None = None,
+        predictor_schedule: str = "cosine",
+        local_crops: int | str = 0,
+        local_size: float = 0.5,
+    ):
         super().__init__()
+        check_choice("loss__predictor_schedule", predictor_schedule, ("cosine", "constant"))
+        self.rates = {"predictor": constant} if predictor_schedule == "constant" else {}
         self.local_crops = local_crops
         self.local_size = local_size
         self.predictor_dim = check_number(
@@ -98,6 +111,11 @@ class SimSiam(SSLLoss):
         predictions = [self.predictor(view) for view in z]
         targets = [view.detach() for view in z[: self.view_spec.n]]
         return -mean_over_targets(similarity, targets, predictions)
+
+
+def constant(progress: float) -> float:
+    """Return the peak rate, as a fraction of itself."""
+    return 1.0
 
 
 def similarity(z: Tensor, p: Tensor) -> Tensor:

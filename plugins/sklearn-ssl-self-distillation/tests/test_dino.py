@@ -1,3 +1,4 @@
+import copy
 import functools
 import math
 
@@ -26,17 +27,27 @@ def built(loss, dim=4, size=(8, 8), backbone=None):
     return loss.double()
 
 
-def value(loss, z, t, epoch=0, progress=0.0):
-    """Compute the loss for outputs z of the student and t of the teacher, one tensor for each view."""
+class FixedTeacher:
+    """Teacher that returns given projections."""
+
+    def __init__(self, t, last_layer):
+        self.t, self.heads = t, {"last_layer": last_layer}
+
+    def __call__(self, views):
+        return self.t[: len(views)]
+
+
+def value(loss, z, t, epoch=0, progress=0.0, teachers_last_layer=None):
+    """Compute the loss for projections z of the student and t of the teacher, one tensor for each view."""
     batch = Batch([None] * len(z), torch.arange(len(z[0])), None, epoch, progress, torch.Generator())
-    return loss.step(batch, lambda views: z[: len(views)], lambda views: t[: len(views)])
+    teacher = FixedTeacher(t, teachers_last_layer or copy.deepcopy(loss.last_layer).requires_grad_(False))
+    return loss.step(batch, lambda views: z[: len(views)], teacher)
 
 
 def with_identity(**params):
     """Build DINO whose last layers are the identity: outputs of length 1 pass unchanged."""
     loss = built(DINO(out_dim=4, **params))
-    loss.last_layer.data = torch.eye(4, dtype=torch.float64)
-    loss.teacher_last_layer.copy_(torch.eye(4))
+    loss.last_layer.weight.data = torch.eye(4, dtype=torch.float64)
     return loss
 
 
@@ -124,7 +135,7 @@ def test_the_last_layer_is_still_while_frozen_and_then_learns():
         z = [each.requires_grad_() for each in outputs(2)]
         value(loss, z, outputs(2, seed=1), epoch=epoch).backward()
         assert z[0].grad.abs().max() > 0
-        gradients.append(loss.last_layer.grad)
+        gradients.append(loss.last_layer.weight.grad)
     assert gradients[:2] == [None, None]
     assert gradients[2].abs().max() > 0
 
@@ -132,27 +143,37 @@ def test_the_last_layer_is_still_while_frozen_and_then_learns():
 def test_the_last_layer_is_still_for_a_tenth_of_the_training_at_most():
     loss = built(DINO(out_dim=6, freeze_last_layer=2))
     value(loss, [each.requires_grad_() for each in outputs(2)], outputs(2, seed=1), progress=0.1).backward()
-    assert loss.last_layer.grad.abs().max() > 0
+    assert loss.last_layer.weight.grad.abs().max() > 0
 
 
 def test_the_length_of_the_last_layers_rows_does_not_matter():
     a, b = built(DINO(out_dim=6)), built(DINO(out_dim=6))
-    b.last_layer.data *= 7
-    b.teacher_last_layer *= 3
+    teachers = copy.deepcopy(b.last_layer).requires_grad_(False)
+    b.last_layer.weight.data *= 7
+    teachers.weight *= 3
     s, t = outputs(2), outputs(2, seed=1)
-    assert float(value(a, s, t)) == pytest.approx(float(value(b, s, t)), rel=1e-12)
+    expected = float(value(a, s, t))
+    assert float(value(b, s, t, teachers_last_layer=teachers)) == pytest.approx(expected, rel=1e-12)
 
 
-def test_the_teachers_last_layer_follows_the_students_by_the_rest_of_the_momentum():
-    # The momentum is 0.6 at the start and 1 - 0.4 * (cos(pi / 2) + 1) / 2 = 0.8 half-way.
-    loss = built(DINO(out_dim=6, momentum=0.6))
-    for progress, share in ((0.0, 0.4), (0.5, 0.2), (1.0, 0.0)):
-        before = loss.teacher_last_layer.clone()
-        loss.last_layer.data += 1.0
-        value(loss, outputs(2), outputs(2), progress=progress)
-        loss.after_step(None, None)
-        expected = before + share * (loss.last_layer.detach() - before)
-        torch.testing.assert_close(loss.teacher_last_layer, expected)
+def test_the_teacher_has_a_last_layer_of_its_own():
+    # The student says the first output, the teacher, whose rows are exchanged, the second.
+    loss = with_identity()
+    axis = torch.eye(4, dtype=torch.float64)[[0, 0]]
+    teachers = copy.deepcopy(loss.last_layer).requires_grad_(False)
+    agree = float(value(loss, [axis, axis], [axis, axis], teachers_last_layer=teachers))
+    teachers.weight.copy_(teachers.weight[[1, 0, 2, 3]].clone())
+    differ = float(value(loss, [axis, axis], [axis, axis], teachers_last_layer=teachers))
+    assert DINO.teacher_heads == ("last_layer",)
+    assert differ > agree + 1
+
+
+def test_momentum_and_weight_decay_rise_to_one():
+    # 1 - 0.4 * (cos(pi / 2) + 1) / 2 = 0.8 half-way; of a tenth, 0.55.
+    loss = DINO(momentum=0.6, initial_weight_decay=0.1)
+    assert [loss.teacher_momentum(k) for k in (0, 0.5, 1)] == pytest.approx([0.6, 0.8, 1.0])
+    assert [loss.weight_decay_at(k) for k in (0, 0.5, 1)] == pytest.approx([0.1, 0.55, 1.0])
+    assert DINO().weight_decay_at is None
 
 
 def test_the_teachers_temperature_warms_up_in_a_straight_line():
@@ -182,4 +203,4 @@ class Pools(nn.Module):
 
 
 def test_center_and_last_layers_are_in_the_state_from_the_start():
-    assert set(built(DINO()).state_dict()) == {"last_layer", "teacher_last_layer", "center"}
+    assert set(built(DINO()).state_dict()) == {"last_layer.weight", "center"}
