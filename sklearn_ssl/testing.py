@@ -204,6 +204,7 @@ class Trial:
         self.teacher = None if self.simple or self.loss.teacher_momentum is None else self._teacher()
         for module in self.modules():
             module.to(dtype)
+        self.loss.before_training(lambda: torch.randn(64, width, generator=generator).to(dtype))
         self.loss.on_epoch_start(0, torch.Generator().manual_seed(0))
 
     def _tiny_student(self) -> Student:

@@ -119,17 +119,14 @@ class Teacher(nn.Module):
         self, student: Student, momentum: float, heads: Mapping[str, nn.Module] = MappingProxyType({})
     ) -> None:
         """Move every parameter and floating-point buffer by 1 - momentum toward the student's."""
-        mine, theirs = [self.average, *self.heads.values()], [student, *(heads[name] for name in self.heads)]
-        pairs = [
-            pair
-            for a, b in zip(mine, theirs, strict=True)
-            for pair in zip(_tensors(a), _tensors(b), strict=True)
-        ]
-        floats = [(mine, theirs) for mine, theirs in pairs if mine.is_floating_point()]
-        torch._foreach_lerp_([mine for mine, _ in floats], [theirs for _, theirs in floats], 1 - momentum)
-        for mine, theirs in pairs:
-            if not mine.is_floating_point():
-                mine.copy_(theirs)
+        followed = [(self.average, student), *((head, heads[name]) for name, head in self.heads.items())]
+        for average, module in followed:
+            pairs = list(zip(_tensors(average), _tensors(module), strict=True))
+            floats = [(mine, theirs) for mine, theirs in pairs if mine.is_floating_point()]
+            torch._foreach_lerp_([mine for mine, _ in floats], [theirs for _, theirs in floats], 1 - momentum)
+            for mine, theirs in pairs:
+                if not mine.is_floating_point():
+                    mine.copy_(theirs)
 
 
 def load_plain_state(module: nn.Module, state: Mapping[str, Tensor]) -> None:

@@ -7,7 +7,7 @@ the device.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -103,16 +103,29 @@ class RandomViews:
         return drawn
 
     def _view(
-        self, images: Tensor, recipe: str, size: Size, scale: Scale | None, seed: int, rows: Rows
+        self,
+        images: Tensor,
+        recipe: str | Mapping[str, float],
+        size: Size,
+        scale: Scale | None,
+        seed: int,
+        rows: Rows,
     ) -> Tensor:
         if recipe == "none":
             return resize_and_center(images, size)
-        if recipe not in ("strong", "weak"):
-            raise ValueError(f"Unknown recipe {recipe!r} in ViewSpec. Available: 'strong', 'weak', 'none'.")
+        if not isinstance(recipe, Mapping) and recipe not in ("strong", "weak"):
+            raise ValueError(
+                f"Unknown recipe {recipe!r} in ViewSpec. Available: 'strong', 'weak', 'none', or a dict of "
+                f"strengths that differ from those of 'strong'."
+            )
         draws = Draws(seed, rows)
         if callable(self.augment):
             return self._view_by_function(images, size, scale, draws, seed + (rows.taken.start or 0))
-        augment = self.augment if recipe == "strong" else only_crop_and_flips(self.augment)
+        augment = self.augment
+        if isinstance(recipe, Mapping):
+            augment = replace(augment, **recipe)  # checked by Augment
+        elif recipe == "weak":
+            augment = only_crop_and_flips(augment)
         view = change_geometry(images, augment, scale or (augment.crop, 1.0), size, draws)
         return change_pixels(view, augment, self.clamp, draws)
 

@@ -32,10 +32,11 @@ class ViewSpec:
         uniformly from it. None: the range of the user's augmentation.
     local_scale : tuple of two floats, default=(0.05, 0.4)
         Range of the fraction of the image's area that a local crop covers.
-    recipes : tuple of {"strong", "weak", "none"}, default=("strong",)
+    recipes : tuple of {"strong", "weak", "none"} or mapping, default=("strong",)
         Augmentation of each view, in the order of the views; a shorter tuple is cycled.
         "strong" applies the whole augmentation, "weak" crops and flips only, "none" resizes and
-        center-crops.
+        center-crops. A mapping gives the strengths that differ from those of "strong", such as
+        ``{"solarize": 0.2}``; see `sklearn_ssl.augment.Augment`. A function as augmentation ignores them.
 
     See Also
     --------
@@ -53,7 +54,7 @@ class ViewSpec:
     local_size: float = 0.5
     scale: tuple[float, float] | None = None
     local_scale: tuple[float, float] = (0.05, 0.4)
-    recipes: tuple[str, ...] = ("strong",)
+    recipes: tuple[str | Mapping[str, float], ...] = ("strong",)
 
 
 @dataclass

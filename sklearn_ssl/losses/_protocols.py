@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 from torch import Tensor, nn
@@ -114,7 +114,7 @@ class Teacher(Network, Protocol):
 
     Attributes
     ----------
-    heads : mapping of str to nn.Module
+    heads : nn.ModuleDict
         Moving averages of the modules of the loss that `SSLLoss.teacher_heads` names.
 
     See Also
@@ -122,7 +122,7 @@ class Teacher(Network, Protocol):
     Student : Interface of the network in training.
     """
 
-    heads: Mapping[str, nn.Module]
+    heads: nn.ModuleDict
 
 
 class Student(Network, Protocol):

@@ -189,6 +189,19 @@ def test_local_views_come_last_and_are_smaller():
     assert tiny[0].shape == (4, 3, 1, 1)
 
 
+def test_a_recipe_may_differ_from_the_augmentation_in_some_strengths():
+    images = pictures().clamp(0, 1)
+    views = ViewSpec(3, recipes=({"solarize": 1.0}, {"solarize": 0.0, "flip": 1.0}, "strong"))
+    inverted, flipped, plain = raw_views(Augment(), images, views)
+    torch.testing.assert_close(inverted, torch.where(plain >= 0.5, 1 - plain, plain))
+    torch.testing.assert_close(flipped, plain.flip(3))
+
+
+def test_an_impossible_strength_of_a_recipe_is_named():
+    with pytest.raises(ValueError, match="solarize=2"):
+        raw_views(Augment(), pictures(), ViewSpec(recipes=({"solarize": 2},)))
+
+
 def test_recipes_are_cycled_and_weak_only_crops_and_flips():
     flipping = Augment(flip=1, rotation=90, color_jitter=1, brightness=0.9, grayscale=1, noise=0.1, sobel=1)
     images = pictures()
@@ -204,7 +217,10 @@ def test_recipes_are_cycled_and_weak_only_crops_and_flips():
 def test_an_unknown_recipe_is_named():
     with pytest.raises(ValueError) as error:
         raw_views(Photo(), pictures(), ViewSpec(recipes=("week",)))
-    assert str(error.value) == "Unknown recipe 'week' in ViewSpec. Available: 'strong', 'weak', 'none'."
+    assert str(error.value) == (
+        "Unknown recipe 'week' in ViewSpec. Available: 'strong', 'weak', 'none', or a dict of strengths that "
+        "differ from those of 'strong'."
+    )
 
 
 def spread_of_ramp(view):

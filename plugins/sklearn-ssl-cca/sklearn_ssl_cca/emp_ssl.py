@@ -57,7 +57,7 @@ class EMPSSL(SSLLoss):
     References
     ----------
     .. [1] Tong et al., "EMP-SSL: Towards Self-Supervised Learning in One Training Epoch", 2023,
-       arXiv:2304.03977, equations 2 to 4; constants from github.com/tsb0601/EMP-SSL.
+       arXiv:2304.03977, section 2; loss and constants from github.com/tsb0601/EMP-SSL.
     """
 
     family = "cca"

@@ -45,7 +45,7 @@ class MMCR(SSLLoss):
     References
     ----------
     .. [1] Yerxa et al., "Learning Efficient Coding of Natural Images with Maximum Manifold Capacity
-       Representations", NeurIPS 2023, arXiv:2303.03307, equations 3 and 4.
+       Representations", NeurIPS 2023, arXiv:2303.03307, section 3.
     """
 
     family = "cca"

@@ -55,7 +55,7 @@ class TiCo(SSLLoss):
     References
     ----------
     .. [1] Zhu et al., "TiCo: Transformation Invariance and Covariance Contrast for Self-Supervised Visual
-       Representation Learning", 2022, arXiv:2206.10698, equations 5 to 7.
+       Representation Learning", 2022, arXiv:2206.10698, section 3.
     """
 
     family = "cca"

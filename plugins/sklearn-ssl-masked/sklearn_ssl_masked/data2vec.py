@@ -76,7 +76,7 @@ class Data2Vec(SSLLoss):
     References
     ----------
     .. [1] Baevski et al., "data2vec: A General Framework for Self-supervised Learning in Speech, Vision and
-       Language", ICML 2022, arXiv:2202.03555, sections 3.2 to 3.4.
+       Language", ICML 2022, arXiv:2202.03555, section 3.
     """
 
     family = "masked"

@@ -137,7 +137,7 @@ class IBOT(SSLLoss):
     References
     ----------
     .. [1] Zhou et al., "iBOT: Image BERT Pre-Training with Online Tokenizer", ICLR 2022, arXiv:2111.07832,
-       equations 1 to 4.
+       section 3.
     .. [2] Oquab et al., "DINOv2: Learning Robust Visual Features without Supervision", TMLR 2024,
        arXiv:2304.07193, section 4.
     """

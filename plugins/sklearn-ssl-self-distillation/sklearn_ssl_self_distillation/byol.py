@@ -13,6 +13,7 @@ from sklearn_ssl.losses import (
     SSLLoss,
     Student,
     Teacher,
+    check_bool,
     check_number,
     mean_over_targets,
     mlp,
@@ -20,6 +21,7 @@ from sklearn_ssl.losses import (
 )
 from sklearn_ssl_self_distillation.heads import make_predictor
 from sklearn_ssl_self_distillation.schedules import CosineToOne
+from sklearn_ssl_self_distillation.views import asymmetric
 
 
 def twice_then_half_the_features(feature_dim: int) -> tuple[int, ...]:
@@ -51,6 +53,9 @@ class BYOL(SSLLoss):
     predictor_dim : int, default=None
         Width of the predictor's hidden layer. None: twice the width of the features (the paper: 4096 for 2048
         features).
+    asymmetric_views : bool, default=False
+        Whether the first full-size view is always blurred, and the second rarely, but solarized with a
+        probability of 0.2, as in the paper. False: the user's augmentation for both.
     local_crops : int or "auto", default=0
         Number of local crops of each image, in addition to the two full-size views (multi-crop, as in SwAV
         [2]_), from which the student predicts the teacher's projections of both full-size views. "auto": 4,
@@ -90,6 +95,7 @@ class BYOL(SSLLoss):
         self,
         momentum: float = 0.99,
         predictor_dim: int | None = None,
+        asymmetric_views: bool = False,
         local_crops: int | str = 0,
         local_size: float = 0.5,
     ):
@@ -99,6 +105,7 @@ class BYOL(SSLLoss):
             "loss__predictor_dim", predictor_dim, whole=True, at_least=1, instead=(None,)
         )
         self.teacher_momentum = CosineToOne(self.momentum)
+        self.asymmetric_views = check_bool("loss__asymmetric_views", asymmetric_views)
         self.local_crops = local_crops
         self.local_size = local_size
 
@@ -107,7 +114,8 @@ class BYOL(SSLLoss):
         return mlp(in_dim, *widths, norm_output=True)
 
     def build(self, spec: Spec) -> None:
-        self.view_spec = multi_crop(self.local_crops, self.local_size, spec)
+        views = multi_crop(self.local_crops, self.local_size, spec)
+        self.view_spec = asymmetric(views) if self.asymmetric_views else views
         self.predictor = make_predictor(spec.dim, self.predictor_dim, default=2 * spec.feature_dim)
 
     def step(self, batch: Batch, student: Student, teacher: Teacher | None) -> Tensor | dict[str, Tensor]:

@@ -14,6 +14,7 @@ from sklearn_ssl.losses import (
     SSLLoss,
     Student,
     Teacher,
+    check_bool,
     check_choice,
     check_number,
     mean_over_targets,
@@ -21,6 +22,7 @@ from sklearn_ssl.losses import (
     multi_crop,
 )
 from sklearn_ssl_self_distillation.schedules import CosineToOne, LinearWarmup
+from sklearn_ssl_self_distillation.views import asymmetric
 
 # Maximum fraction of the training with a frozen last layer: a single epoch may be half of a short training.
 MAX_FROZEN_FRACTION = 0.1
@@ -74,6 +76,9 @@ class DINO(SSLLoss):
         The default is constant weight decay; the paper's is 0.1, with a weight decay of 0.4.
     encoder : {"student", "teacher"}, default="student"
         Network whose backbone becomes the encoder. The authors publish the teacher.
+    asymmetric_views : bool, default=False
+        Whether the first full-size view is always blurred, and the second rarely, but solarized with a
+        probability of 0.2, as in the paper. False: the user's augmentation for both.
     local_crops : int or "auto", default="auto"
         Number of local crops of each image, in addition to the two full-size views. "auto": 4, or 0 if they
         would have less than 24 pixels on the short side or the backbone rejects them; images below 48 pixels
@@ -109,8 +114,8 @@ class DINO(SSLLoss):
     - The projector is that of the other methods: two layers with BatchNorm and ReLU, to 128 dimensions. The
       authors' has three layers of 2048 with GELU and no BatchNorm, to 256.
     - Weight decay is constant by default (theirs rises from 0.04 to 0.4), gradients are not clipped (theirs
-      at a norm of 3: ``optimizer__clip_norm=3.0``), and both full-size views have the same augmentation
-      (theirs solarizes the second one).
+      at a norm of 3: ``optimizer__clip_norm=3.0``), and both full-size views have the same augmentation by
+      default.
     - The embeddings are the student's, unless `encoder` is "teacher"; the authors publish the teacher, which
       is better after long trainings and worse after short ones.
 
@@ -138,6 +143,7 @@ class DINO(SSLLoss):
         freeze_last_layer: int = 1,
         initial_weight_decay: float = 1.0,
         encoder: str = "student",
+        asymmetric_views: bool = False,
         local_crops: int | str = "auto",
         local_size: float = 0.5,
     ):
@@ -157,6 +163,7 @@ class DINO(SSLLoss):
         start = check_number("loss__initial_weight_decay", initial_weight_decay, at_least=0, at_most=1)
         self.weight_decay_at = CosineToOne(start) if start < 1 else None
         self.encoder = check_choice("loss__encoder", encoder, ("student", "teacher"))
+        self.asymmetric_views = check_bool("loss__asymmetric_views", asymmetric_views)
         self.local_crops = local_crops
         self.local_size = local_size
 
@@ -165,7 +172,8 @@ class DINO(SSLLoss):
         return mlp(in_dim, *widths, norm_output=True)
 
     def build(self, spec: Spec) -> None:
-        self.view_spec = multi_crop(self.local_crops, self.local_size, spec)
+        views = multi_crop(self.local_crops, self.local_size, spec)
+        self.view_spec = asymmetric(views) if self.asymmetric_views else views
         w = F.normalize(torch.randn(self.out_dim, spec.dim, generator=spec.generator), dim=1)
         self.last_layer = nn.Linear(spec.dim, self.out_dim, bias=False)
         self.last_layer.weight.data.copy_(w)

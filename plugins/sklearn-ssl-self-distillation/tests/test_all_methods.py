@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn_ssl_self_distillation import BYOL, DINO, SimSiam
+from skorch.callbacks import Callback
 from torch import nn
 
 from sklearn_ssl import SSLImageEmbedder, available_losses
@@ -39,6 +40,20 @@ def test_projections_are_standardized_over_the_batch(loss):
     torch.testing.assert_close(z.mean(dim=0), torch.zeros(4), rtol=0, atol=1e-5)
     torch.testing.assert_close(z.var(dim=0, correction=0), torch.ones(4), rtol=0, atol=1e-2)
     assert z.shape == (200, 4)
+
+
+@pytest.mark.parametrize("loss", ["byol", "dino"])
+def test_the_papers_views_differ_in_blur_and_solarization(loss):
+    seen = []
+
+    class Look(Callback):
+        def on_train_begin(self, net, **kwargs):
+            seen.append(net.criterion_.view_spec)
+
+    for given in ({}, {"loss__asymmetric_views": True, "loss__local_crops": 1, "loss__local_size": 1.0}):
+        embedder(loss, max_epochs=1, callbacks=[Look()], **given).fit(images())
+    assert seen[0].recipes == ("strong",)
+    assert seen[1].recipes == ({"blur": 1.0, "solarize": 0.0}, {"blur": 0.1, "solarize": 0.2}, "strong")
 
 
 @pytest.mark.parametrize("loss", METHODS)
