@@ -39,8 +39,10 @@ LOSSES = (
     *("moco", "nnclr", "meanshift"),  # queues, teachers
     *("byol", "simsiam", "dino", "swav"),  # teachers, multi-crop, prototypes
     *("deepcluster", "wmse"),  # memory of all images, whitening
+    *("lejepa", "tico", "diet"),  # random directions, moments, a classifier of the images
     *("supcon", "triplet"),  # labels
     *("mae", "simmim"),  # masked
+    *("data2vec", "dinov2", "ijepa"),  # masked, with a teacher, its heads, or the teacher as encoder
     "rotation",  # pretext
 )
 # Methods that set more than the loss.
@@ -145,7 +147,7 @@ def fit(method: str, epochs: int, folder: Path, runs: Path | None, result: Conne
     checkpoint.INTERVAL, checkpoint.MAX_TIME_FRACTION = 0.0, 1.0
     params = {"loss": method, **WAYS.get(method, {})}
     vit = get_loss(params["loss"]).defaults.get("backbone") == "vit"
-    size = {"patch": 4, "width": 32, "depth": 2, "heads": 2}
+    size = {"patch": 4, "width": 32, "depth": 3, "heads": 2}
     backbone = {"backbone": "vit", "backbone_params": size} if vit else {"backbone": Small}
     embedder = SSLImageEmbedder(
         **params, **backbone, max_epochs=epochs, batch_size=16, random_state=0, checkpoint=runs

@@ -43,8 +43,8 @@ from sklearn_ssl._together import run_together
 
 # Number of training images of the digits, and of images in a step; 20 steps are made.
 N_IMAGES, BATCH_SIZE, STEPS = 256, 64, 20
-SMALL_VIT = {"backbone__width": 64, "backbone__depth": 2}
-NEED_VIT = ("beit", "mae")
+SMALL_VIT = {"backbone__width": 64, "backbone__depth": 3}
+NEED_VIT = ("beit", "data2vec", "dinov2", "ibot", "ijepa", "mae")
 # Losses that cut images of 8 x 8 pixels into tiles that are too small.
 TILES = ("cpc", "jigsaw", "relative_location")
 KILLED = ("swav", "moco", "vicreg")
@@ -68,7 +68,7 @@ class InDouble(Callback):
         net.draw_views = lambda *args: [view.double() for view in draw(*args)]
         for module in filter(None, (net.module_, net.criterion_, net.teacher)):
             module.double()
-        for layer in net.module_.backbone.modules():  # images of `transform` are float32
+        for layer in net.kept.backbone.modules():  # images of `transform` are float32
             if isinstance(layer, nn.Conv2d):
                 layer.register_forward_pre_hook(lambda layer, args: (args[0].double(),))
 

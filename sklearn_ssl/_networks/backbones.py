@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeGuard
 
@@ -218,17 +218,33 @@ def _dry_run(module: nn.Module, label: str, in_channels: int, image_size: tuple[
     # Modules can be in different modes (a frozen BatchNorm): each one's is restored.
     modes = [(part, part.training) for part in module.modules()]
     try:
-        with torch.no_grad():
-            return module.eval()(torch.zeros(2, in_channels, *image_size))
+        return _output(module, in_channels, image_size)
     except Exception as error:  # modules may raise any exception
         size = " x ".join(map(str, (in_channels, *image_size)))
         raise ValueError(
             f"backbone {label} cannot take images of {size}: {str(error).rstrip('.')}. "
-            f"Backbones that take any size: {', '.join(_resnets())}; or set image_size=224."
+            + _way_out(module, in_channels, image_size)
         ) from error
     finally:
         for part, training in modes:
             part.training = training
+
+
+@torch.no_grad()
+def _output(module: nn.Module, in_channels: int, image_size: tuple[int, int]) -> Any:
+    return module.eval()(torch.zeros(2, in_channels, *image_size))
+
+
+def _way_out(module: nn.Module, in_channels: int, image_size: tuple[int, int]) -> str:
+    """Return what to do for a backbone that rejects images."""
+    if in_channels == 1:
+        with suppress(Exception):  # of color images, too
+            _output(module, 3, image_size)
+            return (
+                "It takes color images: repeat the gray channel, "
+                "np.repeat(images[..., None], 3, axis=-1), and do the same for `transform`."
+            )
+    return f"Backbones that take any size: {', '.join(_resnets())}; or set image_size=224."
 
 
 def _check_features(output: Any, label: str) -> None:

@@ -435,6 +435,14 @@ def test_training_changes_the_weights_and_the_users_module_stays(images, tiny, e
     assert not torch.equal(before["conv.weight"], fitted.encoder_.backbone.conv.weight)
 
 
+def test_layers_that_the_user_froze_stay(images, tiny, embedder):
+    mine = tiny(3)
+    mine.conv.requires_grad_(False)
+    fitted = embedder(backbone=mine, lr=0.1).fit(images)
+    assert torch.equal(mine.conv.weight, fitted.encoder_.backbone.conv.weight)
+    assert not torch.equal(mine.norm.weight, fitted.encoder_.backbone.norm.weight)
+
+
 # ------------------------------------------------------------------ history and time
 
 
