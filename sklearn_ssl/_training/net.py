@@ -208,10 +208,10 @@ class SSLNet(NeuralNet):
         if self.criterion.teacher_momentum is not None:
             momentum_at(self.criterion, 0.0)  # reports an invalid momentum before training
             self.teacher_ = Teacher(self.module_, self._heads(self.criterion))
-        elif self.criterion.encoder != "student":
+        if self.criterion.encoder not in ("student", *(["teacher"] if self.teacher else [])):
             raise ValueError(
-                f"The loss {self.loss_name!r} declares encoder={self.criterion.encoder!r}, but no "
-                f"teacher_momentum, so that there is no teacher."
+                f"The loss {self.loss_name!r} declares encoder={self.criterion.encoder!r}: 'student' is "
+                f"possible, and 'teacher' if it has teacher_momentum, too."
             )
         if self.compile_network:
             for student in [self.module_, *([self.teacher.average] if self.teacher else [])]:
@@ -339,7 +339,8 @@ class SSLNet(NeuralNet):
         """Yield projections of batches of images, in their order, by the network in training mode."""
         one = replace(self.criterion_.view_spec, n=1, local=0)
         self.module_.train()
-        for index in torch.arange(len(source)).split(self.batch_size):
+        # Of nearly equal size: BatchNorm cannot normalize a last batch of a single image.
+        for index in torch.arange(len(source)).tensor_split(max(1, len(source) // self.batch_size)):
             seed = derive_seed(self.seed, BEFORE_TRAINING, int(index[0]))
             with lent_generators(seed, self.device):
                 unit = self.pixels.to_unit(source.batch(index).to(self.device))

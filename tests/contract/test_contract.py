@@ -814,12 +814,13 @@ def test_the_encoder_is_the_network_that_the_method_declares(which):
     assert torch.equal(fitted.encoder_.state_dict()["backbone.0.weight"], weights[which])
 
 
-def test_a_teacher_to_keep_needs_a_momentum():
-    class NoTeacher(Recorder):
-        encoder = "teacher"
+@pytest.mark.parametrize("which", ["teacher", "both"])
+def test_an_encoder_that_is_none_is_told(which):
+    class Wrong(Recorder):
+        encoder = which
 
-    with pytest.raises(ValueError, match=r"NoTeacher.*encoder='teacher', but no teacher_momentum"):
-        embedder(NoTeacher).fit(images())
+    with pytest.raises(ValueError, match=rf"Wrong.*encoder='{which}': 'student' is possible"):
+        embedder(Wrong).fit(images())
 
 
 # ------------------------------------------------------------------ rates and weight decay of its own
@@ -904,10 +905,10 @@ class LooksFirst(Recorder):
 
 
 def test_a_method_may_see_projections_of_all_images_before_the_first_step():
-    keep = trained(LooksFirst, images(11), batch_size=4)
-    assert keep.loss.projections.shape == (11, 4)
+    keep = trained(LooksFirst, images(9), batch_size=4)  # a last batch of one would be refused
+    assert keep.loss.projections.shape == (9, 4)
     assert not keep.loss.projections.requires_grad
-    other = trained(LooksFirst, images(11), batch_size=4)
+    other = trained(LooksFirst, images(9), batch_size=4)
     assert torch.equal(keep.loss.projections, other.loss.projections)
 
 
