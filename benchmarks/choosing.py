@@ -55,6 +55,9 @@ METHODS = {
     "dcl 0.1": {"loss": "dcl", "loss_params": {"temperature": 0.1}},
     "vicreg": {"loss": "vicreg"},
     "vicreg cov 0.04": {"loss": "vicreg", "loss_params": {"cov_coeff": 0.04}},
+    "lejepa 0.02": {"loss": "lejepa", "loss_params": {"lambd": 0.02}},
+    "lejepa 0.05": {"loss": "lejepa", "loss_params": {"lambd": 0.05}},
+    "lejepa 0.2": {"loss": "lejepa", "loss_params": {"lambd": 0.2}},
 }
 GENTLE = Augment(crop=0.5, flip=0.5, vertical_flip=0.5, quarter_turns=0.75, color_jitter=0.8, brightness=0.4)
 AUGMENTS = {"photo": "photo", "symbols": "symbols", "overhead": "overhead", "gentle": GENTLE}

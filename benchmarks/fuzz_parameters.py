@@ -33,7 +33,7 @@ from PIL import Image, ImageColor
 from skorch.callbacks import Callback
 from torch import nn
 
-from sklearn_ssl import SSLImageEmbedder, available_losses
+from sklearn_ssl import SSLImageEmbedder, available_losses, get_loss
 from sklearn_ssl._images.lazy import UnreadableImage
 
 SECONDS = 20
@@ -115,7 +115,8 @@ RANGES: dict[str, Callable[[Any], bool]] = {
     "reader": one_of(None),
     "max_epochs": COUNT_OR_AUTO,
     "max_time": number(0, ends="(]", also=(None,)),
-    "batch_size": SEVERAL,
+    "batch_size": number(2, whole=True, also=("auto",)),
+    "frozen_fraction": DECAY,
     "micro_batches": COUNT,
     "optimizer": one_of("auto"),
     "lr": number(0, 1e6, ends="(]", also=("auto",)),
@@ -124,6 +125,9 @@ RANGES: dict[str, Callable[[Any], bool]] = {
     "device": one_of("auto"),
     "precision": one_of("auto"),
     "compile": is_bool,
+    "validation_fraction": lambda value: value == 0,  # of four images nothing can be held back
+    "eval_metrics": one_of("auto"),
+    "eval_every": COUNT_OR_AUTO,
     "callbacks": lambda value: value is None or (isinstance(value, list | tuple) and not value),
     "checkpoint": is_path,
     "warm_start": is_bool,
@@ -174,6 +178,11 @@ RANGES: dict[str, Callable[[Any], bool]] = {
     # losses'
     "loss__temperature": POSITIVE,
     "loss__momentum": PROBABILITY,
+    "loss__asymmetric_views": is_bool,
+    "loss__encoder": one_of("student", "teacher"),
+    "loss__n_views": number(2, 100, whole=True),
+    "loss__lambd": PROBABILITY,
+    "loss__n_directions": number(1, 2**16, whole=True),
     "loss__queue_size": number(4, whole=True, also=("auto",)),
     "loss__local_crops": number(0, 100, whole=True, also=("auto",)),
     "loss__local_size": SHARE,
@@ -186,6 +195,35 @@ RANGES: dict[str, Callable[[Any], bool]] = {
     "loss__predictor_dim": number(1, whole=True, also=(None,)),
     "barlow_twins loss__lambd": AT_LEAST_0,
     "barlow_twins loss__scale": POSITIVE,
+    "data2vec loss__n_layers": number(1, 3, whole=True),
+    "data2vec loss__beta": POSITIVE,
+    "diet loss__label_smoothing": DECAY,
+    **{
+        f"{loss} loss__{name}": is_valid
+        for loss in ("ibot", "dinov2")
+        for name, is_valid in {
+            "out_dim": SEVERAL,
+            "hidden": COUNT,
+            "bottleneck": COUNT,
+            "shared_head": is_bool,
+            "student_temp": POSITIVE,
+            "teacher_temp": POSITIVE,
+            "centering": one_of("mean", "sinkhorn"),
+            "center_momentum": PROBABILITY,
+            "koleo_weight": AT_LEAST_0,
+        }.items()
+    },
+    "ijepa loss__n_blocks": COUNT,
+    "ijepa loss__predictor_width": COUNT,
+    "ijepa loss__predictor_depth": COUNT,
+    "mmcr loss__lambd": AT_LEAST_0,
+    "emp_ssl loss__n_patches": number(2, 1000, whole=True),
+    "emp_ssl loss__patch_area": SHARE,
+    "emp_ssl loss__weight": AT_LEAST_0,
+    "emp_ssl loss__epsilon": POSITIVE,
+    "simsiam loss__predictor_schedule": one_of("cosine", "constant"),
+    "tico loss__beta": PROBABILITY,
+    "tico loss__rho": AT_LEAST_0,
     "beit loss__tokenizer": lambda value: value is None,
     "beit loss__vocab": SEVERAL,
     "beit loss__tokenizer_share": number(0, 1, ends="()"),
@@ -198,6 +236,7 @@ RANGES: dict[str, Callable[[Any], bool]] = {
     "deepcluster loss__n_clusters": number(2, 4, whole=True, also=("auto",)),
     "deepcluster loss__n_groupings": COUNT,
     "deepcluster loss__kmeans_iterations": COUNT,
+    "deepcluster loss__first_clusters": one_of("random", "projections"),
     "dino loss__out_dim": SEVERAL,
     "dino loss__student_temp": POSITIVE,
     "dino loss__teacher_temp": POSITIVE,
@@ -205,6 +244,7 @@ RANGES: dict[str, Callable[[Any], bool]] = {
     "dino loss__teacher_temp_warmup": PROBABILITY,
     "dino loss__center_momentum": PROBABILITY,
     "dino loss__freeze_last_layer": number(0, whole=True),
+    "dino loss__initial_weight_decay": PROBABILITY,
     "inpainting loss__holes": number(1, 64, whole=True),
     "jigsaw loss__permutations": SEVERAL,
     "jigsaw loss__tiles": one_of("together", "apart"),
@@ -231,11 +271,11 @@ RANGES: dict[str, Callable[[Any], bool]] = {
     "wmse loss__w_size": number(2, 4, whole=True, also=("auto",)),
     "wmse loss__w_iter": COUNT,
     "wmse loss__w_eps": AT_LEAST_0,
-    "wmse loss__n_views": number(2, 100, whole=True),
 }
 # Numbers of layers or iterations, which have no upper limit: large values are valid, but take too long.
 LOOPS = (
     *("backbone__depth", "loss__decoder_depth", "loss__head_depth", "loss__kmeans_iterations"),
+    *("loss__predictor_depth", "loss__n_blocks", "loss__n_patches", "loss__n_views"),
     *("loss__n_groupings", "loss__sinkhorn_iterations", "loss__w_iter", "optimizer__iterations"),
 )
 
@@ -325,10 +365,11 @@ def outcome_of(
 
 def fit(settings: dict[str, Any], name: str, value: Any) -> None:
     small = dict(backbone=Tiny, projector=(4,), max_epochs=1, batch_size=4, random_state=0, device="cpu")
-    if settings.get("loss") in ("beit", "mae"):
+    loss = settings.get("loss", "ntxent")
+    if getattr(get_loss(loss), "defaults", {}).get("backbone") == "vit":
         small["backbone"] = "vit"
     if "vit" in (small["backbone"], settings.get("backbone")):
-        small["backbone_params"] = dict(width=8, depth=1)
+        small["backbone_params"] = dict(width=8, depth=3 if loss == "data2vec" else 1)
     if settings.get("loss") == "meanshift":
         small["loss_params"] = dict(k=2)
     if name in ("max_epochs", "max_time", "verbose"):

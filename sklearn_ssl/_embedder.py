@@ -104,6 +104,9 @@ class SSLImageEmbedder(
         pixels; "auto": about an eighth of the image's side), ``width`` (192), ``depth`` (6), ``heads``
         ("auto": one for each 64 of the width) and ``pooling`` ("mean" or "class"); a factory has its
         keyword parameters.
+    frozen_fraction : float, default=0.0
+        Fraction of the backbone's layers, from the input on, whose weights stay as they are: for pretrained
+        networks, whose first layers suit most images, and whose steps are faster then. Below 1.
     projector : tuple of int or nn.Module, default="auto"
         Widths of the layers that map features to the projections that the loss compares; not used by
         `transform`. "auto": the width of the features, then 128, unless the loss sets others ("vicreg":
@@ -278,6 +281,7 @@ device_, precision_, compile_ : object
         # Network
         backbone: str | nn.Module | Callable = "auto",
         backbone_params: dict[str, Any] | None = None,
+        frozen_fraction: float = 0.0,
         projector: str | Sequence[int] | nn.Module = "auto",
         # Views
         augment: str | Augment | Callable = "auto",
@@ -318,6 +322,7 @@ device_, precision_, compile_ : object
         self.loss_params = loss_params
         self.backbone = backbone
         self.backbone_params = backbone_params
+        self.frozen_fraction = frozen_fraction
         self.projector = projector
         self.augment = augment
         self.augment_params = augment_params

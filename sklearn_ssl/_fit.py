@@ -53,6 +53,7 @@ N_COMPARED = 8
 RESOLVED_IN_FINGERPRINT = (
     "augment",
     "backbone",
+    "batch_size",
     "lr",
     "max_epochs",
     "optimizer",
@@ -258,6 +259,7 @@ class Task:
                 self.loss,
                 settings.backbone,
                 params["backbone_params"] or {},
+                params["frozen_fraction"],
                 settings.projector,
                 self.images,
                 precision=settings.precision,

@@ -86,6 +86,7 @@ def check_parameters(params: Mapping[str, Any]) -> None:
     check_number("warmup", params["warmup"], at_least=0, at_most=1, instead=("auto",))
     check_number("eval_every", params["eval_every"], whole=True, at_least=1, instead=("auto",))
     check_number("validation_fraction", params["validation_fraction"], at_least=0, below=1)
+    check_number("frozen_fraction", params["frozen_fraction"], at_least=0, below=1)
     check_number("verbose", params["verbose"], whole=True, at_least=0, instead=(True, False))
     check_bool("compile", params["compile"])
     check_bool("warm_start", params["warm_start"])
@@ -144,7 +145,17 @@ def resolve_backbone_name(loss: Any, backbone: Any) -> Any:
 
 
 def resolve_image_size(loss: Any, image_size: Any) -> Any:
-    """Return what `image_size=` stands for beside a loss: the given value, the loss's, or "auto"."""
+    """Return what `image_size=` stands for beside a loss: the given value, the loss's, or "auto".
+
+    Raises
+    ------
+    ValueError
+        If the user gives a function, which only a loss may.
+    """
+    if callable(image_size):
+        raise ValueError(
+            f"image_size={shortened(image_size)}: give 'auto', a number of pixels, or (height, width)."
+        )
     return defaults_of(loss).get("image_size", "auto") if is_auto(image_size) else image_size
 
 

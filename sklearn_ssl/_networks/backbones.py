@@ -150,6 +150,22 @@ def averaged(module: nn.Module) -> nn.Sequential:
     return nn.Sequential(module, nn.AdaptiveAvgPool2d(1), nn.Flatten())
 
 
+def freeze(module: nn.Module, fraction: float) -> None:
+    """Exclude the weights of the first layers from training; layers are counted in the order of `modules()`.
+
+    Parameters
+    ----------
+    module : nn.Module
+        Network, changed in place.
+    fraction : float
+        Fraction of the layers that have weights, rounded to whole layers.
+    """
+    layers = [layer for layer in module.modules() if next(layer.parameters(recurse=False), None) is not None]
+    for layer in layers[: round(fraction * len(layers))]:
+        for parameter in layer.parameters(recurse=False):
+            parameter.requires_grad_(False)
+
+
 def feature_maps(backbone: nn.Module, x: Tensor) -> Tensor:
     """Return the feature maps whose average over space is a backbone's features.
 

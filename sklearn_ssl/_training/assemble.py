@@ -12,7 +12,7 @@ from torch import nn
 
 from sklearn_ssl._checks import shortened
 from sklearn_ssl._images.inputs import ImageFormat
-from sklearn_ssl._networks.backbones import build_backbone
+from sklearn_ssl._networks.backbones import build_backbone, freeze
 from sklearn_ssl._networks.student import Student
 from sklearn_ssl.losses._adapters import build_loss
 from sklearn_ssl.losses._base import Spec, SSLLoss
@@ -22,6 +22,7 @@ def build_student(
     loss: SSLLoss,
     backbone: Any,
     backbone_params: dict[str, Any],
+    frozen_fraction: float,
     projector: Any,
     images: ImageFormat,
     *,
@@ -53,6 +54,7 @@ def build_student(
     network, feature_dim = build_backbone(
         backbone, backbone_params, in_channels=channels, image_size=images.size
     )
+    freeze(network, frozen_fraction)
     if isinstance(projector, FunctionType):
         projector = projector(feature_dim)
     head = _make_projector(projector, loss, feature_dim)

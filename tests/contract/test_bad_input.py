@@ -525,10 +525,15 @@ def test_a_link_to_a_file_is_a_file(embedder, images, save_images, tmp_path):
             "weight_decay=-1: give a finite number of at least 0 and at most 1000000, or 'auto'.",
         ),
         ({"warmup": 2}, "warmup=2: give a finite number of at least 0 and at most 1, or 'auto'."),
+        ({"frozen_fraction": 1}, "frozen_fraction=1: give a finite number of at least 0 and below 1."),
         ({"compile": "no"}, "compile='no': give True or False."),
         ({"warm_start": 1}, "warm_start=1: give True or False."),
         ({"verbose": "x"}, "verbose='x': give a whole number of at least 0, or True, or False."),
         ({"precision": 5}, "precision=5: give 'auto', 'bf16' or 'float32'."),
+        (
+            {"image_size": len},
+            "image_size=<built-in function len>: give 'auto', a number of pixels, or (height, width).",
+        ),
         ({"image_size": True}, "image_size=True: give 'auto', a number of pixels, or (height, width)."),
         (
             {"image_shape": (8, True)},

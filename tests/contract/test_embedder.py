@@ -443,6 +443,22 @@ def test_layers_that_the_user_froze_stay(images, tiny, embedder):
     assert not torch.equal(mine.norm.weight, fitted.encoder_.backbone.norm.weight)
 
 
+def test_a_fraction_of_the_layers_stays_and_the_rest_is_trained(images):
+    settings = {"backbone": "resnet10", "batch_size": 8, "random_state": 0}
+    start = SSLImageEmbedder(max_epochs=0, **settings).fit(images).encoder_.backbone
+    trained = SSLImageEmbedder(max_epochs=1, frozen_fraction=0.5, **settings).fit(images).encoder_.backbone
+    layers = [name for name, layer in start.named_modules() if list(layer.parameters(recurse=False))]
+    stays = [
+        all(
+            torch.equal(a, b)
+            for a, b in zip(*(net.get_submodule(name).parameters() for net in (start, trained)), strict=True)
+        )
+        for name in layers
+    ]
+    n_frozen = round(len(layers) / 2)
+    assert stays == [True] * n_frozen + [False] * (len(layers) - n_frozen)
+
+
 # ------------------------------------------------------------------ history and time
 
 

@@ -17,7 +17,7 @@ from sklearn_ssl.losses import (
     check_number,
     multi_crop,
 )
-from sklearn_ssl_cca.slices import distance_to_center, draw_directions
+from sklearn_ssl_cca.slices import MAX_DIRECTIONS, distance_to_center, draw_directions
 
 # Largest frequency at which characteristic functions are compared, and number of frequencies from 0 on; the
 # authors' values.
@@ -93,7 +93,9 @@ class LeJEPA(SSLLoss):
     ):
         super().__init__()
         self.lambd = check_number("loss__lambd", lambd, at_least=0, at_most=1)
-        self.n_directions = check_number("loss__n_directions", n_directions, whole=True, at_least=1)
+        self.n_directions = check_number(
+            "loss__n_directions", n_directions, whole=True, at_least=1, at_most=MAX_DIRECTIONS
+        )
         self.n_views = check_number("loss__n_views", n_views, whole=True, at_least=2, at_most=100)
         self.local_crops = local_crops
         self.local_size = local_size

@@ -6,6 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+# Maximum number of directions: more take memory for no gain.
+MAX_DIRECTIONS = 2**16
+
 
 def draw_directions(n: int, z: Tensor, generator: torch.Generator) -> Tensor:
     """Return n random directions of unit length for projections z, in columns, (dim, n)."""
