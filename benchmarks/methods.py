@@ -99,7 +99,7 @@ def batch_size_of(method: str) -> int | str:
 
 
 def defaults_of(method: str) -> dict[str, Any]:
-    return {} if method.startswith(UNTRAINED.split()[0]) else getattr(get_loss(method), "defaults", {})
+    return getattr(get_loss(method), "defaults", {}) if method in available_losses() else {}
 
 
 def setting(args: argparse.Namespace, method: str, seed: int) -> dict[str, Any]:

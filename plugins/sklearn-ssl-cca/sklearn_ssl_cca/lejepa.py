@@ -2,22 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from sklearn_ssl.losses import (
-    Batch,
-    Spec,
-    SSLLoss,
-    Student,
-    Teacher,
-    check_number,
-    multi_crop,
-)
-from sklearn_ssl_cca.slices import MAX_DIRECTIONS, distance_to_center, draw_directions
+from sklearn_ssl_cca.slices import SlicedLoss, distance_to_center
 
 # Largest frequency at which characteristic functions are compared, and number of frequencies from 0 on; the
 # authors' values.
@@ -30,7 +20,7 @@ def wide_then_narrow(feature_dim: int) -> tuple[int, ...]:
     return 2 * feature_dim, 2 * feature_dim, max(2, feature_dim // 8)
 
 
-class LeJEPA(SSLLoss):
+class LeJEPA(SlicedLoss):
     r"""Latent-Euclidean joint-embedding predictive architecture (LeJEPA) loss [1]_.
 
     The projections of all views of an image are pulled toward the mean of its full-size views, while sketched
@@ -91,21 +81,7 @@ class LeJEPA(SSLLoss):
         local_crops: int | str = 0,
         local_size: float = 0.5,
     ):
-        super().__init__()
-        self.lambd = check_number("loss__lambd", lambd, at_least=0, at_most=1)
-        self.n_directions = check_number(
-            "loss__n_directions", n_directions, whole=True, at_least=1, at_most=MAX_DIRECTIONS
-        )
-        self.n_views = check_number("loss__n_views", n_views, whole=True, at_least=2, at_most=100)
-        self.local_crops = local_crops
-        self.local_size = local_size
-
-    def build(self, spec: Spec) -> None:
-        self.view_spec = replace(multi_crop(self.local_crops, self.local_size, spec), n=self.n_views)
-
-    def step(self, batch: Batch, student: Student, teacher: Teacher | None) -> Tensor | dict[str, Tensor]:
-        z = student(batch.views)
-        return self(*z, directions=draw_directions(self.n_directions, z[0], batch.generator))
+        super().__init__(lambd, n_directions, n_views, local_crops, local_size)
 
     def forward(self, *z: Tensor, directions: Tensor) -> dict[str, Tensor]:
         """Compute the loss of the projections.
