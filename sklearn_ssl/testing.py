@@ -31,7 +31,7 @@ from torch._subclasses.fake_tensor import (
 
 from sklearn_ssl._networks.student import Student, Teacher
 from sklearn_ssl._networks.vit import make_vit
-from sklearn_ssl._training.assemble import output_width
+from sklearn_ssl._training.assemble import output_width, teacher_heads
 from sklearn_ssl._training.net import check_loss_value
 from sklearn_ssl._training.seeds import seeded_modules
 from sklearn_ssl.losses._adapters import loss_name, make_loss, resolve_loss
@@ -201,7 +201,11 @@ class Trial:
             width = dim if self.simple else output_width(self.student.projector, FEATURES)
             backbone = self.student.backbone
             self.loss.build(Spec(FEATURES, width, 64, n, CHANNELS, (SIDE, SIDE), backbone, generator))
-        self.teacher = None if self.simple or self.loss.teacher_momentum is None else self._teacher()
+        self.teacher = (
+            None
+            if self.simple or self.loss.teacher_momentum is None
+            else Teacher(self.student, teacher_heads(self.loss))
+        )
         for module in self.modules():
             module.to(dtype)
         self.loss.before_training(lambda: torch.randn(64, width, generator=generator).to(dtype))
@@ -215,13 +219,6 @@ class Trial:
             conv = nn.Conv2d(CHANNELS, FEATURES, 3, 2)
             backbone = nn.Sequential(conv, nn.GELU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
         return Student(backbone, self.loss.make_projector(FEATURES, (32, self.dim)))
-
-    def _teacher(self) -> Teacher:
-        return Teacher(self.student, self.heads())
-
-    def heads(self) -> dict[str, nn.Module]:
-        """Return the modules of the loss that the teacher follows."""
-        return {name: getattr(self.loss, name) for name in self.loss.teacher_heads}
 
     def modules(self) -> list[nn.Module]:
         return [module for module in (self.loss, self.student, self.teacher) if module is not None]
@@ -524,7 +521,7 @@ def train(trial: Trial, steps: int) -> list[float]:
         value.backward()
         optimizer.step()
         if trial.teacher is not None:
-            trial.teacher.follow(trial.student, 0.9, trial.heads())
+            trial.teacher.follow(trial.student, 0.9, teacher_heads(trial.loss))
         trial.loss.after_step(trial.student, trial.teacher)
         values.append(value.item())
     return values

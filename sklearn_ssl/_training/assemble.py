@@ -73,6 +73,11 @@ def build_student(
     return Student(network, head, precision), projector, feature_dim
 
 
+def teacher_heads(loss: SSLLoss) -> dict[str, nn.Module]:
+    """Return the modules of a loss that the teacher follows, by name."""
+    return {name: getattr(loss, name) for name in loss.teacher_heads}
+
+
 def output_width(module: nn.Module, in_dim: int) -> int:
     """Return the width of a module's output for inputs of shape (n, in_dim)."""
     was_training = module.training

@@ -25,6 +25,7 @@ from sklearn_ssl._images.pixel_scale import PixelScale, evenly_spaced
 from sklearn_ssl._images.sources import Source, whole_of
 from sklearn_ssl._networks.norms import fill_in_statistics
 from sklearn_ssl._networks.student import Student, Teacher, load_plain_state
+from sklearn_ssl._training.assemble import teacher_heads
 from sklearn_ssl._training.batches import EpochBatches, TrainingSet
 from sklearn_ssl._training.clock import Clock
 from sklearn_ssl._training.gradient_cache import GradientCache, InParts
@@ -207,7 +208,7 @@ class SSLNet(NeuralNet):
         self.module_.to(memory_format=torch.channels_last)
         if self.criterion.teacher_momentum is not None:
             momentum_at(self.criterion, 0.0)  # reports an invalid momentum before training
-            self.teacher_ = Teacher(self.module_, self._heads(self.criterion))
+            self.teacher_ = Teacher(self.module_, teacher_heads(self.criterion))
         if self.criterion.encoder not in ("student", *(["teacher"] if self.teacher else [])):
             raise ValueError(
                 f"The loss {self.loss_name!r} declares encoder={self.criterion.encoder!r}: 'student' is "
@@ -238,11 +239,6 @@ class SSLNet(NeuralNet):
             f"The loss {self.loss_name!r} declares a rate for {name!r}, which is neither 'student' nor one "
             f"of its modules and parameters."
         )
-
-    @staticmethod
-    def _heads(loss: SSLLoss) -> dict[str, torch.nn.Module]:
-        """Return the modules of a loss that the teacher follows, by name."""
-        return {name: getattr(loss, name) for name in loss.teacher_heads}
 
     @property
     def teacher(self) -> Teacher | None:
@@ -589,7 +585,7 @@ class SSLNet(NeuralNet):
     def _move_teacher(self) -> None:
         if self.teacher is not None:
             momentum = momentum_at(self.criterion_, self.progress())
-            self.teacher.follow(self.module_, momentum, self._heads(self.criterion_))
+            self.teacher.follow(self.module_, momentum, teacher_heads(self.criterion_))
 
     # ------------------------------------------------------------------ progress
 
