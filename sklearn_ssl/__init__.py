@@ -8,6 +8,7 @@ from sklearn_ssl._displays.spectrum import SpectrumDisplay
 from sklearn_ssl._displays.training_curve import TrainingCurveDisplay
 from sklearn_ssl._displays.views import ViewsDisplay, sample_views
 from sklearn_ssl._embedder import SSLImageEmbedder, load
+from sklearn_ssl._images.file_parts import FilePart, list_parts
 from sklearn_ssl._images.files import list_images
 from sklearn_ssl._images.reader import Reader
 from sklearn_ssl._images.shards import ImageShards
@@ -16,13 +17,15 @@ from sklearn_ssl._scorers import EmbeddingScorer, available_scorers, get_scorer
 from sklearn_ssl._splits import LabeledKFold
 from sklearn_ssl._together import fit_together
 from sklearn_ssl.losses._base import Batch, Spec, SSLLoss, ViewSpec
-from sklearn_ssl.losses._registry import LossInfo, available_losses, get_loss, register_loss
+from sklearn_ssl.losses._loss_info import LossInfo
+from sklearn_ssl.losses._registry import available_losses, get_loss, register_loss
 
 __version__ = "0.1.0"
 __all__ = [
     "Batch",
     "EmbeddingMapDisplay",
     "EmbeddingScorer",
+    "FilePart",
     "ImageShards",
     "LabelEfficiencyDisplay",
     "LabeledKFold",
@@ -43,6 +46,7 @@ __all__ = [
     "get_loss",
     "get_scorer",
     "list_images",
+    "list_parts",
     "load",
     "param_grid",
     "register_loss",

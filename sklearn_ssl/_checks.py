@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Mapping
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, Literal, overload
 
 import numpy as np
 
@@ -13,6 +13,39 @@ import numpy as np
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
+@overload
+def check_number(
+    name: str,
+    value: Any,
+    *,
+    whole: Literal[True],
+    at_least: float | None = None,
+    above: float | None = None,
+    at_most: float | None = None,
+    below: float | None = None,
+) -> int: ...
+@overload
+def check_number(
+    name: str,
+    value: Any,
+    *,
+    at_least: float | None = None,
+    above: float | None = None,
+    at_most: float | None = None,
+    below: float | None = None,
+) -> float: ...
+@overload
+def check_number(
+    name: str,
+    value: Any,
+    *,
+    whole: bool = False,
+    at_least: float | None = None,
+    above: float | None = None,
+    at_most: float | None = None,
+    below: float | None = None,
+    instead: tuple = (),
+) -> Any: ...
 def check_number(
     name: str,
     value: Any,
@@ -33,7 +66,7 @@ def check_number(
     value : object
         Given value. True, False, nan, infinity and numbers beyond the range of float32 are rejected.
     whole : bool, default=False
-        Whether to accept whole numbers only.
+        Whether to accept integers only.
     at_least : float, default=None
         Inclusive lower limit; None: no limit.
     above : float, default=None
@@ -81,7 +114,7 @@ def check_number(
     limits = {words: (holds, bound) for words, (holds, bound) in possible.items() if bound is not None}
     number = _as_number(value, whole)
     if number is None or not all(holds(number, bound) for holds, bound in limits.values()):
-        kind = "a whole number" if whole else "a finite number"
+        kind = "an integer" if whole else "a finite number"
         bounds = " and".join(f" {words} {bound}" for words, (_, bound) in limits.items())
         alternatives = "".join(f", or {choice!r}" for choice in instead)
         raise ValueError(f"{name}={shortened(value)}: give {kind}{bounds}{alternatives}.")
@@ -175,7 +208,7 @@ def check_params(name: str, value: Any) -> dict[str, Any]:
 
 
 def is_whole(value: Any) -> bool:
-    """Return whether a value is a whole number, of Python or NumPy; True and False are not.
+    """Return whether a value is an integer, of Python or NumPy; True and False are not.
 
     Parameters
     ----------
@@ -185,7 +218,7 @@ def is_whole(value: Any) -> bool:
     Returns
     -------
     bool
-        Whether the value is a whole number.
+        Whether the value is an integer.
 
     See Also
     --------

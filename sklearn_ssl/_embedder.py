@@ -192,13 +192,13 @@ class SSLImageEmbedder(
         epoch, with the same results as without the interruption (on a CPU, with `max_epochs`). A finished
         training is loaded from it, unless `random_state` is None. The file is written after every epoch and
         every five minutes, in at most a tenth of the time, and is about three times as large as the network.
-        Callbacks start anew.
+        Callbacks start from their initial state.
     warm_start : bool, default=False
         Whether a `fit` with a larger `max_epochs` (or `max_time`) continues the last one and trains the
         difference, at the learning rate of the longer schedule.
     random_state : int, RandomState or None, default=None
         Seed of the initial weights, views and batches. With an int, fits are repeatable: bit for bit on the
-        same device, precision and number of threads. With None every fit is drawn anew, and only an
+        same device, precision and number of threads. With None, every fit is different, and only an
         interrupted one is continued from its `checkpoint`.
     verbose : int, default=0
         1: show a progress bar with images per second and the remaining time, in `transform` too, and say
@@ -220,7 +220,7 @@ class SSLImageEmbedder(
         (height, width) of the views, in pixels.
     n_features_in_ : int
         Number of pixel values of an image; undefined for files.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (`n_features_in_`,)
         Names of the columns; defined only if X has string column names.
     eval_metrics_ : list of str
         Names of the scores in `history_`; empty if no images were held back.
@@ -688,10 +688,10 @@ device_, precision_, compile_ : object
         if outcome.end == "interrupted":
             file = ""
             if checkpoint and not outcome.error:
-                file = f", or as before: it then goes on from {checkpoint.path}"
+                file = f", or as before: it then resumes from {checkpoint.path}"
             warn(
                 f"The fit was interrupted in epoch {self.n_iter_}, after {outcome.steps} steps. The model so "
-                f"far is kept and can be used. To go on, fit again with warm_start=True{file}."
+                f"far is kept and can be used. To continue, fit again with warm_start=True{file}."
             )
         # Also after a Ctrl-C that came when the last step was done.
         if outcome.end == "interrupted" or interrupted:

@@ -7,6 +7,7 @@ import difflib
 import functools
 import inspect
 from collections.abc import Callable, Iterable, Mapping
+from keyword import iskeyword
 from typing import Any, ClassVar, Self
 
 from sklearn.base import BaseEstimator, clone
@@ -38,6 +39,31 @@ def did_you_mean(name: str, known: Iterable[str], prefix: str = "") -> str:
     """Return a sentence, preceded by a space, that suggests the closest known name; or ""."""
     near = difflib.get_close_matches(name, list(known), n=1)
     return f" Did you mean {prefix + near[0]!r}?" if near else ""
+
+
+def _lists_parameters(method: Callable) -> Callable:
+    """Let the signature of `set_params` list the parameters of its instance, for completion and help."""
+    return _ListsParameters(method)  # type: ignore[return-value]  # a function on an instance
+
+
+class _ListsParameters:
+    def __init__(self, method: Callable):
+        self._method = method
+        self.__doc__ = method.__doc__
+
+    def __get__(self, instance: Any, owner: Any = None) -> Callable:
+        if instance is None:
+            return self._method
+
+        @functools.wraps(self._method)
+        def set_params(**params: Any) -> Any:
+            return self._method(instance, **params)
+
+        values = instance.get_params().items()
+        named = [(name, value) for name, value in values if name.isidentifier() and not iskeyword(name)]
+        listed = [inspect.Parameter(name, KEYWORD_ONLY, default=value) for name, value in named]
+        set_params.__signature__ = inspect.Signature(listed)  # type: ignore[attr-defined]
+        return set_params
 
 
 class ComponentParamsMixin:
@@ -96,6 +122,7 @@ class ComponentParamsMixin:
                     params |= {f"{slot}__{name}": value for name, value in values.items()}
         return params
 
+    @_lists_parameters
     def set_params(self, **params: Any) -> Self:
         """Set parameters of this estimator, of its components and of nested estimators.
 
@@ -137,7 +164,7 @@ class ComponentParamsMixin:
     def _component_defaults(self, slot: str) -> dict[str, Any]:
         # get_params must never raise: for an unknown name or a broken plugin, no parameters are listed.
         try:
-            return _tunable(self._component(slot, self._chosen()))[0]
+            return tunable_params(self._component(slot, self._chosen()))[0]
         except Exception:
             return {}
 
@@ -156,7 +183,7 @@ class ComponentParamsMixin:
     def _check_names(self, slot: str, names: Iterable[str], chosen: Mapping[str, Any]) -> None:
         """Raise a ValueError for the first name that is not a parameter of the slot's component."""
         component = self._component(slot, chosen)
-        defaults, takes_any = _tunable(component)
+        defaults, takes_any = tunable_params(component)
         unknown = [] if takes_any else [name for name in names if name not in defaults]
         if unknown and _is_instance(component) and not _is_settings(component):
             raise ValueError(_instance_message(slot, unknown[0], type(component).__name__))
@@ -171,7 +198,7 @@ class ComponentParamsMixin:
             )
 
 
-def _tunable(component: Any) -> tuple[dict[str, Any], bool]:
+def tunable_params(component: Any) -> tuple[dict[str, Any], bool]:
     """Return ({name: default}, whether the component accepts any other name as well)."""
     if _is_settings(component):
         return {field.name: getattr(component, field.name) for field in dataclasses.fields(component)}, False

@@ -67,11 +67,11 @@ def get_scorer(
     Parameters
     ----------
     name : str
-        Name of a metric (see `available_scorers`); those that begin with "neg_" are negated, so that more is
-        always better. "neg_distance_of_alpha_req" is minus the distance of `alpha_req` from 1.
+        Name of a metric (see `available_scorers`); those that begin with ``neg_`` are negated, so that more
+        is always better. "neg_distance_of_alpha_req" is minus the distance of `alpha_req` from 1.
     n_images : int, default=None
-        Maximum number of images to score, drawn at random. None: 2000; 500 for "lidar", of each of which 8
-        views are embedded, and 250 for "rotation_probe_accuracy", with 4 turns of each.
+        Maximum number of images to score, drawn at random. None: 2000; 500 for "lidar", which embeds 8 views
+        of each image, and 250 for "rotation_probe_accuracy", which embeds 4 rotations of each.
     random_state : int, default=0
         Seed of the images and views: the same for all candidates of a search.
     augment : str, Augment or callable, default=None

@@ -229,7 +229,7 @@ def _check_random_state(random_state: Any) -> None:
         check_random_state(random_state)
     except (ValueError, TypeError):
         raise ValueError(
-            f"random_state={shortened(random_state)}: give a whole number from 0 to {2**32 - 1}, a "
+            f"random_state={shortened(random_state)}: give an integer from 0 to {2**32 - 1}, a "
             f"numpy.random.RandomState, or None."
         ) from None
 

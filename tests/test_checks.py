@@ -41,7 +41,7 @@ def test_what_is_no_finite_number_is_refused(value):
 
 
 def test_a_whole_number_has_no_fraction():
-    assert message_of(check_number, "x", 2.0, whole=True) == "x=2.0: give a whole number."
+    assert message_of(check_number, "x", 2.0, whole=True) == "x=2.0: give an integer."
 
 
 def test_limits_are_told_together():

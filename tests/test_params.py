@@ -1,4 +1,6 @@
 import functools
+import inspect
+import pydoc
 from types import MappingProxyType
 
 import numpy as np
@@ -94,6 +96,16 @@ def nested(estimator, slot="loss"):
 
 
 # ---------------------------------------------------------------------------- reading
+
+
+def test_completion_and_help_know_nested_names():
+    listed = inspect.signature(Toy(loss__scale=3.0).set_params).parameters
+    assert listed["loss__scale"].default == 3.0
+    assert listed["loss__temperature"].default == 0.5
+    assert listed["shift"].kind is inspect.Parameter.KEYWORD_ONLY
+    assert "loss__std_coeff=25.0" in pydoc.render_doc(Toy("stiff").set_params)
+    odd = Toy(loss_params={"not a name": 1, "class": 2})
+    assert "loss__class" in inspect.signature(odd.set_params).parameters
 
 
 def test_get_params_lists_every_parameter_of_the_chosen_loss_with_its_default():

@@ -126,9 +126,9 @@ def resolve_compile(compile: bool, device: torch.device) -> bool:
     problem = _compiling_fails(device.type)
     if problem:
         warn(
-            f"compile=True, but torch.compile does not work here ({problem}): going on without it. It needs "
-            f"a C++ compiler (Linux: g++, macOS: Xcode's command line tools, Windows: Visual Studio's build "
-            f"tools), and on a GPU triton."
+            f"compile=True, but torch.compile does not work here ({problem}): continuing without it. It "
+            f"needs a C++ compiler (Linux: g++, macOS: Xcode's command line tools, Windows: Visual Studio's "
+            f"build tools), and on a GPU triton."
         )
     return problem is None
 

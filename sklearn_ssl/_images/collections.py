@@ -12,6 +12,7 @@ from torch.utils.data import Subset
 
 from sklearn_ssl._hashing import fingerprint
 from sklearn_ssl._images.decode import Header
+from sklearn_ssl._images.file_parts import FilePart
 from sklearn_ssl._images.items import header_of_item, image_of, pixels_of_item
 from sklearn_ssl._images.reader import Reader
 
@@ -123,6 +124,21 @@ def _reads_batches(dataset: Any) -> bool:
     while isinstance(dataset, Subset):
         dataset = dataset.dataset
     return hasattr(dataset, "__getitems__")
+
+
+@dataclass(frozen=True)
+class FilePartImages(IndexedImages):
+    """Images that are parts of files."""
+
+    images: Sequence[FilePart]
+    single_threaded: bool = False
+
+    def name(self, position: int) -> str:
+        return str(self.images[position])
+
+    def identity(self, position: int) -> tuple:
+        image = self.images[position]
+        return *ImageFiles([image.path]).identity(0), fingerprint(image.part)
 
 
 @dataclass(frozen=True)

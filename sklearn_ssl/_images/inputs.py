@@ -29,8 +29,9 @@ from sklearn_ssl._images.arrays import (
     is_list_of_images,
     writeable,
 )
-from sklearn_ssl._images.collections import ImageCollection, ImageFiles, IndexedImages
+from sklearn_ssl._images.collections import FilePartImages, ImageCollection, ImageFiles, IndexedImages
 from sklearn_ssl._images.decode import SUFFIXES, header_of_image
+from sklearn_ssl._images.file_parts import are_parts
 from sklearn_ssl._images.files import NOT_REGULAR, files_below, is_special
 from sklearn_ssl._images.lazy import LazySource, inspect_headers
 from sklearn_ssl._images.pixel_scale import PixelScale, evenly_spaced
@@ -222,6 +223,8 @@ class InputParser:
         encoded = encoded_images(column)
         if encoded is not None:
             return encoded
+        if is_column(column) and are_parts(column):
+            return FilePartImages(list(column))
         paths = _paths(column)
         if paths is not None:
             return ImageFiles(paths)

@@ -21,6 +21,7 @@ from sklearn_ssl._images.decode import (
     pixels_of_encoded,
     pixels_of_image,
 )
+from sklearn_ssl._images.file_parts import FilePart
 from sklearn_ssl._images.files import NOT_REGULAR, is_special
 from sklearn_ssl._images.reader import Reader
 
@@ -35,14 +36,14 @@ def is_encoded(item: Any) -> bool:
     return is_bytes or (isinstance(item, dict) and set(item) == ENCODED_KEYS)
 
 
-def image_of(item: Any) -> Image.Image | np.ndarray | Encoded:
+def image_of(item: Any) -> Image.Image | np.ndarray | Encoded | FilePart:
     """Return the image in an item.
 
     Parameters
     ----------
     item : object
-        A PIL image, an array (height, width[, channels]), a tensor ([channels, ]height, width), or an encoded
-        image; a tuple or list that begins with one; or a dict with exactly one.
+        A PIL image, an array (height, width[, channels]), a tensor ([channels, ]height, width), an encoded
+        image, or a part of a file; a tuple or list that begins with one; or a dict with exactly one.
 
     Raises
     ------
@@ -59,7 +60,7 @@ def image_of(item: Any) -> Image.Image | np.ndarray | Encoded:
         return _array_of_tensor(item)
     if item is None:
         raise ValueError("it is None: the image is missing")
-    return item if isinstance(item, Image.Image | Path) else np.asanyarray(item)
+    return item if isinstance(item, Image.Image | Path | FilePart) else np.asanyarray(item)
 
 
 def header_of_item(item: Any, reader: Reader) -> Header:
@@ -69,9 +70,9 @@ def header_of_item(item: Any, reader: Reader) -> Header:
         return header_of_image(image)
     if isinstance(image, np.ndarray):
         return header_of_array(image)
+    if isinstance(image, FilePart) or reader.read is not None:
+        return header_of_array(_read(image, reader))
     _check_regular(image)
-    if reader.read is not None:
-        return header_of_array(np.asarray(reader.read(opened(image))))
     return header_of(image)
 
 
@@ -82,10 +83,20 @@ def pixels_of_item(item: Any, size: tuple[int, int] | None, channels: int, reade
         return pixels_of_image(image, size, channels, reader.background)
     if isinstance(image, np.ndarray):
         return pixels_of_array(image, channels)
+    if isinstance(image, FilePart) or reader.read is not None:
+        return pixels_of_array(_read(image, reader), channels)
     _check_regular(image)
-    if reader.read is not None:
-        return pixels_of_array(reader.read(opened(image)), channels)
     return pixels_of_encoded(image, size, channels, reader.max_pixels, reader.background)
+
+
+def _read(image: Encoded | FilePart, reader: Reader) -> np.ndarray:
+    """Read an image by the user's function."""
+    _check_regular(image.path if isinstance(image, FilePart) else image)
+    if reader.read is None:
+        raise ValueError(
+            "it is a part of a file: set reader__read to a function that maps a FilePart to its pixels"
+        )
+    return np.asarray(reader.read(image if isinstance(image, FilePart) else opened(image)))
 
 
 def _check_regular(image: Encoded) -> None:

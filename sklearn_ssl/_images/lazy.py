@@ -219,7 +219,7 @@ class UnreadableImage(ValueError):
 
 
 def unreadable(items: ImageCollection, position: int, error: Exception) -> UnreadableImage:
-    """Return an `UnreadableImage` for an error of a decoder; re-raise errors that are no fault of the image.
+    """Return an `UnreadableImage` for an error of a decoder; re-raise errors that the image did not cause.
 
     MemoryError is considered a fault of the image: the number of pixels is limited, but other fields of a
     damaged file may still claim gigabytes.

@@ -22,9 +22,9 @@ class Reader:
         Handling of unreadable images. "raise": raise an error. "skip": `fit` ignores them, with a warning,
         and lists them in `skipped_`; `transform` returns rows of NaN for them.
     read : callable, default=None
-        Function that reads a file of any format: it maps a path, or a binary file object where X holds the
-        content of files, to an array of shape (height, width[, channels]). None: read BMP, GIF, JPEG,
-        JPEG 2000, PNG, PPM, TIFF, WebP and .npy.
+        Function that reads a file of any format: it maps a path, a `FilePart` where X holds parts of files,
+        or a binary file object where X holds the content of files, to an array of shape (height, width[,
+        channels]). None: read BMP, GIF, JPEG, JPEG 2000, PNG, PPM, TIFF, WebP and .npy.
     background : str, default="white"
         Color behind transparent pixels, in any notation that Pillow accepts.
     max_pixels : int, default=89_478_485
@@ -46,6 +46,7 @@ class Reader:
     See Also
     --------
     list_images : List the image files of a folder.
+    list_parts : List the parts of files, such as slices and tiles.
     """
 
     on_error: str = "raise"

@@ -231,7 +231,7 @@ def make_vit(
     Raises
     ------
     ValueError
-        If a size is not a whole number or does not satisfy its divisibility condition.
+        If a size is not an integer or does not satisfy its divisibility condition.
     """
     width = check_number("backbone__width", width, whole=True, at_least=1)
     depth = check_number("backbone__depth", depth, whole=True, at_least=1)

@@ -363,8 +363,8 @@ class SSLNet(NeuralNet):
 
     def _failure(self) -> Exception:
         return self.failure or OSError(
-            f"Process {self.team.rank} ended its training as another process could not go on; the error of "
-            f"that process tells the cause."
+            f"Process {self.team.rank} ended its training as another process could not continue; the error "
+            f"of that process tells the cause."
         )
 
     def _agree_to_go_on(self, interrupted: bool) -> None:

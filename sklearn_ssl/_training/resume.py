@@ -137,8 +137,8 @@ def resume(net: SSLNet, earlier: dict[str, Any], checkpoint: Checkpoint | None) 
                 f"changed? Delete it to train from the start. {error}"
             ) from error
         raise ValueError(
-            "warm_start=True goes on with the network of the last fit, but it does not fit the backbone, "
-            "projector, loss, optimizer or image channels of this one. Set them back, or start anew with "
+            "warm_start=True continues with the network of the last fit, but it does not fit the backbone, "
+            "projector, loss, optimizer or image channels of this one. Set them back, or start again with "
             "warm_start=False."
         ) from error
 
@@ -148,20 +148,20 @@ def _warn_if_never_found_again(params: Mapping[str, Any]) -> None:
     places = told_by_address(params)
     if places:
         warn(
-            f"No other process will go on from the checkpoint of this fit: it could not tell whether "
-            f"{', '.join(places)} is the same, of which Python shows but an address in memory. Let it be an "
-            f"object whose attributes say what it is, or make it where it is used."
+            f"No other process will resume from the checkpoint of this fit: it cannot tell "
+            f"whether {', '.join(places)} is the same, as its representation is an address in memory. Use an "
+            f"object that is described by its attributes, or create it where it is used."
         )
 
 
 def _about_checkpoint(checkpoint: Checkpoint, earlier: dict[str, Any]) -> str:
     steps = earlier["training"]["steps_done"]
     if not earlier["finished"]:
-        return f"This fit goes on from {checkpoint.path}, after {steps} steps."
+        return f"This fit resumes from {checkpoint.path}, after {steps} steps."
     return (
         f"This fit is taken from {checkpoint.path}, after {steps} steps: parameters, images, versions of "
         f"packages, and the code of functions and classes with the values it refers to are the same. What "
-        f"code reads elsewhere was not compared: if that has changed, delete the file to train anew."
+        f"code reads elsewhere was not compared: if that has changed, delete the file to train again."
     )
 
 

@@ -61,7 +61,7 @@ def make_loss(loss: Any, params: dict) -> SSLLoss:
     ValueError
         If the hyperparameters are rejected, or are given for an instance.
     TypeError
-        If `loss` is no loss, or is one that requires labels.
+        If `loss` is not a loss, or is one that requires labels.
     """
     target = resolve_loss(loss)
     _check_is_for_pairs(target)
@@ -78,8 +78,8 @@ def make_loss(loss: Any, params: dict) -> SSLLoss:
         made = functools.partial(target, **params) if callable(target) else None
     if not callable(made):
         raise TypeError(
-            f"loss={loss!r} is no loss. Give a name (see sklearn_ssl.available_losses()), an SSLLoss class "
-            f"or instance, a module with forward(z1, z2), or a function f(z1, z2)."
+            f"loss={loss!r} is not a loss. Give a name (see sklearn_ssl.available_losses()), an SSLLoss "
+            f"class or instance, a module with forward(z1, z2), or a function f(z1, z2)."
         )
     return made if isinstance(made, SSLLoss) else PairLoss(made)
 

@@ -41,7 +41,7 @@ def multi_crop(local_crops: int | str, local_size: float, spec: Spec) -> ViewSpe
     Raises
     ------
     ValueError
-        If `local_crops` is no number of crops, or the backbone rejects crops of that size.
+        If `local_crops` is not a valid number of crops, or the backbone rejects crops of that size.
 
     Warns
     -----

@@ -90,7 +90,7 @@ def queue_size(given: int | str, default: int, spec: Spec) -> int:
     Raises
     ------
     ValueError
-        If `given` is not a whole number, or is smaller than the batch size.
+        If `given` is not an integer, or is smaller than the batch size.
 
     See Also
     --------

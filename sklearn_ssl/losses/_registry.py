@@ -9,14 +9,14 @@ import re
 import sys
 import tomllib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib import metadata, resources
-from types import MappingProxyType
 from typing import Any
 
 from torch import nn
 
-from sklearn_ssl._params import did_you_mean
+from sklearn_ssl._params import did_you_mean, tunable_params
+from sklearn_ssl.losses._loss_info import LossInfo, LossTable
 
 # Group of the entry points by which a distribution declares its losses.
 ENTRY_POINT_GROUP = "sklearn_ssl.losses"
@@ -26,56 +26,21 @@ OWN_DISTRIBUTION = "sklearn-ssl"
 _registered: dict[str, Any] = {}
 
 
-@dataclass(frozen=True)
-class LossInfo:
-    """Description of an available loss, as `available_losses` returns it.
-
-    Parameters
-    ----------
-    name : str
-        Value for the parameter `loss`: the name of the entry point, or "distribution:name" if several
-        distributions share the name.
-    distribution : str
-        Name of the distribution that provides the loss; empty for a name given by `register_loss`.
-    version : str
-        Version of the distribution; empty for a name given by `register_loss`.
-    target : str
-        Location of the loss, as "module:attribute".
-    family : str or None, default=None
-        Attribute `family` of the loss, or else its distribution; only with ``details=True``.
-    summary : str or None, default=None
-        First line of the loss's docstring; only with ``details=True``.
-    error : str or None, default=None
-        Message of the error if the loss cannot be imported; only with ``details=True``.
-
-    See Also
-    --------
-    available_losses : List the available losses.
-    """
-
-    name: str
-    distribution: str
-    version: str
-    target: str
-    family: str | None = None
-    summary: str | None = None
-    error: str | None = None
-
-
-def available_losses(*, details: bool = False) -> Mapping[str, LossInfo]:
+def available_losses(*, details: bool = False) -> LossTable:
     """List the losses that are installed or registered.
 
     Parameters
     ----------
     details : bool, default=False
-        Whether to import each loss, for its family and summary, or the error that it raises. By default
-        nothing is imported: names, distributions and targets are read from the packages' metadata.
+        Whether to import each loss, for its family, summary and parameters, or the error that it raises. By
+        default nothing is imported: names, distributions and targets are read from the packages' metadata.
 
     Returns
     -------
     read-only mapping of str to LossInfo
-        Available losses, sorted by name. A name shared by several distributions appears once for each, as
-        "distribution:name"; the name of a built-in loss always denotes the built-in.
+        Available losses, sorted by name; notebooks show them as a table. A name shared by several
+        distributions appears once for each, as "distribution:name"; the name of a built-in loss always
+        denotes the built-in.
 
     See Also
     --------
@@ -92,7 +57,7 @@ def available_losses(*, details: bool = False) -> Mapping[str, LossInfo]:
     infos += [LossInfo(name, "", "", _target(loss)) for name, loss in _registered.items()]
     if details:
         infos = [_with_details(info) for info in infos]
-    return MappingProxyType({info.name: info for info in sorted(infos, key=lambda info: info.name)})
+    return LossTable(sorted(infos, key=lambda info: info.name))
 
 
 def get_loss(name: str) -> type[nn.Module] | Callable:
@@ -113,7 +78,7 @@ def get_loss(name: str) -> type[nn.Module] | Callable:
     ValueError
         If no loss has the name, or several losses have it.
     ImportError
-        If the loss cannot be imported, or is no loss.
+        If the loss cannot be imported, or is not a loss.
 
     See Also
     --------
@@ -159,7 +124,7 @@ def register_loss(name: str, loss: Any = None) -> Any:
     ValueError
         If a loss of an installed distribution, this one included, has the name.
     TypeError
-        If `loss` is no loss.
+        If `loss` is not a loss.
 
     See Also
     --------
@@ -239,9 +204,11 @@ def _with_details(info: LossInfo) -> LossInfo:
     except ImportError as error:
         return replace(info, error=str(error))
     # Not inspect.getdoc: a loss without a docstring would inherit that of SSLLoss.
-    summary = (loss.__doc__ or "").strip().partition("\n")[0]
+    first_line = (loss.__doc__ or "").strip().partition("\n")[0]
+    summary = re.sub(r" \[\d+\]_", "", first_line)  # without references
     family = getattr(loss, "family", None) or info.distribution
-    return replace(info, family=family or None, summary=summary or None)
+    parameters = tunable_params(loss)[0]
+    return replace(info, family=family or None, summary=summary or None, parameters=parameters)
 
 
 def _load(info: LossInfo) -> Any:
@@ -253,7 +220,8 @@ def _load(info: LossInfo) -> Any:
     except BaseException as error:  # also SystemExit, of a module that calls sys.exit() at import
         raise ImportError(
             f"The loss {info.name!r} of {info.distribution} {info.version} ({info.target}) cannot be used:"
-            f" {type(error).__name__}: {error}. Update or uninstall that package; other losses go on working."
+            f" {type(error).__name__}: {error}. Update or uninstall that package;"
+            " other losses are not affected."
         ) from error
 
 

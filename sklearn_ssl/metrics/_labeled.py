@@ -143,7 +143,8 @@ def recall_at_k(embeddings: Any, y: Any, *, k: int = 1) -> float:
     embeddings : array-like of shape (n, d)
         Embeddings, compared by cosine similarity.
     y : array-like of shape (n,)
-        Labels; rows with the label -1 are left out. Images that are alone in their class are no queries.
+        Labels; rows with the label -1 are left out. Images that are alone in their class are not
+        used as queries.
     k : int, default=1
         Number of neighbors.
 
@@ -169,7 +170,8 @@ def mean_average_precision(embeddings: Any, y: Any) -> float:
     embeddings : array-like of shape (n, d)
         Embeddings, compared by cosine similarity.
     y : array-like of shape (n,)
-        Labels; rows with the label -1 are left out. Images that are alone in their class are no queries.
+        Labels; rows with the label -1 are left out. Images that are alone in their class are not
+        used as queries.
 
     Returns
     -------

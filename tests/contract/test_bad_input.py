@@ -495,15 +495,15 @@ def test_a_link_to_a_file_is_a_file(embedder, images, save_images, tmp_path):
 @pytest.mark.parametrize(
     ("params", "message"),
     [
-        ({"batch_size": 1}, "batch_size=1: give a whole number of at least 2, or 'auto'."),
-        ({"batch_size": None}, "batch_size=None: give a whole number of at least 2, or 'auto'."),
-        ({"batch_size": "many"}, "batch_size='many': give a whole number of at least 2, or 'auto'."),
-        ({"batch_size": 8.0}, "batch_size=8.0: give a whole number of at least 2, or 'auto'."),
-        ({"max_epochs": -1}, "max_epochs=-1: give a whole number of at least 0, or 'auto'."),
-        ({"max_epochs": 2.5}, "max_epochs=2.5: give a whole number of at least 0, or 'auto'."),
-        ({"max_epochs": True}, "max_epochs=True: give a whole number of at least 0, or 'auto'."),
+        ({"batch_size": 1}, "batch_size=1: give an integer of at least 2, or 'auto'."),
+        ({"batch_size": None}, "batch_size=None: give an integer of at least 2, or 'auto'."),
+        ({"batch_size": "many"}, "batch_size='many': give an integer of at least 2, or 'auto'."),
+        ({"batch_size": 8.0}, "batch_size=8.0: give an integer of at least 2, or 'auto'."),
+        ({"max_epochs": -1}, "max_epochs=-1: give an integer of at least 0, or 'auto'."),
+        ({"max_epochs": 2.5}, "max_epochs=2.5: give an integer of at least 0, or 'auto'."),
+        ({"max_epochs": True}, "max_epochs=True: give an integer of at least 0, or 'auto'."),
         # None might mean "for ever", which nobody wants without a word.
-        ({"max_epochs": None}, "max_epochs=None: give a whole number of at least 0, or 'auto'."),
+        ({"max_epochs": None}, "max_epochs=None: give an integer of at least 0, or 'auto'."),
         ({"max_time": 0}, "max_time=0: give a finite number above 0, or None."),
         ({"max_time": "auto"}, "max_time='auto': give a finite number above 0, or None."),
         ({"max_time": np.inf}, "max_time=inf: give a finite number above 0, or None."),
@@ -528,7 +528,7 @@ def test_a_link_to_a_file_is_a_file(embedder, images, save_images, tmp_path):
         ({"frozen_fraction": 1}, "frozen_fraction=1: give a finite number of at least 0 and below 1."),
         ({"compile": "no"}, "compile='no': give True or False."),
         ({"warm_start": 1}, "warm_start=1: give True or False."),
-        ({"verbose": "x"}, "verbose='x': give a whole number of at least 0, or True, or False."),
+        ({"verbose": "x"}, "verbose='x': give an integer of at least 0, or True, or False."),
         ({"precision": 5}, "precision=5: give 'auto', 'bf16' or 'float32'."),
         (
             {"image_size": len},
@@ -558,7 +558,7 @@ def test_a_projector_is_widths_or_a_module(projector, embedder, images):
 def test_a_random_state_is_a_seed_or_sklearns(random_state, embedder, images):
     message = message_of(ValueError, lambda: embedder(random_state=random_state).fit(images))
     assert message == (
-        f"random_state={random_state!r}: give a whole number from 0 to 4294967295, a "
+        f"random_state={random_state!r}: give an integer from 0 to 4294967295, a "
         f"numpy.random.RandomState, or None."
     )
 
@@ -653,7 +653,7 @@ def test_an_unknown_nested_parameter_is_told_the_nearest_by_every_way_in(
 
 def test_a_loss_that_is_no_loss_is_told_what_may_be_one(embedder, images):
     with pytest.raises(
-        TypeError, match=r"loss=3 is no loss\. Give a name \(see sklearn_ssl\.available_losses"
+        TypeError, match=r"loss=3 is not a loss\. Give a name \(see sklearn_ssl\.available_losses"
     ):
         embedder(loss=3).fit(images)
 
@@ -863,7 +863,9 @@ def test_a_fit_that_fails_leaves_a_new_estimator_unfitted(failure, embedder, ima
 def test_a_warm_start_with_another_network_is_refused(embedder, images):
     fitted = embedder(warm_start=True).fit(images)
     for params in ({"backbone__width": 9}, {"projector": (8, 9)}):
-        words = r"warm_start=True goes on with the network of the last fit, but .* or start anew with warm_s"
+        words = (
+            r"warm_start=True continues with the network of the last fit, but .* or start again with warm_s"
+        )
         with pytest.raises(ValueError, match=words):
             copy.deepcopy(fitted).set_params(max_epochs=2, **params).fit(images)
 

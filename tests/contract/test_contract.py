@@ -685,7 +685,7 @@ def test_an_unknown_parameter_is_told_the_nearest():
 
 
 def test_what_is_no_loss_is_told_what_is():
-    with pytest.raises(TypeError, match=r"loss=3 is no loss\. Give a name .* or a function f\(z1, z2\)"):
+    with pytest.raises(TypeError, match=r"loss=3 is not a loss\. Give a name .* or a function f\(z1, z2\)"):
         embedder(3).fit(images())
 
 

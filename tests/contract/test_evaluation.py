@@ -176,7 +176,7 @@ def test_a_resumed_fit_has_the_history_of_an_undisturbed_one(embedder, many_imag
 
     with pytest.raises(RuntimeError, match="a failure"):
         fit(callbacks=[FailsAfter3Epochs()], checkpoint=tmp_path)
-    with pytest.warns(UserWarning, match="goes on from"):
+    with pytest.warns(UserWarning, match="resumes from"):
         resumed = fit(checkpoint=tmp_path)
     names = ("train_loss", "valid_loss", "knn_accuracy")
     assert [of(row, names) for row in resumed.history_] == [of(row, names) for row in fit().history_]

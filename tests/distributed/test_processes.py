@@ -146,7 +146,7 @@ def test_a_checkpoint_of_two_processes_goes_on_with_one(tmp_path):
 
     sgd = {"optimizer": "sgd", "lr": 0.02}
     run_together(begun, 2, str(tmp_path))
-    with pytest.warns(UserWarning, match="goes on from .* after 4 steps"):
+    with pytest.warns(UserWarning, match="resumes from .* after 4 steps"):
         resumed = embedder(max_epochs=3, callbacks=[InDouble()], **sgd, checkpoint=tmp_path).fit(IMAGES)
     straight = embedder(max_epochs=3, callbacks=[InDouble()], **sgd).fit(IMAGES)
     weights, expected = (
@@ -181,7 +181,7 @@ def test_a_full_disk_ends_all_processes_after_the_same_step(tmp_path):
     (steps, first), (others_steps, second) = run_together(on_a_full_disk, 2, str(tmp_path))
     assert steps == others_steps == 4
     assert "No space left on device" in first
-    assert "another process could not go on" in second
+    assert "another process could not continue" in second
 
 
 def different(what):

@@ -25,6 +25,13 @@ def run(program, *args, cwd):
     return done
 
 
+def shortened(code, folder):
+    """Write a program whose fits end after a second, and return its path: what is shown is that it runs."""
+    program = folder / "program.py"
+    program.write_text(re.sub(r"max_time=\d+", "max_time=1", code))
+    return program
+
+
 def run_example(name, *args, cwd):
     return run(ROOT / "examples" / name, *args, cwd=cwd)
 
@@ -32,17 +39,37 @@ def run_example(name, *args, cwd):
 def test_the_readmes_code_runs_from_top_to_bottom(tmp_path):
     blocks = code_blocks(ROOT / "README.md")
     assert len(blocks) >= 6
-    # A second instead of a minute: what is shown is that it runs.
-    program = tmp_path / "readme.py"
-    program.write_text("\n".join(blocks).replace("max_time=60", "max_time=1"))
-    assert "% right from 20 labels" in run(program, cwd=tmp_path).stdout
+    assert "% right from 20 labels" in run(shortened("\n".join(blocks), tmp_path), cwd=tmp_path).stdout
 
 
-@pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda page: page.stem)
+PAGES = sorted(
+    page
+    for page in [*(ROOT / "docs").glob("*.md"), *(ROOT / "docs" / "recipes").glob("*.md")]
+    if code_blocks(page)
+)
+# Packages without which the code of a page cannot run.
+READERS = {
+    "dicom": ["pydicom"],
+    "nifti": ["nibabel"],
+    "microscopy": ["tifffile", "zarr"],
+    "tiles": ["rasterio", "openslide", "tifffile"],
+}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_the_code_of_a_page_runs_from_top_to_bottom(page, tmp_path):
-    program = tmp_path / "page.py"
-    program.write_text("\n".join(code_blocks(page)))
-    run(program, cwd=tmp_path)
+    for reader in READERS.get(page.stem, ()):
+        pytest.importorskip(reader)
+    run(shortened("\n".join(code_blocks(page)), tmp_path), cwd=tmp_path)
+
+
+@pytest.mark.parametrize(
+    "example", sorted((ROOT / "examples" / "gallery").glob("*.py")), ids=lambda e: e.stem
+)
+def test_an_example_of_the_gallery_prints_a_figure_and_draws_a_picture(example, tmp_path):
+    code = re.sub(r"max_epochs=[1-9]\d*", "max_epochs=1", example.read_text())
+    code += "\nimport matplotlib.pyplot as plt\nassert plt.get_fignums(), 'no picture'\n"
+    assert re.search(r"\d", run(shortened(code, tmp_path), cwd=tmp_path).stdout)
 
 
 def test_the_quickstart_prints_its_table_and_draws_its_picture(tmp_path):

@@ -1,4 +1,4 @@
-"""The plugin template, copied and renamed by the commands of plugins/README.md, and the README's table."""
+"""The plugin template, copied and renamed by the commands of the documentation, and the table of methods."""
 
 import os
 import re
@@ -15,7 +15,7 @@ from sklearn_ssl import available_losses
 from sklearn_ssl.losses._registry import known_losses
 
 ROOT = Path(__file__).parents[2]
-README = ROOT / "plugins" / "README.md"
+PACKAGE, METHODS = ROOT / "docs" / "own_package.md", ROOT / "docs" / "methods.md"
 LEFT_BY_BUILDS = shutil.ignore_patterns("build", "dist", "*.egg-info", "__pycache__", ".*_cache")
 
 
@@ -32,8 +32,8 @@ def clone(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def mine(clone):
-    """Apply the commands of the README to the template."""
-    [commands] = re.findall(r"^```sh\n(.*?)^```", README.read_text(), flags=re.MULTILINE | re.DOTALL)
+    """Apply the commands of the page to the template."""
+    [commands] = re.findall(r"^```sh\n(.*?)^```", PACKAGE.read_text(), flags=re.MULTILINE | re.DOTALL)
     run("sh", "-e", "-c", commands, cwd=clone)
     return clone.parent / "sklearn-ssl-my-loss"
 
@@ -75,6 +75,7 @@ def run_python(*args, site, cwd):
 def test_nothing_of_the_template_keeps_its_old_name(mine):
     files = [file for file in mine.rglob("*") if file.is_file()]
     assert {file.name for file in files} == {
+        "LICENSE",
         "README.md",
         "pyproject.toml",
         "sklearn_ssl_my_loss.py",
@@ -105,7 +106,7 @@ def test_the_renamed_templates_own_tests_pass_against_the_installed_core(site, m
 def rows_of_the_table():
     """Return (family, method, package) of each row that names a method."""
     pattern = r"^\| ([a-z-]+) \| `(\w+)` \| ([a-z-]+) \|"
-    return re.findall(pattern, README.read_text(), flags=re.MULTILINE)
+    return re.findall(pattern, METHODS.read_text(), flags=re.MULTILINE)
 
 
 def entry_points():

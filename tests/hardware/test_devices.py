@@ -188,7 +188,7 @@ def test_without_a_compiler_the_fit_goes_on_with_a_warning(tmp_path):
     compiled, message = answer.splitlines()
     assert compiled == "False"
     assert message.startswith("compile=True, but torch.compile does not work here (")
-    assert "going on without it. It needs a C++ compiler (Linux: g++, " in message
+    assert "continuing without it. It needs a C++ compiler (Linux: g++, " in message
 
 
 def test_nothing_is_tried_where_nothing_is_asked(monkeypatch):

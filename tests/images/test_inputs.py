@@ -199,7 +199,7 @@ def test_evenly_spaced_positions():
 
 @pytest.mark.parametrize("n", [2**24 + 1, 2**25, 2**40 + 1])
 def test_evenly_spaced_positions_of_very_many_stay_within_them(n):
-    positions = evenly_spaced(n, 256)  # float32 has whole numbers up to 2^24 only
+    positions = evenly_spaced(n, 256)  # float32 has integers up to 2^24 only
     assert positions.dtype == torch.int64
     assert (positions[0], positions[-1]) == (0, n - 1)
     assert positions.tolist() == [(2 * i * (n - 1) + 255) // (2 * 255) for i in range(256)]

@@ -66,7 +66,7 @@ def test_crops_that_show_little_are_made_with_a_warning():
 
 @pytest.mark.parametrize("given", [-1, 1.5, "some"])
 def test_what_is_no_number_of_crops_is_named(given):
-    with pytest.raises(ValueError, match=rf"loss__local_crops={given!r}: give a whole number of at least 0"):
+    with pytest.raises(ValueError, match=rf"loss__local_crops={given!r}: give an integer of at least 0"):
         crops(given)
 
 

@@ -421,7 +421,7 @@ def test_a_loss_that_wants_labels_is_told_its_wrapper():
 
 def test_what_makes_nothing_that_can_be_called_is_no_loss():
     for loss in (dict, 5, None):
-        with pytest.raises(TypeError, match=r"^loss=.* is no loss\. Give a name"):
+        with pytest.raises(TypeError, match=r"^loss=.* is not a loss\. Give a name"):
             make_loss(loss, {})
 
 

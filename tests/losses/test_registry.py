@@ -120,6 +120,24 @@ def test_details_give_family_and_summary(site):
     assert losses["silent"].summary is None  # and not that of the class it inherits from
 
 
+def test_details_give_the_parameters_and_summaries_without_references():
+    losses = available_losses(details=True)
+    assert losses["ntxent"].parameters == {"temperature": 0.5, "local_crops": 0, "local_size": 0.5}
+    assert available_losses()["ntxent"].parameters is None
+    assert "[1]" not in losses["ntxent"].summary
+
+
+def test_notebooks_show_the_losses_as_a_table(site):
+    install(site, "ssl-odd", "odd = ssl_odd:Odd", code=f"{GOOD}\nclass Odd(Far):\n    '''A <b> & more.'''")
+    html = available_losses(details=True)._repr_html_()
+    for column in ("loss", "family", "summary", "parameters", "distribution"):
+        assert f"<th>{column}</th>" in html
+    assert html.count("<tr>") == 1 + len(available_losses())
+    assert "temperature=0.5" in html
+    assert "A &lt;b&gt; &amp; more." in html
+    assert "<th>summary</th>" not in available_losses()._repr_html_()
+
+
 def test_a_broken_plugin_fails_only_when_it_is_used(site):
     install(site, "ssl-broken", "broken = ssl_broken:Far", code="import a_module_that_nobody_has")
     assert available_losses()["broken"].error is None
@@ -130,7 +148,7 @@ def test_a_broken_plugin_fails_only_when_it_is_used(site):
     assert str(caught.value) == (
         "The loss 'broken' of ssl-broken 1.5 (ssl_broken:Far) cannot be used: ModuleNotFoundError:"
         " No module named 'a_module_that_nobody_has'. Update or uninstall that package;"
-        " other losses go on working."
+        " other losses are not affected."
     )
     assert isinstance(caught.value.__cause__, ModuleNotFoundError)
 

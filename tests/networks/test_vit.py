@@ -127,10 +127,10 @@ def test_it_takes_any_channels_and_shapes():
         ),
         ({}, (31, 31), r"No patch .* 31 x 31 pixels\. Set image_size=32"),
         ({}, (31, 37), r"image_size=\(32, 36\)"),
-        ({"patch": 0}, (16, 16), r"backbone__patch=0: give a whole number"),
+        ({"patch": 0}, (16, 16), r"backbone__patch=0: give an integer"),
         ({"heads": 3}, (16, 16), r"backbone__heads=3 does not divide backbone__width=16"),
         ({"width": 18}, (16, 16), r"backbone__width=18: give a multiple of 4"),
-        ({"depth": 0.5}, (16, 16), r"backbone__depth=0\.5: give a whole number"),
+        ({"depth": 0.5}, (16, 16), r"backbone__depth=0\.5: give an integer"),
         ({"pooling": "max"}, (16, 16), r"backbone__pooling='max': give 'mean' or 'class'"),
     ],
 )

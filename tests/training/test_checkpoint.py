@@ -19,7 +19,7 @@ from skorch.callbacks import Callback
 from sklearn_ssl._training import checkpoint
 from sklearn_ssl.losses import Queue, SSLLoss, mlp
 
-GOES_ON = "This fit goes on from .*safetensors, after"
+GOES_ON = "This fit resumes from .*safetensors, after"
 
 
 class Everything(SSLLoss):
@@ -330,7 +330,7 @@ def test_a_training_that_no_other_process_finds_again_is_told(make, images):
         def __deepcopy__(self, memo):
             return type(self)()
 
-    words = r"No other process will go on from .* whether loss\.rows is the same"
+    words = r"No other process will resume from .* whether loss\.rows is the same"
     with pytest.warns(UserWarning, match=words) as caught:
         make(loss=Holds(), max_epochs=1).fit(images)
     assert len(caught) == 1

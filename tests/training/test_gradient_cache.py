@@ -160,7 +160,7 @@ def test_a_loss_that_looks_into_the_network_says_so(embedder, images):
 
 @pytest.mark.parametrize("wrong", [0, 1.5, "2", None])
 def test_accumulate_is_a_whole_number(wrong, embedder, images):
-    with pytest.raises(ValueError, match=r"micro_batches=.*give a whole number of at least 1"):
+    with pytest.raises(ValueError, match=r"micro_batches=.*give an integer of at least 1"):
         embedder(micro_batches=wrong).fit(images)
 
 

@@ -186,7 +186,7 @@ def test_the_layout_of_kernels_in_memory_does_not_matter():
 
 @pytest.mark.parametrize(("name", "value"), [("rows", 0), ("rows", 1.5), ("iterations", 0)])
 def test_parts_and_iterations_are_whole_numbers(name, value):
-    with pytest.raises(ValueError, match=rf"^optimizer__{name}={value}: give a whole number"):
+    with pytest.raises(ValueError, match=rf"^optimizer__{name}={value}: give an integer"):
         fitted(optimizer="muon", optimizer_params={name: value})
 
 

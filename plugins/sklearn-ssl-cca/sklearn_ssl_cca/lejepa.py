@@ -35,7 +35,7 @@ class LeJEPA(SlicedLoss):
         \Bigl| \frac1n \sum_i e^{\mathrm{i} t \, a^\top z_{vi}} - e^{-t^2/2} \Bigr|^2 dt
 
     for V views of n images, of which the first G are full-size views, projections of width d, and A random
-    directions a of unit length, drawn anew in each step. The integral is computed by the trapezoidal rule
+    directions a of unit length, drawn again in each step. The integral is computed by the trapezoidal rule
     with 17 frequencies from 0 to 3, as the integrand is even.
 
     Parameters

@@ -15,7 +15,7 @@ MAX_DIRECTIONS = 2**16
 
 
 class SlicedLoss(SSLLoss):
-    """Loss of the projections along random directions, which are drawn anew in each step.
+    """Loss of the projections along random directions, which are drawn again in each step.
 
     A subclass implements ``forward(*z, directions)``; its docstring describes the hyperparameters.
     """

@@ -30,8 +30,8 @@ class VISReg(SlicedLoss):
         + \frac{1}{A n} \sum_{a, k} \bigl( s_{(k)}^{va} - \Phi^{-1}(\tfrac{k}{n + 1}) \bigr)^2 \Bigr]
 
     for V views of n images, of which the first G are full-size views, projections of width d with mean
-    :math:`\mu` and standard deviation :math:`\sigma` (divided by n) over the batch, and A random directions
-    a of unit length, drawn anew in each step. :math:`s_{(k)}^{va}` is the k-th smallest of the inner products
+    :math:`\mu` and standard deviation :math:`\sigma` (divided by n) over the batch, and A random directions a
+    of unit length, drawn again in each step. :math:`s_{(k)}^{va}` is the k-th smallest of the inner products
     of a with the standardized projections :math:`(z_{vi} - \mu_v) / \sigma_v`, in which :math:`\sigma` is a
     constant to the gradient, and :math:`\Phi^{-1}` is the quantile function of the normal distribution.
 

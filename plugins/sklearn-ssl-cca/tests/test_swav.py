@@ -215,7 +215,7 @@ def test_there_are_local_crops_by_default_where_they_have_24_pixels(built, side,
 
 
 def test_crops_that_cannot_be_made_are_refused(built):
-    with pytest.raises(ValueError, match=r"loss__local_crops=-1: give a whole number of at least 0"):
+    with pytest.raises(ValueError, match=r"loss__local_crops=-1: give an integer of at least 0"):
         built(SwAV(local_crops=-1))
 
 

@@ -84,7 +84,7 @@ class BEiT(SSLLoss):
     Raises
     ------
     ValueError
-        If a hyperparameter is out of its range; in `build`, if the backbone is no vision transformer, the
+        If a hyperparameter is out of its range; in `build`, if the backbone is not a vision transformer, the
         image is a single patch, or the words of the given tokenizer do not fit the patches or the vocabulary.
 
     Notes
@@ -177,7 +177,7 @@ class BEiT(SSLLoss):
                 found = f"{words.dtype} of shape {tuple(words.shape)}"
             raise ValueError(
                 f"loss__tokenizer gave {found} for {len(x)} views of {self.grid[0]} x {self.grid[1]} "
-                f"patches: give whole numbers of shape {expected}, or set backbone__patch so that patches "
+                f"patches: give integers of shape {expected}, or set backbone__patch so that patches "
                 "and words agree."
             )
         return words.flatten(1).long().to(x.device)

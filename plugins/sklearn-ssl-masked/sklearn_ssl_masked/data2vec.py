@@ -70,7 +70,7 @@ class Data2Vec(SSLLoss):
     Raises
     ------
     ValueError
-        If a hyperparameter is out of its range; in `build`, if the backbone is no vision transformer, has
+        If a hyperparameter is out of its range; in `build`, if the backbone is not a vision transformer, has
         fewer layers than `n_layers`, or the image is a single patch.
 
     References

@@ -122,8 +122,8 @@ class IBOT(SSLLoss):
     Raises
     ------
     ValueError
-        If a hyperparameter is out of its range; in `build`, if the backbone is no vision transformer, or the
-        image is a single patch.
+        If a hyperparameter is out of its range; in `build`, if the backbone is not a vision transformer, or
+        the image is a single patch.
 
     Notes
     -----
@@ -245,8 +245,9 @@ class DINOv2(IBOT):
         Centering of the teacher's logits.
     koleo_weight : float, default=0.1
         Weight of the KoLeo term.
-    out_dim, hidden, bottleneck, mask_ratio, student_temp, teacher_temp, center_momentum, momentum, \
-local_crops, local_size, encoder
+    out_dim, hidden, bottleneck, mask_ratio, student_temp, teacher_temp : int or float
+        As for `IBOT`.
+    center_momentum, momentum, local_crops, local_size, encoder : float, int or str
         As for `IBOT`.
 
     References

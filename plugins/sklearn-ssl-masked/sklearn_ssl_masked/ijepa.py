@@ -69,8 +69,8 @@ class IJEPA(SSLLoss):
     Raises
     ------
     ValueError
-        If a hyperparameter is out of its range; in `build`, if the backbone is no vision transformer, or the
-        image has fewer than 4 x 4 patches.
+        If a hyperparameter is out of its range; in `build`, if the backbone is not a vision transformer, or
+        the image has fewer than 4 x 4 patches.
 
     Notes
     -----

@@ -70,7 +70,7 @@ class MAE(SSLLoss):
     Raises
     ------
     ValueError
-        If a hyperparameter is out of its range; in `build`, if the backbone is no vision transformer, the
+        If a hyperparameter is out of its range; in `build`, if the backbone is not a vision transformer, the
         image is a single patch, or a patch is a single value, which cannot be standardized.
 
     References

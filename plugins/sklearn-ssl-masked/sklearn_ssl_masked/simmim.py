@@ -99,6 +99,6 @@ def checked_square(given: int | str, image_size: tuple[int, int], patch: int) ->
         return max(1, round(min(image_size) / AUTO_SQUARES / patch)) * patch
     largest = max(image_size) // 2 // patch * patch
     if not is_whole(given) or given < 1 or given % patch or given > largest:
-        multiple = f"a multiple of the patch's {patch}" if patch > 1 else "a whole number"
+        multiple = f"a multiple of the patch's {patch}" if patch > 1 else "an integer"
         raise ValueError(f"loss__mask_size={given!r}: give {multiple}, at most {largest}, or 'auto'.")
     return given

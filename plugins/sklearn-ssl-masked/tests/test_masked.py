@@ -410,8 +410,8 @@ def test_reconstructions_are_drawn(loss):
         ("simmim", {"loss__mask_ratio": 1.0}, r"loss__mask_ratio=1\.0: .*above 0 and below 1"),
         ("beit", {"loss__mask_ratio": 1.5}, r"loss__mask_ratio=1\.5"),
         ("inpainting", {"loss__mask_ratio": 0.0}, r"loss__mask_ratio=0\.0"),
-        ("inpainting", {"loss__holes": 0}, r"loss__holes=0: give a whole number of at least 1"),
-        ("inpainting", {"loss__holes": 257}, r"loss__holes=257: give a whole number at most 256"),
+        ("inpainting", {"loss__holes": 0}, r"loss__holes=0: give an integer of at least 1"),
+        ("inpainting", {"loss__holes": 257}, r"loss__holes=257: give an integer at most 256"),
         (
             "simmim",
             {"backbone": "vit", "loss__mask_size": 3},

@@ -380,7 +380,7 @@ def test_colors_are_drawn():
     ("loss", "params", "images", "words"),
     [
         ("colorization", {}, pixels(channels=1), r"images of three channels.*these have 1\. .*rotation"),
-        ("colorization", {"loss__bins": 1}, pixels(), r"loss__bins=1: give a whole number of at least 2"),
+        ("colorization", {"loss__bins": 1}, pixels(), r"loss__bins=1: give an integer of at least 2"),
         ("colorization", {}, pixels(channels=1).repeat(3, axis=3), r"gray, with three equal channels"),
         ("jigsaw", {"backbone": Only24}, pixels(), r"tiles together of 20 x 20 pixels: only 24"),
         ("jigsaw", {"backbone": Only24, "loss__tiles": "apart"}, pixels(), r"tiles apart of 10 x 10 pixels"),
@@ -403,21 +403,21 @@ def test_colors_are_drawn():
             "relative_location",
             {"loss__grid": 1},
             pixels(),
-            r"loss__grid=1: give a whole number of at least 2 and at most 3, or 'auto'",
+            r"loss__grid=1: give an integer of at least 2 and at most 3, or 'auto'",
         ),
         ("relative_location", {"loss__drop_colors": "red"}, pixels(), r"loss__drop_colors='red': give True"),
         (
             "jigsaw",
             {"loss__grid": 4},
             pixels(),
-            r"loss__grid=4: give a whole number of at least 2 and at most 3, or 'auto'",
+            r"loss__grid=4: give an integer of at least 2 and at most 3, or 'auto'",
         ),
         ("jigsaw", {"loss__tiles": "close"}, pixels(), r"loss__tiles='close': give 'together' or 'apart'"),
         (
             "jigsaw",
             {"loss__permutations": 1},
             pixels(),
-            r"loss__permutations=1: give a whole number of at least 2",
+            r"loss__permutations=1: give an integer of at least 2",
         ),
         (
             "cpc",

@@ -84,17 +84,17 @@ def test_training_goes_on_after_a_pickle_as_if_it_had_not_stopped(loss):
     [
         ("byol", {"momentum": 1.5}, "loss__momentum=1.5: give a finite number of at least 0 and at most 1"),
         ("dino", {"momentum": -0.1}, "loss__momentum=-0.1: give a finite number of at least 0 and at most 1"),
-        ("byol", {"predictor_dim": 0}, "loss__predictor_dim=0: give a whole number of at least 1, or None"),
+        ("byol", {"predictor_dim": 0}, "loss__predictor_dim=0: give an integer of at least 1, or None"),
         (
             "simsiam",
             {"predictor_dim": -1},
-            "loss__predictor_dim=-1: give a whole number of at least 1, or None",
+            "loss__predictor_dim=-1: give an integer of at least 1, or None",
         ),
-        ("dino", {"local_crops": -1}, "loss__local_crops=-1: give a whole number of at least 0"),
+        ("dino", {"local_crops": -1}, "loss__local_crops=-1: give an integer of at least 0"),
         (
             "dino",
             {"local_crops": "many"},
-            "loss__local_crops='many': give a whole number of at least 0",
+            "loss__local_crops='many': give an integer of at least 0",
         ),
         ("dino", {"out_dim": 1}, r"loss__out_dim=1: .*at least 2"),
     ],
