@@ -301,6 +301,7 @@ def param_grid(estimator: BaseEstimator, grid: Mapping[str, Any]) -> list[dict[s
     >>> from sklearn.linear_model import LogisticRegression
     >>> from sklearn.pipeline import Pipeline
     >>> from sklearn.tree import DecisionTreeClassifier
+    >>> from sklearn_ssl import param_grid
     >>> pipe = Pipeline([("clf", LogisticRegression())])
     >>> param_grid(pipe, {"clf": [LogisticRegression(), DecisionTreeClassifier()], "clf__C": [0.1, 1]})
     [{'clf': [LogisticRegression()], 'clf__C': [0.1, 1]}, {'clf': [DecisionTreeClassifier()]}]

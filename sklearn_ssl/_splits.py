@@ -30,9 +30,9 @@ class LabeledKFold(BaseCrossValidator):
     >>> from sklearn_ssl import LabeledKFold
     >>> y = np.array([0, 0, 1, 1, -1, -1])
     >>> for train, test in LabeledKFold(n_splits=2).split(y, y):
-    ...     print(train, y[test])
-    [1 3 4 5] [0 1]
-    [0 2 4 5] [0 1]
+    ...     print(y[train], y[test])
+    [ 0  1 -1 -1] [0 1]
+    [ 0  1 -1 -1] [0 1]
     """
 
     def __init__(self, n_splits: int = 5, *, random_state: Any = 0):

@@ -18,8 +18,10 @@ def code_blocks(path):
 
 def run(program, *args, cwd):
     # Fits are cut short here, which they say.
-    command = [sys.executable, "-W", "error", "-W", "ignore:max_time=", program, *args]
-    env = {**os.environ, "MPLBACKEND": "Agg"}
+    quiet = ["-W", "error", "-W", "ignore:max_time=", "-W", "ignore::PendingDeprecationWarning"]  # rasterio's
+    command = [sys.executable, *quiet, program, *args]
+    # One thread each, as the tests run in several processes.
+    env = {"OMP_NUM_THREADS": "1", **os.environ, "MPLBACKEND": "Agg"}
     done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, env=env)
     assert done.returncode == 0, done.stderr[-3000:]
     return done
