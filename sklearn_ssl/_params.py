@@ -7,7 +7,9 @@ import difflib
 import functools
 import inspect
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from keyword import iskeyword
+from types import MethodType
 from typing import Any, ClassVar, Self
 
 from sklearn.base import BaseEstimator, clone
@@ -56,14 +58,21 @@ class _ListsParameters:
             return self._method
 
         @functools.wraps(self._method)
-        def set_params(**params: Any) -> Any:
-            return self._method(instance, **params)
+        def method(self_: Any, **params: Any) -> Any:
+            return self._method(self_, **params)
 
-        values = instance.get_params().items()
-        named = [(name, value) for name, value in values if name.isidentifier() and not iskeyword(name)]
-        listed = [inspect.Parameter(name, KEYWORD_ONLY, default=value) for name, value in named]
-        set_params.__signature__ = inspect.Signature(listed)  # type: ignore[attr-defined]
-        return set_params
+        # An instance that is not complete, as while it is constructed or unpickled, lists nothing.
+        with suppress(Exception):
+            method.__signature__ = _signature(instance.get_params())  # type: ignore[attr-defined]
+        return MethodType(method, instance)
+
+
+def _signature(params: Mapping[str, Any]) -> inspect.Signature:
+    """Return the signature of a method that takes these parameters, and others, as keywords."""
+    named = {name: value for name, value in params.items() if name.isidentifier() and not iskeyword(name)}
+    listed = [inspect.Parameter(name, KEYWORD_ONLY, default=value) for name, value in named.items()]
+    first, last = inspect.Parameter("self", POSITIONAL_OR_KEYWORD), inspect.Parameter("params", VAR_KEYWORD)
+    return inspect.Signature([first, *listed, last])
 
 
 class ComponentParamsMixin:

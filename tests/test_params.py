@@ -1,5 +1,6 @@
 import functools
 import inspect
+import pickle
 import pydoc
 from types import MappingProxyType
 
@@ -106,6 +107,18 @@ def test_completion_and_help_know_nested_names():
     assert "loss__std_coeff=25.0" in pydoc.render_doc(Toy("stiff").set_params)
     odd = Toy(loss_params={"not a name": 1, "class": 2})
     assert "loss__class" in inspect.signature(odd.set_params).parameters
+    # Parameters of a loss that is chosen in the same call.
+    inspect.signature(Toy().set_params).bind(loss="stiff", loss__std_coeff=1.0)
+
+
+def test_set_params_is_a_bound_method():
+    toy = Toy()
+    assert toy.set_params.__self__ is toy
+    assert pickle.loads(pickle.dumps(toy.set_params))(shift=2.0).shift == 2.0
+    with pytest.raises(TypeError, match="takes 1 positional argument but 2 were given"):
+        toy.set_params({"shift": 1.0})
+    incomplete = Toy.__new__(Toy)
+    assert callable(incomplete.set_params)
 
 
 def test_get_params_lists_every_parameter_of_the_chosen_loss_with_its_default():

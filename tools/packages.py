@@ -19,7 +19,7 @@ import tempfile
 import tomllib
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).resolve().parents[1]
 LEFT_OUT = shutil.ignore_patterns("build", "dist", "*.egg-info", "__pycache__", ".*")
 # [text](target) and ![text](target), where the target is neither a URL nor a place on the page.
 RELATIVE_LINK = re.compile(r"(!?)(\[[^\]]*\]\()(?!https?:|#|mailto:)([^)]+)\)")
@@ -72,7 +72,7 @@ def replace_in(file: Path, pattern: str, by: str) -> None:
     text, n = re.subn(pattern, by, file.read_text("utf-8"))
     if n != 1:
         raise SystemExit(f"{file}: {pattern!r} was found {n} times instead of once.")
-    file.write_text(text, "utf-8")
+    file.write_text(text, "utf-8", newline="\n")
 
 
 # ------------------------------------------------------------------ distributions

@@ -25,7 +25,10 @@ def setup(app: Any) -> dict[str, bool]:
 def write_pages(app: Any) -> None:
     folder = Path(app.srcdir) / "losses"
     folder.mkdir(exist_ok=True)
-    infos = available_losses(details=True)
+    infos = {name: info for name, info in available_losses(details=True).items() if info.error is None}
+    for page in folder.glob("*.rst"):
+        if page.stem not in (*infos, "index"):
+            page.unlink()  # of a loss that is no longer installed
     for name, info in infos.items():
         write(folder / f"{name}.rst", loss_page(info))
     write(folder / "index.rst", index_page(infos))

@@ -22,8 +22,9 @@ from sklearn_ssl import SSLImageEmbedder
 images, labels = load_digits(return_X_y=True)
 images = images.reshape(-1, 8, 8)
 embedder = SSLImageEmbedder(loss__temperature=1.0, max_time=20, batch_size=128, random_state=0)
-embeddings = StandardScaler().fit_transform(embedder.fit_transform(images[:1297]))
-unseen = StandardScaler().fit(embedder.transform(images[:1297])).transform(embedder.transform(images[1297:]))
+scaler = StandardScaler()
+embeddings = scaler.fit_transform(embedder.fit_transform(images[:1297]))
+unseen = scaler.transform(embedder.transform(images[1297:]))
 known, truth = labels[:1297], labels[1297:]
 
 # %%
@@ -34,7 +35,7 @@ start = KMeans(10, n_init=10, random_state=0).fit(embeddings).transform(embeddin
 
 
 def by_margin(classifier, rest):
-    """Return the ten images between whose two likeliest classes the difference is smallest."""
+    """Return the ten images with the smallest difference between their two likeliest classes."""
     likeliest = np.sort(classifier.predict_proba(embeddings[rest]), axis=1)
     return rest[np.argsort(likeliest[:, -1] - likeliest[:, -2])[:10]]
 

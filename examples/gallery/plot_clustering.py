@@ -8,7 +8,7 @@ then have the right name.
 """
 
 # %%
-# Embeddings of unit length suit k-means, as the losses compare directions.
+# Embeddings are scaled to unit length, as NT-Xent compares directions.
 
 import matplotlib.pyplot as plt
 import numpy as np

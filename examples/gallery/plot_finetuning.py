@@ -75,9 +75,8 @@ def linear(x, y):
 
 
 # %%
-# With few labels, fixed embeddings are the safest choice; fine-tuning is far better than random weights,
-# and pays once there are hundreds of labels, or the classes differ by what the augmentation made the
-# network ignore.
+# On these digits, fixed embeddings are best up to 50 labels per class; fine-tuning is far better than
+# training from random weights.
 
 numbers = (2, 10, 50)
 scores = {"fixed embeddings": [], "fine-tuned": [], "from random weights": []}

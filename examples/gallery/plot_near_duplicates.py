@@ -8,7 +8,8 @@ copies among tiles of two photographs and finds them again.
 """
 
 # %%
-# The 300 most detailed tiles of scikit-learn's sample photographs, and a changed copy of 60 of them.
+# The 300 tiles of highest contrast of scikit-learn's sample photographs, and a changed copy of 60 of
+# them.
 
 import io
 
@@ -44,8 +45,8 @@ originals = rng.choice(len(tiles), 60, replace=False)
 images = np.concatenate([tiles, [changed_copy(tiles[i]) for i in originals]])
 
 # %%
-# The views of the training are such changes themselves, which the embeddings learn to ignore. A low
-# temperature suits a task in which each image is a class of its own.
+# Most of these changes are among the views of the training, and the embeddings learn to ignore them. A
+# low temperature suits a task in which each image is a class of its own.
 
 embedder = SSLImageEmbedder(
     loss__temperature=0.1, augment="photo", max_time=60, batch_size=128, random_state=0

@@ -3,8 +3,8 @@ Finding outliers
 ================
 
 Images that do not belong in a collection are rare, and nobody has labeled them. Ranked by the distance
-of their embeddings to the nearest others, they come first. This example hides twelve images of a tenth
-kind, the digit 9, among 1,617 of the other digits.
+of their embeddings to the nearest others, they tend to come first. This example hides twelve images of a
+tenth kind, the digit 9, among 1,617 of the other digits.
 """
 
 # %%

@@ -2,7 +2,7 @@
 From pretrained weights
 =======================
 
-A network that was trained on related images is a better start than random weights. This example
+A network that was trained on related images can be a better start than random weights. This example
 pretrains on a thousand clean digits, and continues on a hundred images from another scanner, inverted
 and noisy.
 """

@@ -26,5 +26,5 @@ embedder.fit(images[:1500])
 # None of these images was seen in training.
 
 display = ReconstructionDisplay.from_estimator(embedder, images[1500:1505])
-first, last = (embedder.history_[i]["train_loss"] for i in (0, -1))
-print(f"squared error of hidden patches, in standard deviations: {np.sqrt(first):.2f} to {np.sqrt(last):.2f}")
+first, last = (np.sqrt(embedder.history_[i]["train_loss"]) for i in (0, -1))
+print(f"training error (RMS) of hidden patches: {first:.2f} to {last:.2f} standard deviations")

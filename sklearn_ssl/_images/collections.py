@@ -136,8 +136,10 @@ class FilePartImages(IndexedImages):
     def name(self, position: int) -> str:
         return str(self.images[position])
 
-    def identity(self, position: int) -> tuple:
+    def identity(self, position: int) -> tuple | None:
         image = self.images[position]
+        if not isinstance(image, FilePart):
+            return None
         return *ImageFiles([image.path]).identity(0), fingerprint(image.part)
 
 

@@ -16,15 +16,16 @@ class FilePart:
     """Image that is part of a file, such as a slice of a volume or a tile of a slide.
 
     `fit` and `transform` accept lists, arrays and columns of them, and read each image by the function
-    `reader__read`, which maps a `FilePart` to an array of shape (height, width[, channels]).
+    `reader__read`, which maps a `FilePart` to an array of shape (height, width[, channels]). Several threads
+    call it at once, unless `reader__workers` is 1.
 
     Parameters
     ----------
     path : path-like
-        Path of the file.
+        Path of the file, or of a folder such as that of a zarr store.
     part : object
         What `reader__read` needs in order to find the image, such as the number of a slice, or the position
-        of a tile as a tuple.
+        of a tile as a tuple. Numbers of numpy become those of Python.
 
     See Also
     --------
@@ -36,6 +37,8 @@ class FilePart:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "path", Path(self.path))
+        if isinstance(self.part, np.generic):
+            object.__setattr__(self, "part", self.part.item())
 
     def __str__(self) -> str:
         return f"Part {self.part} of {self.path}"
@@ -49,7 +52,7 @@ def list_parts(
     Parameters
     ----------
     files : iterable of path-like
-        Paths of the files.
+        Paths of the files, or of folders such as those of zarr stores.
     parts : callable
         Function that maps a path to its parts, such as ``range(number of slices)``.
 
@@ -61,6 +64,8 @@ def list_parts(
 
     Raises
     ------
+    TypeError
+        If `files` is a single path.
     FileNotFoundError
         If a file does not exist.
     ValueError
@@ -80,9 +85,11 @@ def list_parts(
     >>> embedder = SSLImageEmbedder(reader__read=read).fit(slices)  # doctest: +SKIP
     >>> patients = [item.path.stem for item in slices]  # doctest: +SKIP
     """
+    if isinstance(files, str | os.PathLike):
+        raise TypeError(f"files={str(files)!r} is a single path: give a list of paths, [{str(files)!r}].")
     paths = [Path(path) for path in files]
     for path in paths:
-        if not path.is_file():
+        if not path.exists():
             raise FileNotFoundError(f"There is no file {path}.")
     found = [FilePart(path, part) for path in paths for part in parts(path)]
     if not found:
@@ -90,9 +97,3 @@ def list_parts(
     array = np.empty(len(found), dtype=object)
     array[:] = found
     return array
-
-
-def are_parts(column: Any) -> bool:
-    """Return whether a list, an array or a column holds parts of files, by its first row."""
-    first = next(iter(column), None) if len(column) else None
-    return isinstance(first, FilePart)

@@ -31,7 +31,7 @@ from sklearn_ssl._images.arrays import (
 )
 from sklearn_ssl._images.collections import FilePartImages, ImageCollection, ImageFiles, IndexedImages
 from sklearn_ssl._images.decode import SUFFIXES, header_of_image
-from sklearn_ssl._images.file_parts import are_parts
+from sklearn_ssl._images.file_parts import FilePart
 from sklearn_ssl._images.files import NOT_REGULAR, files_below, is_special
 from sklearn_ssl._images.lazy import LazySource, inspect_headers
 from sklearn_ssl._images.pixel_scale import PixelScale, evenly_spaced
@@ -43,6 +43,7 @@ from sklearn_ssl._images.stored import StoredImages, check_known_shape, is_store
 from sklearn_ssl._images.tables import (
     column_of,
     encoded_images,
+    holds_parts,
     is_column,
     is_hugging_face,
     open_hugging_face,
@@ -223,7 +224,7 @@ class InputParser:
         encoded = encoded_images(column)
         if encoded is not None:
             return encoded
-        if is_column(column) and are_parts(column):
+        if holds_parts(column):
             return FilePartImages(list(column))
         paths = _paths(column)
         if paths is not None:
@@ -238,6 +239,8 @@ class InputParser:
     ) -> tuple[Source, ImageFormat]:
         if isinstance(collection, ImageFiles) and self.reader.on_error == "raise":
             _check_files(collection.paths)
+        if isinstance(collection, FilePartImages) and self.reader.on_error == "raise":
+            _check_parts(collection.images)
         if fitted is None:
             if len(collection) < 2:
                 raise ValueError(
@@ -406,3 +409,10 @@ def _check_files(paths: Sequence[Path]) -> None:
             raise ValueError(f"{where} is {NOT_REGULAR}.")
         if not path.is_file():
             raise FileNotFoundError(f"There is no file {where}.")
+
+
+def _check_parts(parts: Sequence[Any]) -> None:
+    """Check that the files of all parts exist; the error names the first that does not."""
+    for path in dict.fromkeys(part.path for part in parts if isinstance(part, FilePart)):
+        if not path.exists():
+            raise FileNotFoundError(f"There is no file {path}.")

@@ -125,7 +125,7 @@ def _only_image(item: dict[str, Any]) -> Any:
 
 
 def _is_image(value: Any) -> bool:
-    if is_encoded(value) or isinstance(value, Image.Image | Path):
+    if is_encoded(value) or isinstance(value, Image.Image | Path | FilePart):
         return True
     return isinstance(value, np.ndarray | Tensor) and value.ndim in (2, 3)
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from sklearn_ssl._images.collections import EncodedImages, IndexedImages
+from sklearn_ssl._images.file_parts import FilePart
 from sklearn_ssl._images.items import is_encoded
 
 # Number of rows among which the first that is not missing tells what a column holds.
@@ -61,7 +62,11 @@ def column_of(X: Any) -> Any:
     columns = {name: _by_position(X[name]) for name in names}
     if len(columns) == 1:
         return next(iter(columns.values()))
-    images = [name for name, column in columns.items() if _holds(column) or isinstance(_first(column), str)]
+    images = [
+        name
+        for name, column in columns.items()
+        if is_encoded(first := _first(column)) or isinstance(first, str | FilePart)
+    ]
     if images:
         raise ValueError(
             f"X is a {type(X).__name__} with the columns {names}: give the column of images, for example "
@@ -73,6 +78,11 @@ def column_of(X: Any) -> Any:
 def encoded_images(X: Any) -> EncodedImages | None:
     """Return a column or a list of encoded images as a collection; None for anything else."""
     return EncodedImages(X) if is_column(X) and _holds(X) else None
+
+
+def holds_parts(X: Any) -> bool:
+    """Return whether X is a column or a list of parts of files."""
+    return is_column(X) and isinstance(_first(X), FilePart)
 
 
 def is_column(X: Any) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 
@@ -43,7 +43,7 @@ class LossInfo:
     target: str
     family: str | None = None
     summary: str | None = None
-    parameters: Mapping[str, Any] | None = None
+    parameters: Mapping[str, Any] | None = field(default=None, hash=False)
     error: str | None = None
 
 
@@ -78,7 +78,7 @@ class LossTable(Mapping[str, LossInfo]):
             "family": [info.family for info in self._infos.values()],
             "summary": [info.summary or info.error for info in self._infos.values()],
             "parameters": [_written(info.parameters) for info in self._infos.values()],
-            "distribution": [f"{info.distribution} {info.version}" for info in self._infos.values()],
+            "distribution": [f"{info.distribution} {info.version}".strip() for info in self._infos.values()],
         }
         columns = {name: cells for name, cells in columns.items() if any(cells)}
         rows = [_row("th", columns), *(_row("td", cells) for cells in zip(*columns.values(), strict=True))]

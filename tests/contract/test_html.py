@@ -45,4 +45,4 @@ def test_a_fitted_embedder_shows_what_was_resolved_and_the_last_results(embedder
     for name in ("train_loss", "valid_loss", "rankme", "images_per_second"):
         assert f"history_[-1][&quot;{name}&quot;]" in html
     assert f"{fitted.history_[-1]['rankme']:.4g}" in html
-    assert "history_" not in embedder()._repr_html_()
+    assert "history_[-1]" not in embedder()._repr_html_()

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+import sklearn_ssl
 from sklearn_ssl import available_losses
 from sklearn_ssl.losses._registry import known_losses
 
@@ -92,7 +93,7 @@ def test_the_renamed_template_is_installed_and_listed_beside_an_installed_core(s
     )
     core, info = run_python("-c", program, site=site, cwd=mine).splitlines()
     assert Path(core) == site / "sklearn_ssl" / "__init__.py"
-    assert info == "sklearn-ssl-my-loss 0.1.0 sklearn_ssl_my_loss:MyLoss None"
+    assert info == f"sklearn-ssl-my-loss {sklearn_ssl.__version__} sklearn_ssl_my_loss:MyLoss None"
 
 
 def test_the_renamed_templates_own_tests_pass_against_the_installed_core(site, mine):

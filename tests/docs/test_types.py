@@ -84,5 +84,6 @@ def test_code_of_users_and_the_template_of_plugins_pass_mypy_strict(tmp_path):
     env = {**os.environ, **({} if package.name == "site-packages" else {"MYPYPATH": str(package)})}
     files = ["program.py", "plugin.py", TEMPLATE, "wrong.py"]
     done = subprocess.run([*command, *files], cwd=tmp_path, env=env, capture_output=True, text=True)
-    [error] = [line for line in done.stdout.splitlines() if "error:" in line]  # that of wrong.py alone
-    assert error.startswith("wrong.py:3: error:")
+    errors = [line for line in done.stdout.splitlines() if "error:" in line]
+    assert len(errors) == 1, done.stdout + done.stderr  # that of wrong.py
+    assert errors[0].startswith("wrong.py:3: error:")

@@ -80,6 +80,33 @@ def test_an_unreadable_part_is_named_or_left_out(volumes, embedder):
     assert list(fitted.skipped_) == [4]
 
 
+def test_missing_rows_are_left_out_also_with_a_cache(volumes, opened, tmp_path):
+    rows = [None, *slices(volumes)[:3], None, volumes[0]]
+    params = {"reader__read": read, "reader__on_error": "skip", "reader__cache": tmp_path / "cache"}
+    source, _ = opened(rows, **params)
+    every(source)
+    assert sorted(source.bad) == [0, 4, 5]
+    assert len(source.identity()[1]) == 6
+
+
+def test_a_missing_file_is_found_before_the_training(volumes, embedder):
+    X = slices(volumes)
+    volumes[2].unlink()
+    with pytest.raises(FileNotFoundError, match=r"There is no file .*c\.npy"):
+        embedder(reader__read=read).fit(X)
+
+
+def test_a_table_with_several_columns_names_that_of_the_parts(volumes, embedder):
+    table = pd.DataFrame({"age": range(12), "slice": slices(volumes)})
+    with pytest.raises(ValueError, match="give the column of images, for example X\\['slice'\\]"):
+        embedder(reader__read=read).fit(table)
+
+
+def test_numbers_of_numpy_are_those_of_python(volumes):
+    assert FilePart(volumes[0], np.int64(3)) == FilePart(volumes[0], 3)
+    assert type(FilePart(volumes[0], np.int64(3)).part) is int
+
+
 def test_parts_need_a_function_that_reads_them(volumes, embedder):
     with pytest.raises(ValueError, match="set reader__read to a function that maps a FilePart"):
         embedder().fit(slices(volumes))
@@ -90,3 +117,5 @@ def test_files_without_parts_and_missing_files_are_rejected(volumes, tmp_path):
         list_parts(volumes, lambda path: [])
     with pytest.raises(FileNotFoundError, match=r"none\.npy"):
         list_parts([tmp_path / "none.npy"], lambda path: [0])
+    with pytest.raises(TypeError, match="is a single path: give a list"):
+        list_parts(str(volumes[0]), lambda path: [0])
