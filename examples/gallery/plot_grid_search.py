@@ -2,9 +2,9 @@
 Choosing a loss by grid search
 ==============================
 
-The loss and the augmentation are parameters, and their own parameters have nested names, so that scikit-
-learn's searches can choose all of them. This example searches over three losses with a few labels, and
-shows the accuracy of each candidate.
+The loss and the augmentation are parameters, and their own parameters have nested names, so that
+scikit-learn's searches can choose all of them. This example searches over three losses with a few
+labels, and shows the accuracy of each candidate.
 """
 
 # %%

@@ -34,8 +34,9 @@ class Reader:
         Maximum size in bytes of the decoded and resized training images up to which they are kept in memory.
     cache : str or path-like, default=None
         Folder of a disk cache of decoded and resized image files, shared by epochs, fits and processes. Files
-        that change, and damaged entries of the cache, are read again. Use another folder if functions that
-        `read` calls change, as this cannot be detected. None: no disk cache.
+        that change, and damaged entries of the cache, are read again. Use another folder for the cache if
+        functions that `read` calls change, or the contents of a folder with parts (`FilePart`), as this
+        cannot be detected. None: no disk cache.
     cache_limit : int, default=20 * 2**30
         Maximum size of the disk cache in bytes; the oldest entries are removed.
     workers : int or "auto", default="auto"
