@@ -63,7 +63,6 @@ labels = labels[:100]
 intersphinx_mapping = write_inventories(
     Path(__file__).parent / "inventories", Path(__file__).parent / "_build" / "inventories"
 )
-linkcheck_ignore = [r"https://github\.com/.*/issues/new"]
 
 # Gallery
 sphinx_gallery_conf = {

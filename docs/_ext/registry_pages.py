@@ -1,4 +1,4 @@
-"""Pages that are made from the package itself: one for each installed loss, and those of the backbones."""
+"""Pages that are made from the registry: one for each installed loss, and their index."""
 
 from __future__ import annotations
 
