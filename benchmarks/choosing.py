@@ -3,6 +3,8 @@
     python benchmarks/choosing.py fit digits
     python benchmarks/choosing.py fit cifar10_10k.npz solar_cells.npz --settings '{"image_size": 32}'
     python benchmarks/choosing.py show
+    python benchmarks/choosing.py fit digits --probe-only --out lejepa.jsonl \\
+        --methods "lejepa 0.005" "lejepa 0.02" "lejepa 0.05" "lejepa 0.2" "lejepa 0.5"
 
 `fit` trains an embedder for each combination of a loss, its hyperparameters and an augmentation, on at most
 --images training images, and scores it on test images without their labels: by every scorer without labels,
@@ -55,10 +57,13 @@ METHODS = {
     "dcl 0.1": {"loss": "dcl", "loss_params": {"temperature": 0.1}},
     "vicreg": {"loss": "vicreg"},
     "vicreg cov 0.04": {"loss": "vicreg", "loss_params": {"cov_coeff": 0.04}},
-    "lejepa 0.02": {"loss": "lejepa", "loss_params": {"lambd": 0.02}},
-    "lejepa 0.05": {"loss": "lejepa", "loss_params": {"lambd": 0.05}},
-    "lejepa 0.2": {"loss": "lejepa", "loss_params": {"lambd": 0.2}},
+    **{
+        f"lejepa {lambd}": {"loss": "lejepa", "loss_params": {"lambd": lambd}}
+        for lambd in (0.005, 0.02, 0.05, 0.2, 0.5)
+    },
 }
+# Power of LeJEPA's lambda by which its authors divide the loss to compare settings (arXiv:2511.08544).
+POWER_OF_LAMBDA = 0.4
 GENTLE = Augment(crop=0.5, flip=0.5, vertical_flip=0.5, quarter_turns=0.75, color_jitter=0.8, brightness=0.4)
 AUGMENTS = {"photo": "photo", "symbols": "symbols", "overhead": "overhead", "gentle": GENTLE}
 # The same views for all embedders.
@@ -139,11 +144,10 @@ def outcome(images: ImageSet, about: dict, args: argparse.Namespace) -> dict:
     Z, Z_test = (embedder.transform(part) for part in (images.train, images.test))
     reference = neighbors_and_probe(Z, images.y_train, Z_test, images.y_test)
     scores = {} if args.probe_only else all_scores(embedder, images, args.seed)
-    return {
-        "took": round(took, 1),
-        **reference,
-        "scores": {"neg_training_loss": -embedder.history_[-1]["train_loss"], **scores},
-    }
+    loss = embedder.history_[-1]["train_loss"]
+    if embedder.loss == "lejepa":
+        scores["neg_scaled_loss"] = -loss / settings["loss_params"]["lambd"] ** POWER_OF_LAMBDA
+    return {"took": round(took, 1), **reference, "scores": {"neg_training_loss": -loss, **scores}}
 
 
 def all_scores(embedder: SSLImageEmbedder, images: ImageSet, seed: int) -> dict[str, float]:

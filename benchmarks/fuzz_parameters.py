@@ -185,7 +185,9 @@ RANGES: dict[str, Callable[[Any], bool]] = {
     "loss__n_directions": number(1, 2**16, whole=True),
     "loss__queue_size": number(4, whole=True, also=("auto",)),
     "loss__local_crops": number(0, 100, whole=True, also=("auto",)),
-    "loss__local_size": SHARE,
+    "loss__local_size": lambda value: (
+        all(map(SHARE, value)) and len(value) > 0 if isinstance(value, tuple | list) else SHARE(value)
+    ),
     "loss__mask_ratio": number(0, 1, ends="()"),
     "loss__decoder_width": COUNT,
     "loss__grid": number(2, 3, whole=True, also=("auto",)),
@@ -236,7 +238,7 @@ RANGES: dict[str, Callable[[Any], bool]] = {
     "deepcluster loss__n_clusters": number(2, 4, whole=True, also=("auto",)),
     "deepcluster loss__n_groupings": COUNT,
     "deepcluster loss__kmeans_iterations": COUNT,
-    "deepcluster loss__first_clusters": one_of("random", "projections"),
+    "deepcluster loss__passes": one_of("none", "first", "all"),
     "dino loss__out_dim": SEVERAL,
     "dino loss__student_temp": POSITIVE,
     "dino loss__teacher_temp": POSITIVE,
@@ -268,9 +270,15 @@ RANGES: dict[str, Callable[[Any], bool]] = {
     "vicreg loss__sim_coeff": AT_LEAST_0,
     "vicreg loss__std_coeff": AT_LEAST_0,
     "vicreg loss__cov_coeff": AT_LEAST_0,
+    "vicregl loss__alpha": PROBABILITY,
+    "vicregl loss__matches": SHARE,
+    "vicregl loss__sim_coeff": AT_LEAST_0,
+    "vicregl loss__std_coeff": AT_LEAST_0,
+    "vicregl loss__cov_coeff": AT_LEAST_0,
     "wmse loss__w_size": number(2, 4, whole=True, also=("auto",)),
     "wmse loss__w_iter": COUNT,
     "wmse loss__w_eps": AT_LEAST_0,
+    "yaware loss__sigma": POSITIVE,
 }
 # Numbers of layers or iterations, which have no upper limit: large values are valid, but take too long.
 LOOPS = (

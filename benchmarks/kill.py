@@ -39,7 +39,7 @@ LOSSES = (
     *("moco", "nnclr", "meanshift"),  # queues, teachers
     *("byol", "simsiam", "dino", "swav"),  # teachers, multi-crop, prototypes
     *("deepcluster", "wmse"),  # memory of all images, whitening
-    *("lejepa", "tico", "diet"),  # random directions, moments, a classifier of the images
+    *("lejepa", "tico", "vicregl", "diet"),  # random directions, moments, a classifier of the images
     *("supcon", "triplet"),  # labels
     *("mae", "simmim"),  # masked
     *("data2vec", "dinov2", "ijepa"),  # masked, with a teacher, its heads, or the teacher as encoder

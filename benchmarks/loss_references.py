@@ -10,9 +10,11 @@ from __future__ import annotations
 import importlib.metadata
 from unittest import mock
 
+import numpy as np
 import torch
 from lightly.loss import BarlowTwinsLoss, DCLLoss, NTXentLoss, VICRegLoss
 from lightly.loss.lejepa_loss import LeJEPALoss
+from lightly.loss.vicregl_loss import VICRegLLoss
 from lightly.loss.visreg_loss import VISRegLoss
 
 from sklearn_ssl import available_losses, get_loss
@@ -44,6 +46,19 @@ def main() -> None:
     if "lejepa" in available_losses():
         for name, reference in (("lejepa", LeJEPALoss()), ("visreg", VISRegLoss(lambda_param=0.6))):
             show(name, *along_axes(get_loss(name)(), reference, *z))
+    if "vicregl" in available_losses():
+        show("vicregl", *of_parts(get_loss("vicregl")(matches=0.01)))
+
+
+def of_parts(ours) -> tuple[float, float]:
+    """Return both values for the positions of two views, one match of each image."""
+    rng = np.random.default_rng(0)
+    positions = torch.from_numpy(rng.normal(size=(2, 5, 6, 3)))  # as in the tests of VICRegL
+    places = torch.from_numpy(rng.uniform(-1, 1, size=(2, 5, 6, 2)))
+    features = [(view.mean(dim=1), view.unflatten(1, (2, 3))) for view in positions]
+    grids = [view.unflatten(1, (2, 3)) for view in places]
+    lightlys = VICRegLLoss(alpha=0.0, num_matches=(1, 1))(features, grids)
+    return value(ours.loss_of_parts(positions, places)), value(lightlys)
 
 
 def along_axes(ours, theirs, first: torch.Tensor, second: torch.Tensor) -> tuple[float, float]:

@@ -18,9 +18,10 @@ small images, and have to be compared with an untrained encoder for their size: 
 '{"image_size": 32}'.
 
 A loss that uses labels gets --labels-per-class of them, drawn with the seed from the images whose labels the
-probe uses; the others are unlabeled (-1). On digits, its probe uses the labels of these images only. In the
-column of 10 labels per class, it has therefore used no more labels than the other losses; in the column of 1,
-its training has used more, which is an advantage.
+probe uses; the others are unlabeled. (As values, a class is a vector of zeros, with a five at its number.) On
+digits, its probe uses the labels of these images only. In the column of 10 labels per class, it has therefore
+used no more labels than the other losses; in the column of 1, its training has used more, which is an
+advantage.
 
 Each training adds a line to the file --out and is not repeated, so the benchmark can be stopped and resumed.
 All losses are run with one seed, then with the next. A loss that fails is reported, and tried again in the
@@ -165,9 +166,13 @@ class CountImages(Callback):
 
 
 def labels(one: dict, images: ImageSet) -> np.ndarray:
-    """Return the labels given to the loss: classes for `labeled_rows`, else -1."""
-    y = np.full(len(images.train), -1)
+    """Return the labels given to the loss: classes or values for `labeled_rows`, else -1 or NaN."""
     rows = labeled_rows(one, images)
+    if getattr(get_loss(one["method"]), "uses_labels", False) == "values":
+        values = np.full((len(images.train), images.y_train.max() + 1), np.nan)
+        values[rows] = 5 * np.eye(values.shape[1])[images.y_train[rows]]
+        return values
+    y = np.full(len(images.train), -1)
     y[rows] = images.y_train[rows]
     return y
 

@@ -60,12 +60,24 @@ LINKS = (
 GRADIENT_BYTES, SMALL_MESSAGES = 47e6, 2 * 21 + 3
 
 
+class ViewsInDouble:
+    """Views, and their places, in float64."""
+
+    def __init__(self, draw: Any):
+        self.draw = draw
+
+    def __call__(self, *args: Any) -> list[torch.Tensor]:
+        return [view.double() for view in self.draw(*args)]
+
+    def places(self, *args: Any) -> list[torch.Tensor]:
+        return [place.double() for place in self.draw.places(*args)]
+
+
 class InDouble(Callback):
     """Callback that trains network and loss in float64, so that only the meaning of the arithmetic counts."""
 
     def on_train_begin(self, net: Any, **kwargs: Any) -> None:
-        draw = net.draw_views
-        net.draw_views = lambda *args: [view.double() for view in draw(*args)]
+        net.draw_views = ViewsInDouble(net.draw_views)
         for module in filter(None, (net.module_, net.criterion_, net.teacher)):
             module.double()
         for layer in net.kept.backbone.modules():  # images of `transform` are float32

@@ -67,8 +67,8 @@ class Evaluation:
         The images.
     y : ndarray of shape (n_images,) or None
         Their labels.
-    classes : Tensor of shape (n_images,) or None
-        Their class numbers, for a loss that uses labels.
+    targets : Tensor or None
+        Their labels as the loss is given them; None for a loss without labels.
     scores : mapping of str to Scoring
         Scores by name in `history_`.
     images : callable
@@ -81,7 +81,7 @@ class Evaluation:
 
     source: Source
     y: np.ndarray | None
-    classes: Tensor | None
+    targets: Tensor | None
     scores: Mapping[str, Scoring]
     images: Callable[[Source, InferenceNetwork], ImagesToScore]
     network: Callable[[nn.Module], InferenceNetwork]
@@ -104,8 +104,8 @@ class Evaluation:
         values = {}
         if net.criterion_.validates:
             index = torch.arange(min(len(self.source), net.batch_size, N_EVALUATED))
-            classes = None if self.classes is None else self.classes[index]
-            values["valid_loss"] = net.loss_of_others(self.source.batch(index), classes)
+            targets = None if self.targets is None else self.targets[index]
+            values["valid_loss"] = net.loss_of_others(self.source.batch(index), targets)
         if self.scores:
             images = self.images(self.source, self.network(net.kept.backbone))
             values |= {name: score.evaluate(images, self.y) for name, score in self.scores.items()}

@@ -26,7 +26,7 @@ from sklearn_ssl._settings import Settings, is_auto
 from sklearn_ssl._training.assemble import build_student
 from sklearn_ssl._training.batches import TrainingSet
 from sklearn_ssl._training.checkpoint import Checkpoint
-from sklearn_ssl._training.labels import check_is_target, class_numbers
+from sklearn_ssl._training.labels import check_is_target, labels_for
 from sklearn_ssl._training.meter import REMEDY
 from sklearn_ssl._training.net import Outcome, SSLNet
 from sklearn_ssl._training.optimizers import optimizer_maker
@@ -113,7 +113,7 @@ class Task:
         return number_in_X(self.source)
 
     def labels_of(self, y: Any) -> Tensor | None:
-        """Return the class number of each image, (n_images,) of int64, if the loss uses labels, else None.
+        """Return the labels of the images as the loss is given them; see `labels_for`.
 
         Raises
         ------
@@ -121,10 +121,10 @@ class Task:
             If `y` is not a target of the images in X, or there are no labels for a loss that uses them.
         """
         check_is_target(y, self.n_given)
-        if not self.loss.uses_labels:
-            return None
-        labels = class_numbers(y, len(whole_of(self.source)), self.loss_name)
-        return labels[self.source.rows] if isinstance(self.source, SubsetSource) else labels
+        labels = labels_for(self.loss.uses_labels, y, len(whole_of(self.source)), self.loss_name)
+        if labels is not None and isinstance(self.source, SubsetSource):
+            return labels[self.source.rows]
+        return labels
 
     def with_evaluation(
         self,
@@ -157,12 +157,12 @@ class Task:
         source, y = held_back
         labels = None if y is None else np.asarray(y)
         scores = resolve_scores(wanted, labels)
-        classes = class_numbers(labels, len(source), self.loss_name) if self.loss.uses_labels else None
+        targets = labels_for(self.loss.uses_labels, labels, len(source), self.loss_name)
         every = self.params["eval_every"]
         if is_auto(every):
             n_views = self.loss.view_spec.n
             every = epochs_between(list(scores.values()), len(source), len(self.source), n_views)
-        return replace(self, evaluation=Evaluation(source, labels, classes, scores, images, network, every))
+        return replace(self, evaluation=Evaluation(source, labels, targets, scores, images, network, every))
 
     def check_callbacks(self) -> None:
         """Check that skorch's own callbacks can work.
@@ -270,6 +270,12 @@ class Task:
                 loss_name=self.loss_name,
                 loss_params=params["loss_params"] or {},
             )
+        draw_views = self.make_views()
+        if self.loss.view_spec.places and callable(draw_views.augment):
+            raise ValueError(
+                f"The loss {self.loss_name!r} has to know where its views lie in an image, which a function "
+                f"as augment does not tell. Give augment='auto', a preset's name, or an Augment."
+            )
         net = SSLNet(
             student,
             self.loss,
@@ -279,7 +285,7 @@ class Task:
             ),
             weight_decay=settings.weight_decay,
             schedule=Schedule(settings.max_epochs, params["max_time"], settings.lr, settings.warmup),
-            draw_views=self.make_views(),
+            draw_views=draw_views,
             pixels=self.pixels,
             seed=seed,
             batch_size=settings.batch_size,

@@ -35,7 +35,7 @@ from sklearn_ssl._training.assemble import output_width, teacher_heads
 from sklearn_ssl._training.net import check_loss_value
 from sklearn_ssl._training.seeds import seeded_modules
 from sklearn_ssl.losses._adapters import loss_name, make_loss, resolve_loss
-from sklearn_ssl.losses._base import Batch, Spec, SSLLoss
+from sklearn_ssl.losses._base import Batch, Spec, SSLLoss, view_kinds
 from sklearn_ssl.losses._registry import get_loss
 
 if TYPE_CHECKING:
@@ -208,7 +208,7 @@ class Trial:
         )
         for module in self.modules():
             module.to(dtype)
-        self.loss.before_training(lambda: torch.randn(64, width, generator=generator).to(dtype))
+        self.loss.before_epoch(0, lambda: torch.randn(64, width, generator=generator).to(dtype))
         self.loss.on_epoch_start(0, torch.Generator().manual_seed(0))
 
     def _tiny_student(self) -> Student:
@@ -228,7 +228,7 @@ class Trial:
         generator = torch.Generator().manual_seed(seed)
         common = torch.randn(self.shape(0), generator=generator, dtype=torch.float64)
         views = []
-        for i in range(self.loss.view_spec.n + self.loss.view_spec.local):
+        for i in range(len(view_kinds(self.loss.view_spec))):
             own = torch.randn(self.shape(i), generator=generator, dtype=torch.float64)
             part = common if self.simple else common[..., : own.shape[-2], : own.shape[-1]]
             views.append((agree * part + (1 - agree) * own).to(self.dtype))
@@ -237,8 +237,7 @@ class Trial:
     def shape(self, view: int) -> tuple[int, ...]:
         if self.simple:
             return self.n, self.dim
-        side = SIDE if view < self.loss.view_spec.n else max(1, round(SIDE * self.loss.view_spec.local_size))
-        return self.n, CHANNELS, side, side
+        return self.n, CHANNELS, *view_kinds(self.loss.view_spec)[view].shape((SIDE, SIDE))
 
     def terms(
         self, views: list[Tensor], index: Tensor | None = None, step: int = 0, rows: slice = slice(None)
@@ -246,21 +245,37 @@ class Trial:
         """Return the loss and all its other terms for one batch, or for some of its rows."""
         device = views[0].device
         index = torch.arange(self.n) if index is None else index
-        labels = (index % max(2, self.n // 2)).masked_fill(index % 5 == 4, -1)
         batch = Batch(
             views=[with_gradient(view) for view in views] if self.simple else views,
             index=index.to(device),
-            y=labels.to(device) if self.loss.uses_labels else None,
+            y=self._labels(index, device),
             epoch=0,
             progress=step / 60,
             generator=torch.Generator().manual_seed(step),
             n_images=self.n,
             rows=rows,
+            places=self._places(index, device) if self.loss.view_spec.places else None,
         )
         out = self.loss.step(batch, self.student, self.teacher)
         terms = out if isinstance(out, dict) else {"loss": out}
         check_loss_value(type(self.loss).__name__, terms)
         return terms
+
+    def _labels(self, index: Tensor, device: torch.device) -> Tensor | None:
+        """Return labels that depend on the image, each fifth of them unknown."""
+        classes = index % max(2, self.n // 2)
+        unknown = index % 5 == 4
+        if self.loss.uses_labels == "values":
+            values = torch.stack([classes, classes.sqrt()], dim=1).to(self.dtype)
+            return values.masked_fill(unknown[:, None], float("nan")).to(device)
+        return classes.masked_fill(unknown, -1).to(device) if self.loss.uses_labels else None
+
+    def _places(self, index: Tensor, device: torch.device) -> list[Tensor]:
+        """Return places that depend on the image: parts of three quarters of its sides."""
+        generator = torch.Generator().manual_seed(0)
+        places = torch.eye(2, 3).mul(0.75).repeat(len(view_kinds(self.loss.view_spec)), 64, 1, 1)
+        places[..., 2] += 0.5 * torch.rand(places[..., 2].shape, generator=generator) - 0.25
+        return list(places[:, index].to(device, self.dtype))
 
     def value(self, views: list[Tensor], **kwargs: Any) -> Tensor:
         return self.terms(views, **kwargs)["loss"].reshape(())
@@ -408,7 +423,7 @@ def check_prefers_views_that_agree(loss: Any) -> None:
     trial = Trial(loss)
     if not trial.simple:
         raise unittest.SkipTest("the value of a loss with its own step depends on untrained modules")
-    if trial.loss.view_spec.n + trial.loss.view_spec.local < 2:
+    if len(view_kinds(trial.loss.view_spec)) < 2:
         raise unittest.SkipTest("the loss uses a single view")
     first, *others = trial.inputs(agree=0.9)
     exchanged = [view.roll(i, dims=0) for i, view in enumerate(others, 1)]

@@ -38,8 +38,9 @@ class BarlowTwins(SSLLoss):
         [2]_); each is compared with the full-size views. "auto": 4, or 0 if they would have less than 24
         pixels on the short side or the backbone rejects them. Four crops at half the side take about the time
         of one full-size view.
-    local_size : float, default=0.5
-        Side of a local crop, as a fraction of the full size. 1.0: small parts of the image, enlarged.
+    local_size : float or tuple of floats, default=0.5
+        Side of a local crop, as a fraction of the full size. 1.0: small parts of the image, enlarged. A tuple
+        gives the sides of several crops in turn.
 
     References
     ----------
@@ -57,7 +58,7 @@ class BarlowTwins(SSLLoss):
         lambd: float = 0.0051,
         scale: float = 0.1,
         local_crops: int | str = 0,
-        local_size: float = 0.5,
+        local_size: float | tuple[float, ...] = 0.5,
     ):
         super().__init__()
         self.lambd = check_number("loss__lambd", lambd, at_least=0)

@@ -44,13 +44,16 @@ def check_is_target(y: Any, n_images: int) -> None:
         )
 
 
-def class_numbers(y: Any, n_samples: int, loss_name: str) -> Tensor:
-    """Encode labels as class numbers, with -1 for unlabeled as in `sklearn.semi_supervised`.
+def labels_for(uses_labels: bool | str, y: Any, n_samples: int, loss_name: str) -> Tensor | None:
+    """Return the labels as a loss is given them.
 
     Parameters
     ----------
-    y : array-like of shape (n_images,) or None
-        Classes of the first images; -1, NaN, None and pandas' NA mark unlabeled images.
+    uses_labels : bool or "values"
+        Kind of the labels; see `SSLLoss`.
+    y : array-like of shape (n_images,) or (n_images, n_values), or None
+        Classes or values of the first images; -1 (of classes), NaN, None and pandas' NA mark unlabeled
+        images.
     n_samples : int
         Number of all training images; those after the first n_images are unlabeled.
     loss_name : str
@@ -58,28 +61,59 @@ def class_numbers(y: Any, n_samples: int, loss_name: str) -> Tensor:
 
     Returns
     -------
-    Tensor of shape (n_samples,), int64
-        Class numbers from 0, or -1.
+    Tensor or None
+        Class numbers from 0, or -1, of shape (n_samples,), int64; values, or NaN, of shape (n_samples,
+        n_values), float32; None for a loss without labels.
 
     Raises
     ------
     ValueError
-        If y is None.
+        If the loss needs labels and y is None, or its values are no finite numbers.
     """
+    if not uses_labels:
+        return None
+    of_values = uses_labels == "values"
+    unknown = "NaN" if of_values else "-1"
     if y is None:
         raise ValueError(
-            f"The loss {loss_name!r} learns from labels, but y is None: fit(X, y), with -1 where unlabeled."
+            f"The loss {loss_name!r} learns from labels, but y is None: fit(X, y), with {unknown} where "
+            f"unlabeled."
         )
-    y = column_or_1d(y)
-    unlabeled = np.array([_is_unlabeled(label) for label in y.tolist()], dtype=bool)
+    labels, unlabeled = _values(y, n_samples, loss_name) if of_values else _class_numbers(y, n_samples)
     if unlabeled.all():
         warn(
-            f"The loss {loss_name!r} learns from labels, but every y is -1, unlabeled: it can only learn "
-            "from the views. Give the known classes, or choose a loss without labels ('ntxent')."
+            f"The loss {loss_name!r} learns from labels, but every y is {unknown}, unlabeled: it can only "
+            f"learn from the views. Give the known ones, or choose a loss without labels ('ntxent')."
         )
+    return torch.from_numpy(labels)
+
+
+def _class_numbers(y: Any, n_samples: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return class numbers, and which of the given labels are unknown, as in `sklearn.semi_supervised`."""
+    y = column_or_1d(y)
+    unlabeled = np.array([_is_unlabeled(label) for label in y.tolist()], dtype=bool)
     numbers = np.full(n_samples, -1)
     numbers[: len(y)][~unlabeled] = LabelEncoder().fit_transform(y[~unlabeled])
-    return torch.from_numpy(numbers)
+    return numbers, unlabeled
+
+
+def _values(y: Any, n_samples: int, loss_name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return values, a row of NaN for unlabeled images, and which of the given rows are unlabeled."""
+    try:
+        given = np.array(y, dtype=np.float32)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"The loss {loss_name!r} learns from values, but y holds other things than numbers: {error}. "
+            f"Give one number, or a row of numbers, for each image, and NaN where unlabeled."
+        ) from error
+    if np.isinf(given).any():
+        raise ValueError(f"The loss {loss_name!r} learns from values, and y holds infinite ones.")
+    given = given.reshape(len(given), -1)
+    values = np.full((n_samples, given.shape[1]), np.nan, dtype=np.float32)
+    values[: len(given)] = given
+    unlabeled = np.isnan(given).any(axis=1)
+    values[: len(given)][unlabeled] = np.nan
+    return values, np.asarray(unlabeled)
 
 
 def _is_unlabeled(label: Any) -> bool:

@@ -34,7 +34,7 @@ from sklearn_ssl._training.meter import REMEDY, Meter
 from sklearn_ssl._training.optimizers import parameter_groups
 from sklearn_ssl._training.schedule import Schedule, momentum_at
 from sklearn_ssl._training.seeds import (
-    BEFORE_TRAINING,
+    BEFORE_EPOCH,
     GLOBAL_GENERATORS,
     HELD_BACK,
     LOSS_EPOCH,
@@ -305,8 +305,6 @@ class SSLNet(NeuralNet):
             with memory_advice(self.batch_size, self.micro_batches), fast_float32(self.device):
                 if self.schedule.max_epochs == 0:
                     fill_in_statistics(self.kept, self._plain_batches(dataset.source))
-                elif self.steps_done == 0:
-                    self.criterion_.before_training(functools.partial(self._projections, dataset.source))
                 self.fit_loop(dataset, epochs=self._epochs_left())
                 self._agree_to_go_on(False)  # something may have failed after the last step
             return "schedule", None
@@ -327,7 +325,7 @@ class SSLNet(NeuralNet):
             yield self.draw_views(unit, ViewSpec(n=1, recipes=("none",)), self.seed)
 
     def _projections(self, source: Source) -> Tensor:
-        """Return the projections of one view of every image, for `SSLLoss.before_training`."""
+        """Return the projections of one view of every image, for `SSLLoss.before_epoch`."""
         return self.team.from_first(lambda: torch.cat(list(self._projected(source)))).to(self.device)
 
     @torch.no_grad()
@@ -337,7 +335,7 @@ class SSLNet(NeuralNet):
         self.module_.train()
         # Of nearly equal size: BatchNorm cannot normalize a last batch of a single image.
         for index in torch.arange(len(source)).tensor_split(max(1, len(source) // self.batch_size)):
-            seed = derive_seed(self.seed, BEFORE_TRAINING, int(index[0]))
+            seed = derive_seed(self.seed, BEFORE_EPOCH, self.epoch, int(index[0]))
             with lent_generators(seed, self.device):
                 unit = self.pixels.to_unit(source.batch(index).to(self.device))
                 yield from self.module_(self.draw_views(unit, one, seed))
@@ -405,18 +403,21 @@ class SSLNet(NeuralNet):
             team=self.team,
         )
 
-    def on_epoch_begin(self, net: NeuralNet, **kwargs: Any) -> None:
+    def on_epoch_begin(self, net: NeuralNet, dataset_train: TrainingSet, **kwargs: Any) -> None:
         self._agree_to_go_on(False)
+        self.module_.train()
+        self.criterion_.train()
+        if not self.in_mid_epoch():
+            self.criterion_.before_epoch(
+                self.epoch, functools.partial(self._projections, dataset_train.source)
+            )
+            self.criterion_.on_epoch_start(self.epoch, self._generator(LOSS_EPOCH, self.epoch))
         self.history.new_epoch()
         # skorch numbers epochs by rows of the history, from which the row of an interrupted epoch is missing.
         self.history.record("epoch", self.epoch + 1)
         # A resumed epoch keeps its meter if this has seen all of its earlier steps.
         if not self.in_mid_epoch() or self.meter.steps != self.steps_done % self.epoch_size:
             self.meter = Meter(self.loss_name, self.clock)
-        self.module_.train()
-        self.criterion_.train()
-        if not self.in_mid_epoch():
-            self.criterion_.on_epoch_start(self.epoch, self._generator(LOSS_EPOCH, self.epoch))
 
     def run_single_epoch(
         self, iterator: Any, training: bool, prefix: str, step_fn: Callable, **_: Any
@@ -486,7 +487,15 @@ class SSLNet(NeuralNet):
             n_images=n,
             rows=rows,
             step=self.steps_done,
+            places=self._places(unit, seed, Rows(n, rows)),
         )
+
+    def _places(self, images: Tensor, seed: int, rows: Rows) -> list[Tensor] | None:
+        """Return where the views of a seed lie in their images, if the loss asks for it."""
+        views = self.criterion_.view_spec
+        if not views.places:
+            return None
+        return self.draw_views.places(images.shape[-2:], views, seed, rows, self.device)
 
     def _gradient(self, batch: Batch) -> dict[str, Tensor]:
         """Compute the gradient of the loss, the mean over all processes, and return the loss's terms."""
@@ -521,8 +530,8 @@ class SSLNet(NeuralNet):
         ----------
         images : Tensor of shape (n, channels, height, width)
             The images. Their views are the same in every call.
-        y : Tensor of shape (n,), int64, or None
-            Class numbers, if the loss uses labels.
+        y : Tensor of shape (n, ...), or None
+            Their labels, if the loss uses labels.
         """
         seed = derive_seed(self.seed, HELD_BACK)
         state = copy.deepcopy(self.criterion_.state_dict())  # a queue, a center
@@ -540,6 +549,7 @@ class SSLNet(NeuralNet):
                 progress=self.progress(),
                 generator=torch.Generator(self.device).manual_seed(seed),
                 step=self.steps_done,
+                places=self._places(unit, seed, Rows(len(images))),
             )
             terms = self._loss_terms(batch, self.module_, self.teacher)
         self.criterion_.load_state_dict(state)

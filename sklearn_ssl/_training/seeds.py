@@ -19,7 +19,7 @@ LOSS_STEP = 3  # `Batch.generator`
 LOSS_EPOCH = 4  # generator of `SSLLoss.on_epoch_start`
 GLOBAL_GENERATORS = 5  # global generators in a step, for example for dropout
 HELD_BACK = 6  # views and loss of held-back images: the same in every epoch
-BEFORE_TRAINING = 7  # views of the pass before the first step
+BEFORE_EPOCH = 7  # views of a pass before an epoch
 
 
 def derive_seed(seed: int, *path: int) -> int:

@@ -21,9 +21,14 @@ def change_geometry(images: Tensor, augment: Augment, scale: Scale, size: Size, 
     moves = ("flip", "vertical_flip", "rotation", "quarter_turns", "shear")
     if min(scale) == 1 and not any(getattr(augment, name) for name in moves):
         return resize_and_center(images, size)
-    crop = draw_crop(scale, images.shape[-2:], size, draws)
-    turn = turn_matrix(*draw_turn(augment, draws), size)
-    return affine_sample(shrink_first(images, scale, size), crop_matrix(*crop, turn), size)
+    matrix = draw_place(augment, scale, images.shape[-2:], size, draws)
+    return affine_sample(shrink_first(images, scale, size), matrix, size)
+
+
+def draw_place(augment: Augment, scale: Scale, image_size: Sequence[int], size: Size, draws: Draws) -> Tensor:
+    """Draw where the views of `change_geometry` lie: affine matrices (n, 2, 3) from view to image."""
+    crop = draw_crop(scale, image_size, size, draws)
+    return crop_matrix(*crop, turn_matrix(*draw_turn(augment, draws), size))
 
 
 def draw_crop(

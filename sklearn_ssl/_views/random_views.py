@@ -7,7 +7,7 @@ the device.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -19,10 +19,10 @@ from sklearn_ssl._hardware.devices import is_out_of_memory
 from sklearn_ssl._images.pixel_scale import PixelScale
 from sklearn_ssl._images.resize import Size, resize_and_center
 from sklearn_ssl._views.draws import Draws, Rows
-from sklearn_ssl._views.geometry import Scale, change_geometry
+from sklearn_ssl._views.geometry import Scale, change_geometry, draw_place
 from sklearn_ssl._views.photometry import change_pixels
 from sklearn_ssl.augment import Augment
-from sklearn_ssl.losses._base import ViewSpec
+from sklearn_ssl.losses._base import ViewKind, ViewSpec, view_kinds
 
 
 class RandomViews:
@@ -90,44 +90,65 @@ class RandomViews:
         Raises
         ------
         ValueError
-            If a recipe is unknown, or the user's function does not return views.
+            If the user's function does not return views.
         """
-        height, width = (max(1, round(views.local_size * side)) for side in self.image_size)
-        full, local = (self.image_size, views.scale), ((height, width), views.local_scale)
         rows = rows or Rows(len(images))
-        drawn = []
-        for number, (size, scale) in enumerate([full] * views.n + [local] * views.local):
-            recipe = views.recipes[number % len(views.recipes)]
-            view = self._view(images, recipe, size, scale, seed_of_view(seed, number), rows)
-            drawn.append(normalize(view, self.mean, self.std))
-        return drawn
+        drawn = [
+            self._view(images, kind, seed_of_view(seed, number), rows)
+            for number, kind in enumerate(view_kinds(views))
+        ]
+        return [normalize(view, self.mean, self.std) for view in drawn]
 
-    def _view(
-        self,
-        images: Tensor,
-        recipe: str | Mapping[str, float],
-        size: Size,
-        scale: Scale | None,
-        seed: int,
-        rows: Rows,
-    ) -> Tensor:
-        if recipe == "none":
+    def places(
+        self, image_size: Sequence[int], views: ViewSpec, seed: int, rows: Rows, device: torch.device
+    ) -> list[Tensor]:
+        """Return where the views of a seed lie in their images.
+
+        Parameters
+        ----------
+        image_size : sequence of two ints
+            (height, width) of the images.
+        views : ViewSpec
+            Number and kind of the views.
+        seed : int
+            Seed of the views.
+        rows : Rows
+            Rows of the images in a larger batch.
+        device : torch.device
+            Device of the result.
+
+        Returns
+        -------
+        list of Tensor of shape (n, 2, 3), float32
+            See `Batch.places`.
+        """
+        return [
+            self._place(image_size, kind, Draws(seed_of_view(seed, number), rows)).to(device)
+            for number, kind in enumerate(view_kinds(views))
+        ]
+
+    def _place(self, image_size: Sequence[int], kind: ViewKind, draws: Draws) -> Tensor:
+        augment = Augment() if kind.recipe == "none" else self._strengths(kind.recipe)
+        scale = (1.0, 1.0) if kind.recipe == "none" else kind.scale or (augment.crop, 1.0)
+        return draw_place(augment, scale, image_size, kind.shape(self.image_size), draws)
+
+    def _view(self, images: Tensor, kind: ViewKind, seed: int, rows: Rows) -> Tensor:
+        size = kind.shape(self.image_size)
+        if kind.recipe == "none":
             return resize_and_center(images, size)
-        if not isinstance(recipe, Mapping) and recipe not in ("strong", "weak"):
-            raise ValueError(
-                f"Unknown recipe {recipe!r} in ViewSpec. Available: 'strong', 'weak', 'none', or a dict of "
-                f"strengths that differ from those of 'strong'."
-            )
         draws = Draws(seed, rows)
         if callable(self.augment):
-            return self._view_by_function(images, size, scale, draws, seed + (rows.taken.start or 0))
-        augment = self.augment
-        if isinstance(recipe, Mapping):
-            augment = replace(augment, **recipe)  # checked by Augment
-        elif recipe == "weak":
-            augment = only_crop_and_flips(augment)
-        view = change_geometry(images, augment, scale or (augment.crop, 1.0), size, draws)
+            return self._view_by_function(images, size, kind.scale, draws, seed + (rows.taken.start or 0))
+        augment = self._strengths(kind.recipe)
+        view = change_geometry(images, augment, kind.scale or (augment.crop, 1.0), size, draws)
         return change_pixels(view, augment, self.clamp, draws)
+
+    def _strengths(self, recipe: str | Mapping[str, float]) -> Augment:
+        """Return the augmentation of a recipe."""
+        assert isinstance(self.augment, Augment)
+        if isinstance(recipe, Mapping):
+            return replace(self.augment, **recipe)  # checked by Augment
+        return only_crop_and_flips(self.augment) if recipe == "weak" else self.augment
 
     def _view_by_function(
         self, images: Tensor, size: Size, scale: Scale | None, draws: Draws, seed: int

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from sklearn_ssl.losses._mlp import mlp
 from sklearn_ssl.losses._protocols import Student, Teacher
+
+# Augmentations of a view by name.
+RECIPES = ("strong", "weak", "none")
 
 
 @dataclass(frozen=True)
@@ -25,18 +28,28 @@ class ViewSpec:
     local : int, default=0
         Number of additional local crops (multi-crop, [1]_). They follow the full-size views in
         `Batch.views`.
-    local_size : float, default=0.5
-        Side of a local crop, as a fraction of `image_size`.
+    local_size : float or tuple of floats, default=0.5
+        Side of a local crop, as a fraction of `image_size`. A tuple gives the sides of several crops, in
+        their order; a shorter tuple is cycled.
     scale : tuple of two floats, default=None
         Range of the fraction of the image's area that a full-size view covers; the fraction is drawn
         uniformly from it. None: the range of the user's augmentation.
-    local_scale : tuple of two floats, default=(0.05, 0.4)
-        Range of the fraction of the image's area that a local crop covers.
+    local_scale : tuple of two floats, or tuple of such tuples, default=(0.05, 0.4)
+        Range of the fraction of the image's area that a local crop covers. A tuple of ranges gives those of
+        several crops, and is cycled as well.
     recipes : tuple of {"strong", "weak", "none"} or mapping, default=("strong",)
         Augmentation of each view, in the order of the views; a shorter tuple is cycled.
         "strong" applies the whole augmentation, "weak" crops and flips only, "none" resizes and
         center-crops. A mapping gives the strengths that differ from those of "strong", such as
         ``{"solarize": 0.2}``; see `sklearn_ssl.augment.Augment`. A function as augmentation ignores them.
+    places : bool, default=False
+        Whether the loss is told where each view lies in the image, by `Batch.places`. A function as
+        augmentation cannot tell, and is refused.
+
+    Raises
+    ------
+    ValueError
+        If a recipe is unknown.
 
     See Also
     --------
@@ -51,10 +64,51 @@ class ViewSpec:
 
     n: int = 2
     local: int = 0
-    local_size: float = 0.5
+    local_size: float | tuple[float, ...] = 0.5
     scale: tuple[float, float] | None = None
-    local_scale: tuple[float, float] = (0.05, 0.4)
+    local_scale: tuple[float, float] | tuple[tuple[float, float], ...] = (0.05, 0.4)
     recipes: tuple[str | Mapping[str, float], ...] = ("strong",)
+    places: bool = False
+
+    def __post_init__(self) -> None:
+        for recipe in self.recipes:
+            if not isinstance(recipe, Mapping) and recipe not in RECIPES:
+                raise ValueError(
+                    f"Unknown recipe {recipe!r} in ViewSpec. Available: 'strong', 'weak', 'none', or a dict "
+                    f"of strengths that differ from those of 'strong'."
+                )
+
+
+class ViewKind(NamedTuple):
+    """Kind of one view, out of a `ViewSpec`.
+
+    Parameters
+    ----------
+    size : float
+        Side of the view, as a fraction of `image_size`.
+    scale : tuple of two floats or None
+        Range of the fraction of the image's area that it covers.
+    recipe : str or mapping
+        Its augmentation.
+    """
+
+    size: float
+    scale: tuple[float, float] | None
+    recipe: str | Mapping[str, float]
+
+    def shape(self, image_size: tuple[int, int]) -> tuple[int, int]:
+        """Return (height, width) of the view in pixels."""
+        height, width = (max(1, round(self.size * side)) for side in image_size)
+        return height, width
+
+
+def view_kinds(views: ViewSpec) -> list[ViewKind]:
+    """Return the kind of each view: full-size views, then local crops, as in `Batch.views`."""
+    sizes = views.local_size if isinstance(views.local_size, tuple) else (views.local_size,)
+    scales: Any = views.local_scale if isinstance(views.local_scale[0], tuple) else (views.local_scale,)
+    drawn = [(1.0, views.scale)] * views.n
+    drawn += [(sizes[i % len(sizes)], scales[i % len(scales)]) for i in range(views.local)]
+    return [ViewKind(*each, views.recipes[i % len(views.recipes)]) for i, each in enumerate(drawn)]
 
 
 @dataclass
@@ -67,8 +121,10 @@ class Batch:
         `ViewSpec.n` full-size views, then `ViewSpec.local` local crops; augmented and normalized.
     index : Tensor of shape (n,), int64
         Row numbers of the samples in the training set; of held-back images, in their own set.
-    y : Tensor of shape (n,), int64, or None
-        Encoded class labels, -1 for unlabeled samples. None unless the loss sets `uses_labels`.
+    y : Tensor or None
+        Encoded class labels of shape (n,), int64, -1 for unlabeled samples; or, if the loss sets
+        `uses_labels` to "values", target values of shape (n, n_values), float32, NaN for unlabeled samples.
+        None if the loss uses no labels.
     epoch : int
         Number of the epoch, counted from 0.
     progress : float
@@ -81,6 +137,10 @@ class Batch:
         Rows of the whole batch that this batch holds.
     step : int, default=0
         Number of the step, counted from 0 over the whole training.
+    places : sequence of Tensor of shape (n, 2, 3), float32, default=None
+        Where each view lies in its image, if `ViewSpec.places` asks for it: affine maps from points
+        (x, y, 1) of the view to points (x, y) of the image. In both, x runs from -1 at the left edge to 1 at
+        the right, y from -1 at the top to 1 at the bottom. Points outside the image are reflected into it.
 
     See Also
     --------
@@ -97,6 +157,7 @@ class Batch:
     n_images: int | None = None
     rows: slice = field(default_factory=lambda: slice(None))
     step: int = 0
+    places: Sequence[Tensor] | None = None
 
     def draw(self, make: Callable[[int], Tensor]) -> Tensor:
         """Draw random values per image, such as masks.
@@ -191,8 +252,10 @@ class SSLLoss(nn.Module):
     view_spec : ViewSpec
         Number and kind of the views of an image, by default two full-size views. `build` may set it on the
         instance if it depends on sizes.
-    uses_labels : bool
-        Whether the loss uses class labels, in `Batch.y` and as ``y`` of `forward`. Default: False.
+    uses_labels : bool or "values"
+        Whether the loss uses labels, in `Batch.y` and as ``y`` of `forward`: True for classes (or groups,
+        such as patients), which are encoded; "values" for numbers such as an age, one or several for each
+        image. Default: False.
     mean_over_images : bool
         Whether the loss is the mean over the images of values that do not depend on the other images of the
         batch (except through batch normalization), as in masked autoencoders. Where several processes train
@@ -234,7 +297,7 @@ class SSLLoss(nn.Module):
     """
 
     view_spec: ViewSpec = ViewSpec()
-    uses_labels: bool = False
+    uses_labels: bool | str = False
     mean_over_images: bool = False
     validates: bool = True
     teacher_momentum: float | Callable[[float], float] | None = None
@@ -257,8 +320,7 @@ class SSLLoss(nn.Module):
         *z : Tensor of shape (n, dim), float32
             Projections, one tensor for each view.
         **labels : dict of str to Tensor
-            Only if `uses_labels` is True, ``y`` of shape (n,), int64: encoded class labels, -1 for unlabeled
-            samples.
+            Only if `uses_labels` is set, ``y``: see `Batch.y`.
 
         Returns
         -------
@@ -332,6 +394,21 @@ class SSLLoss(nn.Module):
             Moving average of the student; None if `teacher_momentum` is None.
         """
 
+    def before_epoch(self, epoch: int, project: Callable[[], Tensor]) -> None:
+        """Set state from projections of all training images; by default do nothing.
+
+        Called at the start of each epoch, before `on_epoch_start`.
+
+        Parameters
+        ----------
+        epoch : int
+            Number of the epoch, counted from 0.
+        project : callable
+            Function without arguments that passes one view of each training image through the network, and
+            returns the projections, (n_samples, dim), on the training device and without gradient. A call
+            takes the time of such a pass.
+        """
+
     def on_epoch_start(self, epoch: int, generator: torch.Generator) -> None:
         """Update state at the start of each epoch; by default do nothing.
 
@@ -341,15 +418,4 @@ class SSLLoss(nn.Module):
             Number of the epoch, counted from 0.
         generator : torch.Generator
             Source of randomness.
-        """
-
-    def before_training(self, project: Callable[[], Tensor]) -> None:
-        """Initialize state from projections of all training images; by default do nothing.
-
-        Parameters
-        ----------
-        project : callable
-            Function without arguments that passes one view of each training image through the untrained
-            network, and returns the projections, (n_samples, dim), on the training device and without
-            gradient. A call takes the time of such a pass.
         """

@@ -8,7 +8,7 @@ import torch
 
 from sklearn_ssl._checks import check_number
 from sklearn_ssl._warnings import warn
-from sklearn_ssl.losses._base import Spec, ViewSpec
+from sklearn_ssl.losses._base import Spec, ViewSpec, view_kinds
 
 # Number of local crops for "auto". Four at half the side cost as much as one full-size view.
 AUTO_LOCAL_CROPS = 4
@@ -19,7 +19,7 @@ MIN_CROP_SIDE = 24
 SMALL_CROP_SIDE = 16
 
 
-def multi_crop(local_crops: int | str, local_size: float, spec: Spec) -> ViewSpec:
+def multi_crop(local_crops: int | str, local_size: float | tuple[float, ...], spec: Spec) -> ViewSpec:
     """Return two full-size views and local crops, for the `view_spec` of a method.
 
     Parameters
@@ -27,9 +27,9 @@ def multi_crop(local_crops: int | str, local_size: float, spec: Spec) -> ViewSpe
     local_crops : int or "auto"
         Value of the method's hyperparameter of this name, the number of local crops. "auto": 4, or 0 if the
         crops would have less than 24 pixels on the short side or the backbone rejects them.
-    local_size : float
+    local_size : float or tuple of floats
         Value of the method's hyperparameter `local_size`: side of a local crop, as a fraction of the full
-        size.
+        size, or the sides of several.
     spec : Spec
         Sizes and backbone of the fit.
 
@@ -52,16 +52,26 @@ def multi_crop(local_crops: int | str, local_size: float, spec: Spec) -> ViewSpe
     --------
     why_size_is_rejected : Test whether the backbone accepts an image size.
     """
-    local_size = check_number("loss__local_size", local_size, above=0, at_most=1)
-    height, width = (max(1, round(local_size * side)) for side in spec.image_size)
-    size = (height, width)
+    several = isinstance(local_size, tuple | list)
+    given = local_size if isinstance(local_size, tuple | list) else [local_size]
+    sides = tuple(check_number("loss__local_size", side, above=0, at_most=1) for side in given)
+    if not sides:
+        raise ValueError(
+            "loss__local_size is empty: give the side of a local crop, or of several, such as 0.5."
+        )
     n = check_number("loss__local_crops", local_crops, whole=True, at_least=0, at_most=100, instead=("auto",))
+    shapes = [
+        kind.shape(spec.image_size) for kind in view_kinds(ViewSpec(0, local=len(sides), local_size=sides))
+    ]
     if n == "auto":
-        fit = min(size) >= MIN_CROP_SIDE and why_size_is_rejected(spec, size) is None
+        fit = all(
+            min(shape) >= MIN_CROP_SIDE and why_size_is_rejected(spec, shape) is None for shape in shapes
+        )
         n = AUTO_LOCAL_CROPS if fit else 0
     elif n > 0:
-        _check(n, spec, size)
-    return ViewSpec(2, local=n, local_size=local_size)
+        for shape in dict.fromkeys(shapes[:n]):
+            _check(n, spec, shape)
+    return ViewSpec(2, local=n, local_size=sides if several else sides[0])
 
 
 def _check(n: int, spec: Spec, size: tuple[int, int]) -> None:

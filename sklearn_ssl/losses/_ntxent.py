@@ -35,8 +35,9 @@ class NTXent(SSLLoss):
         [2]_); each is compared with the full-size views. "auto": 4, or 0 if they would have less than 24
         pixels on the short side or the backbone rejects them. Four crops at half the side take about the time
         of one full-size view.
-    local_size : float, default=0.5
-        Side of a local crop, as a fraction of the full size. 1.0: small parts of the image, enlarged.
+    local_size : float or tuple of floats, default=0.5
+        Side of a local crop, as a fraction of the full size. 1.0: small parts of the image, enlarged. A tuple
+        gives the sides of several crops in turn.
 
     See Also
     --------
@@ -57,7 +58,12 @@ class NTXent(SSLLoss):
 
     family = "contrastive"
 
-    def __init__(self, temperature: float = 0.5, local_crops: int | str = 0, local_size: float = 0.5):
+    def __init__(
+        self,
+        temperature: float = 0.5,
+        local_crops: int | str = 0,
+        local_size: float | tuple[float, ...] = 0.5,
+    ):
         super().__init__()
         self.local_crops = local_crops
         self.local_size = local_size

@@ -50,8 +50,9 @@ class VICReg(SSLLoss):
         [2]_); each is compared with the full-size views. "auto": 4, or 0 if they would have less than 24
         pixels on the short side or the backbone rejects them. Four crops at half the side take about the time
         of one full-size view.
-    local_size : float, default=0.5
-        Side of a local crop, as a fraction of the full size. 1.0: small parts of the image, enlarged.
+    local_size : float or tuple of floats, default=0.5
+        Side of a local crop, as a fraction of the full size. 1.0: small parts of the image, enlarged. A tuple
+        gives the sides of several crops in turn.
 
     Notes
     -----
@@ -77,7 +78,7 @@ class VICReg(SSLLoss):
         std_coeff: float = 25.0,
         cov_coeff: float = 1.0,
         local_crops: int | str = 0,
-        local_size: float = 0.5,
+        local_size: float | tuple[float, ...] = 0.5,
     ):
         super().__init__()
         self.sim_coeff = check_number("loss__sim_coeff", sim_coeff, at_least=0)

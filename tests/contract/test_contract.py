@@ -4,6 +4,7 @@ import functools
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
@@ -319,6 +320,29 @@ def test_areas_of_views_are_as_the_method_declares_them():
         assert local.max() < 0.3
 
 
+class Places(Recorder):
+    """Method that asks where its views lie."""
+
+    view_spec = ViewSpec(2, local=1, places=True)
+
+
+def test_a_method_may_ask_where_its_views_lie():
+    for batch in trained(Places, augment="none").loss.batches:
+        full, other, local = batch.places
+        whole = torch.eye(2, 3).expand(8, 2, 3)
+        assert torch.equal(full, whole)
+        assert torch.equal(other, whole)
+        area = local[:, 0, 0] * local[:, 1, 1]  # sides of a crop of 0.05 to 0.4 of the area
+        assert ((area > 0.049) & (area < 0.401)).all()
+        assert (local[:, :, 2].abs() + local[:, [0, 1], [0, 1]] < 1.001).all()
+    assert all(batch.places is None for batch in trained(Recorder).loss.batches)
+
+
+def test_a_function_as_augment_cannot_tell_where_views_lie():
+    with pytest.raises(ValueError, match="'Places' has to know where its views lie in an image"):
+        embedder(Places, augment=lambda images, generator: images).fit(images())
+
+
 # ------------------------------------------------------------------ labels (SupCon)
 
 
@@ -364,6 +388,68 @@ def test_further_images_are_unlabeled():
     y = np.arange(8) % 2
     embedder(SmallSupCon, callbacks=[keep]).fit(images(8), y, X_unlabeled=images(8))
     assert dict(keep.loss.seen) == {i: i % 2 if i < 8 else -1 for i in range(16)}
+
+
+class Values(Recorder):
+    """Method that is given numbers as labels."""
+
+    uses_labels = "values"
+
+
+def seen_values(y, **params):
+    keep = trained(Values, y=y, **params)
+    values = {}
+    for batch in keep.loss.batches:
+        assert batch.y.dtype == torch.float32
+        values.update(zip(batch.index.tolist(), batch.y.tolist(), strict=True))
+    return [values[i] for i in range(16)]
+
+
+def test_values_arrive_as_they_are():
+    ages = np.linspace(20, 80, 16)
+    assert seen_values(ages) == [[pytest.approx(age)] for age in ages]
+    assert seen_values(pd.Series(ages)) == seen_values(ages)
+    pairs = np.random.default_rng(0).normal(size=(16, 2))
+    assert seen_values(pairs) == [pytest.approx(list(pair)) for pair in pairs]
+    assert seen_values(pd.DataFrame(pairs)) == seen_values(pairs)
+    assert seen_values([list(pair) for pair in pairs]) == seen_values(pairs)
+
+
+def test_values_may_be_unknown():
+    y = [None if i % 4 == 3 else -1.0 * i for i in range(16)]
+    assert [math.isnan(value) for [value] in seen_values(y)] == [i % 4 == 3 for i in range(16)]
+    # One of several unknown values makes the image unlabeled.
+    pairs = np.ones((16, 2))
+    pairs[3, 1] = np.nan
+    assert all(map(math.isnan, seen_values(pairs)[3]))
+    keep = Keep()
+    embedder(Values, callbacks=[keep]).fit(images(8), np.arange(8), X_unlabeled=images(8))
+    for batch in keep.loss.batches:
+        assert torch.equal(batch.y.isnan().squeeze(1), batch.index >= 8)
+
+
+@pytest.mark.parametrize(
+    ("y", "words"),
+    [
+        (None, r"'Values' learns from labels, but y is None: fit\(X, y\), with NaN where unlabeled"),
+        (["old"] * 16, "learns from values, but y holds other things than numbers: .*'old'"),
+        ([np.inf] * 16, "learns from values, and y holds infinite ones"),
+        (np.zeros((16, 2, 2)), "y holds images, rather than a label"),
+    ],
+)
+def test_labels_that_are_no_values_are_refused(y, words):
+    with pytest.raises(ValueError, match=words):
+        embedder(Values).fit(images(), y)
+
+
+def test_a_warning_tells_that_no_value_is_known():
+    with pytest.warns(UserWarning, match="every y is NaN, unlabeled"):
+        embedder(Values).fit(images(), [None] * 16)
+
+
+def test_values_of_held_back_images_are_theirs():
+    model = embedder(Values, validation_fraction=0.25).fit(images(), np.arange(16.0).reshape(16, 1))
+    assert all(math.isfinite(row["valid_loss"]) and "rankme" in row for row in model.history_)
 
 
 def test_a_method_that_needs_labels_asks_for_them():
@@ -894,14 +980,15 @@ def test_a_rate_of_nothing_is_told():
         embedder(Misspelt).fit(images())
 
 
-# ------------------------------------------------------------------ before training, steps
+# ------------------------------------------------------------------ passes over all images, steps
 
 
 class LooksFirst(Recorder):
     """Method that begins with projections of all images."""
 
-    def before_training(self, project):
-        self.projections = project()
+    def before_epoch(self, epoch, project):
+        if epoch == 0:
+            self.projections = project()
 
 
 def test_a_method_may_see_projections_of_all_images_before_the_first_step():
@@ -918,6 +1005,27 @@ def test_the_pass_before_the_first_step_does_not_change_what_follows_but_by_batc
     for a, b in zip(keep.loss.batches, plain.loss.batches, strict=True):
         assert torch.equal(a.index, b.index)
         assert torch.equal(a.views[0], b.views[0])
+
+
+class LooksAgain(Recorder):
+    """Method that looks at projections of all images before every epoch."""
+
+    def __init__(self):
+        super().__init__()
+        self.projections = []
+
+    def before_epoch(self, epoch, project):
+        self.projections.append((epoch, project()))
+
+    def on_epoch_start(self, epoch, generator):
+        assert self.projections[-1][0] == epoch  # after `before_epoch`
+
+
+def test_a_method_may_look_at_all_images_before_every_epoch():
+    seen = trained(LooksAgain, max_epochs=3).loss.projections
+    assert [epoch for epoch, _ in seen] == [0, 1, 2]
+    assert all(z.shape == (16, 4) and not z.requires_grad for _, z in seen)
+    assert not torch.equal(seen[0][1], seen[1][1])
 
 
 def test_a_training_that_goes_on_does_not_look_again():

@@ -6,6 +6,7 @@ from torch import nn
 
 from sklearn_ssl import Spec
 from sklearn_ssl.losses import multi_crop
+from sklearn_ssl.losses._base import view_kinds
 
 
 class Pools(nn.Module):
@@ -75,3 +76,17 @@ def test_the_backbone_is_left_alone():
     crops("auto", backbone=backbone)
     assert backbone.training
     assert backbone[0].num_batches_tracked == 0
+
+
+def test_several_sizes_have_to_fit():
+    spec = Spec(16, 8, 100, 16, 3, (64, 64), Pools(), torch.Generator())
+    views = multi_crop(5, (0.75, 0.5), spec)
+    assert [kind.shape((64, 64))[0] for kind in view_kinds(views)] == [64, 64, 48, 32, 48, 32, 48]
+    assert multi_crop("auto", (0.75, 0.5), spec).local == 4
+    assert multi_crop("auto", (0.75, 0.25), spec).local == 0  # one has 16 pixels
+    with pytest.raises(ValueError, match="cannot take 2 local crops of 32 x 32 pixels"):
+        crops(2, (1.0, 0.5), image_size=(64, 64), backbone=flat(64))
+    with pytest.raises(ValueError, match="loss__local_size is empty"):
+        crops(2, ())
+    with pytest.raises(ValueError, match="loss__local_size=2"):
+        crops(2, (0.5, 2))

@@ -315,7 +315,7 @@ class Everything(SSLLoss):
         self.epochs = []
         self.rates = {"predictor": half_then_full}
 
-    def before_training(self, project):
+    def before_epoch(self, epoch, project):
         self.queue += 0.1 * project()[:1]
 
     def build(self, spec):

@@ -18,7 +18,7 @@ from sklearn_ssl._views.augmentation import is_transform, make_augment
 from sklearn_ssl._views.draws import Draws, Rows
 from sklearn_ssl._views.random_views import RandomViews
 from sklearn_ssl.augment import PRESETS, Augment, Overhead, Photo, Symbols
-from sklearn_ssl.losses._base import ViewSpec
+from sklearn_ssl.losses._base import ViewSpec, view_kinds
 
 
 def pictures(n=4, channels=3, height=16, width=16, low=0.0, high=1.0):
@@ -212,6 +212,59 @@ def test_recipes_are_cycled_and_weak_only_crops_and_flips():
     same(weak_again, images.flip(3))
     assert torch.equal(none, images)
     assert not torch.allclose(strong, images.flip(3), atol=0.1)
+
+
+def test_local_crops_of_several_sizes_take_turns():
+    views = ViewSpec(1, local=3, local_size=(0.75, 0.25), local_scale=((0.5, 0.5), (0.1, 0.1)))
+    assert [kind.size for kind in view_kinds(views)] == [1.0, 0.75, 0.25, 0.75]
+    assert [kind.scale for kind in view_kinds(views)] == [None, (0.5, 0.5), (0.1, 0.1), (0.5, 0.5)]
+    drawn = raw_views(Photo(), pictures(), views)
+    assert [view.shape[-1] for view in drawn] == [16, 12, 4, 12]
+
+
+# ------------------------------------------------------------------ places
+
+
+def coordinates(n=5, height=40, width=56):
+    """Return images whose two channels are the x and y of their pixels, from -1 to 1 between the edges."""
+    y, x = ((2 * torch.arange(side) + 1) / side - 1 for side in (height, width))
+    return torch.stack([x.expand(height, -1), y[:, None].expand(-1, width)]).expand(n, -1, -1, -1)
+
+
+@pytest.mark.parametrize(
+    ("augment", "views"),
+    [
+        (Augment(crop=0.2), ViewSpec(2)),
+        (Augment(crop=0.9, flip=1.0), ViewSpec(1, recipes=("weak",))),
+        (Augment(crop=0.3, flip=0.5, vertical_flip=0.5, quarter_turns=0.5), ViewSpec(2)),
+        (Augment(crop=0.3, rotation=40.0, shear=15.0, flip=0.5), ViewSpec(2)),
+        (Augment(crop=0.5), ViewSpec(1, local=3, local_size=(0.5, 0.25), recipes=({"flip": 1.0},))),
+        (Augment(), ViewSpec(1, recipes=("none",))),
+    ],
+)
+@pytest.mark.parametrize("size", [(32, 32), (20, 36)])
+def test_places_tell_what_a_view_shows(augment, views, size):
+    images = coordinates()
+    draw = RandomViews(augment, size, torch.zeros(2), torch.ones(2), clamp=False)
+    places = draw.places(images.shape[-2:], views, 3, Rows(5), torch.device("cpu"))
+    for view, place in zip(draw(images, views, 3), places, strict=True):
+        y, x = ((2 * torch.arange(side) + 1) / side - 1 for side in view.shape[-2:])
+        points = torch.stack([*torch.meshgrid(x, y, indexing="xy"), torch.ones(view.shape[-2:])])
+        told = torch.einsum("nip,phw->nihw", place, points)
+        inside = (told.abs() < 0.95).all(dim=1, keepdim=True).expand_as(view)  # the border is reflected
+        assert inside.float().mean() > 0.3
+        # A resized and centered image is cut at whole pixels.
+        torch.testing.assert_close(view[inside], told[inside], atol=0.05, rtol=0)
+
+
+def test_places_of_some_rows_are_those_of_the_whole_batch():
+    draw = RandomViews(Photo(), (16, 16), torch.zeros(3), torch.ones(3))
+    whole, part = (
+        draw.places((20, 20), ViewSpec(2), 1, rows, torch.device("cpu"))
+        for rows in (Rows(6), Rows(6, slice(2, 5)))
+    )
+    for a, b in zip(whole, part, strict=True):
+        assert torch.equal(a[2:5], b)
 
 
 def test_an_unknown_recipe_is_named():

@@ -6,7 +6,8 @@ from sklearn_ssl_cca.lejepa import LeJEPA
 from sklearn_ssl_cca.mmcr import MMCR
 from sklearn_ssl_cca.swav import SwAV
 from sklearn_ssl_cca.tico import TiCo
+from sklearn_ssl_cca.vicregl import VICRegL
 from sklearn_ssl_cca.visreg import VISReg
 from sklearn_ssl_cca.wmse import WMSE
 
-__all__ = ["EMPSSL", "MMCR", "WMSE", "DeepCluster", "LeJEPA", "SwAV", "TiCo", "VISReg"]
+__all__ = ["EMPSSL", "MMCR", "WMSE", "DeepCluster", "LeJEPA", "SwAV", "TiCo", "VICRegL", "VISReg"]

@@ -20,8 +20,9 @@ ROWS = 2**14
 class DeepCluster(SSLLoss):
     r"""DeepCluster-v2: k-means clusters as classification targets [1]_ [2]_.
 
-    At the start of each epoch, k-means clusters the projections stored during the previous one. During the
-    epoch, each view of an image is classified among the centroids of the clusters:
+    At the start of each epoch, k-means clusters the projections of all images, which were stored during the
+    previous epoch or are computed anew. During the epoch, each view of an image is classified among the
+    centroids of the clusters:
 
     .. math::
         \ell = -\frac1V \sum_v
@@ -43,9 +44,10 @@ class DeepCluster(SSLLoss):
         Temperature :math:`\tau`. The default is the authors'.
     kmeans_iterations : int, default=10
         Number of iterations of k-means. The default is the authors'.
-    first_clusters : {"random", "projections"}, default="random"
-        Clusters of the first epoch: random ones, in equal numbers, or those of the untrained network's
-        projections, as the authors', which takes a pass over all images before the first step.
+    passes : {"none", "first", "all"}, default="none"
+        Epochs that begin with a pass over all images, whose projections are clustered: none, the first one,
+        as in DeepCluster-v2, or all, as in the first DeepCluster. Other epochs take the projections stored in
+        the epoch before, and the first one random clusters in equal numbers.
 
     Attributes
     ----------
@@ -69,8 +71,8 @@ class DeepCluster(SSLLoss):
     authors'. Otherwise they share one dominant direction early in training, and k-means hardly separates
     them.
 
-    The memory bank stores projections as of the last time the image was in a batch, so that clustering takes
-    no extra pass over the images. In the first epoch, when the bank is empty, the images are assigned by
+    The memory bank stores projections as of the last time the image was in a batch, so that clustering needs
+    no pass over the images. In the first epoch, when the bank is empty, the images are assigned by
     default to random centroids in equal numbers: the views of an image are attracted to the same centroid,
     and the images are spread out (as in "noise as targets", arXiv:1704.05310). From the second epoch on, an
     image that no batch has contained so far has no cluster, and is left out of the loss.
@@ -93,7 +95,7 @@ class DeepCluster(SSLLoss):
         n_groupings: int = 3,
         temperature: float = 0.1,
         kmeans_iterations: int = 10,
-        first_clusters: str = "random",
+        passes: str = "none",
     ):
         super().__init__()
         self.n_clusters = n_clusters
@@ -102,7 +104,7 @@ class DeepCluster(SSLLoss):
         self.kmeans_iterations = check_number(
             "loss__kmeans_iterations", kmeans_iterations, whole=True, at_least=1
         )
-        self.first_clusters = check_choice("loss__first_clusters", first_clusters, ("random", "projections"))
+        self.passes = check_choice("loss__passes", passes, ("none", "first", "all"))
         self.register_load_state_dict_pre_hook(_new_bank_for_other_images)
 
     def make_projector(self, in_dim: int, widths: tuple[int, ...]) -> nn.Module:
@@ -117,8 +119,8 @@ class DeepCluster(SSLLoss):
         self.register_buffer("centroids", F.normalize(centroids, dim=2))  # (groupings, K, d)
         self.register_buffer("clusters", torch.stack(dealt))  # (groupings, n_samples)
 
-    def before_training(self, project: Callable[[], Tensor]) -> None:
-        if self.first_clusters == "projections":
+    def before_epoch(self, epoch: int, project: Callable[[], Tensor]) -> None:
+        if self.passes == "all" or (self.passes == "first" and epoch == 0):
             self.bank.copy_(F.normalize(project(), dim=1))
 
     def on_epoch_start(self, epoch: int, generator: torch.Generator) -> None:

@@ -51,8 +51,9 @@ class LeJEPA(SlicedLoss):
     local_crops : int or "auto", default=0
         Number of local crops of each image, in addition to the `n_views` full-size views. "auto": 4, or 0 if
         they would have less than 24 pixels on the short side or the backbone rejects them. The paper: 6.
-    local_size : float, default=0.5
-        Side of a local crop, as a fraction of the full size. 1.0: small parts of the image, enlarged.
+    local_size : float or tuple of floats, default=0.5
+        Side of a local crop, as a fraction of the full size. 1.0: small parts of the image, enlarged. A tuple
+        gives the sides of several crops in turn.
 
     Raises
     ------
@@ -79,7 +80,7 @@ class LeJEPA(SlicedLoss):
         n_directions: int = 256,
         n_views: int = 2,
         local_crops: int | str = 0,
-        local_size: float = 0.5,
+        local_size: float | tuple[float, ...] = 0.5,
     ):
         super().__init__(lambd, n_directions, n_views, local_crops, local_size)
 

@@ -21,7 +21,12 @@ class SlicedLoss(SSLLoss):
     """
 
     def __init__(
-        self, lambd: float, n_directions: int, n_views: int, local_crops: int | str, local_size: float
+        self,
+        lambd: float,
+        n_directions: int,
+        n_views: int,
+        local_crops: int | str,
+        local_size: float | tuple[float, ...],
     ):
         super().__init__()
         self.lambd = check_number("loss__lambd", lambd, at_least=0, at_most=1)

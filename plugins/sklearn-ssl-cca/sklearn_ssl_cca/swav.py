@@ -68,8 +68,9 @@ class SwAV(SSLLoss):
         Number of local crops of each image, in addition to the two full-size views. "auto": 4, or 0 if they
         would have less than 24 pixels on the short side or the backbone rejects them; images below 48 pixels
         thus have two full-size views only. The paper: 6, of 96 pixels, with views of 224.
-    local_size : float, default=0.5
-        Side of a local crop, as a fraction of the full size. 1.0: small parts of the image, enlarged.
+    local_size : float or tuple of floats, default=0.5
+        Side of a local crop, as a fraction of the full size. 1.0: small parts of the image, enlarged. A tuple
+        gives the sides of several crops in turn.
 
     Attributes
     ----------
@@ -117,7 +118,7 @@ class SwAV(SSLLoss):
         queue_size: int | str = "auto",
         queue_from: float = 0.1,
         local_crops: int | str = "auto",
-        local_size: float = 0.5,
+        local_size: float | tuple[float, ...] = 0.5,
     ):
         super().__init__()
         self.n_prototypes = n_prototypes

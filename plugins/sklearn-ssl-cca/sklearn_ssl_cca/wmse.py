@@ -65,8 +65,9 @@ class WMSE(SSLLoss):
         SwAV [2]_); each is compared with the full-size views. "auto": 4, or 0 if they would have less than 24
         pixels on the short side or the backbone rejects them. Four crops at half the side take about the time
         of one full-size view.
-    local_size : float, default=0.5
-        Side of a local crop, as a fraction of the full size. 1.0: small parts of the image, enlarged.
+    local_size : float or tuple of floats, default=0.5
+        Side of a local crop, as a fraction of the full size. 1.0: small parts of the image, enlarged. A tuple
+        gives the sides of several crops in turn.
 
     Raises
     ------
@@ -101,7 +102,7 @@ class WMSE(SSLLoss):
         w_eps: float = 1e-4,
         n_views: int = 2,
         local_crops: int | str = 0,
-        local_size: float = 0.5,
+        local_size: float | tuple[float, ...] = 0.5,
     ):
         super().__init__()
         self.w_size = w_size

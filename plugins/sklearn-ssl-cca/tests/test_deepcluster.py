@@ -134,6 +134,18 @@ def test_before_there_is_anything_to_group_images_are_dealt_to_random_clusters_i
     assert not torch.equal(dealt[0], dealt[1])
 
 
+@pytest.mark.parametrize(("passes", "epochs"), [("none", []), ("first", [0]), ("all", [0, 1])])
+def test_images_are_looked_at_again_before_the_epochs_asked_for(built, passes, epochs):
+    loss = built(DeepCluster(5, passes=passes), n_samples=64)
+    looked = []
+    for epoch in (0, 1):
+        z = torch.randn(64, 8, generator=generator(epoch))
+        loss.before_epoch(epoch, lambda z=z, epoch=epoch: looked.append(epoch) or z)
+        if epoch in epochs:
+            torch.testing.assert_close(loss.bank, F.normalize(z, dim=1))
+    assert looked == epochs
+
+
 def test_each_epoch_starts_from_a_new_grouping_of_what_was_seen(built, stepped):
     loss = built(DeepCluster(3, n_groupings=2)).double()
     index = torch.arange(0, 64, 2)

@@ -104,8 +104,9 @@ class IBOT(SSLLoss):
         Number of local crops of each image, whose class tokens the student matches with the full-size views.
         "auto": 4, or 0 if they would have less than 24 pixels on the short side or the backbone rejects them.
         The paper: 10.
-    local_size : float, default=0.5
-        Side of a local crop, as a fraction of the full size.
+    local_size : float or tuple of floats, default=0.5
+        Side of a local crop, as a fraction of the full size. A tuple gives the sides of several crops in
+        turn.
     encoder : {"student", "teacher"}, default="student"
         Network whose backbone becomes the encoder. The authors publish the teacher, which is better after
         long trainings.
@@ -159,7 +160,7 @@ class IBOT(SSLLoss):
         koleo_weight: float = 0.0,
         momentum: float = 0.99,
         local_crops: int | str = "auto",
-        local_size: float = 0.5,
+        local_size: float | tuple[float, ...] = 0.5,
         encoder: str = "student",
     ):
         super().__init__()
@@ -270,7 +271,7 @@ class DINOv2(IBOT):
         koleo_weight: float = 0.1,
         momentum: float = 0.99,
         local_crops: int | str = "auto",
-        local_size: float = 0.5,
+        local_size: float | tuple[float, ...] = 0.5,
         encoder: str = "student",
     ):
         super().__init__(

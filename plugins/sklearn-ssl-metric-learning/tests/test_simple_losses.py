@@ -12,13 +12,14 @@ from sklearn_ssl_metric_learning.infonce import InfoNCE
 from sklearn_ssl_metric_learning.margin import Margin
 from sklearn_ssl_metric_learning.supcon import SupCon
 from sklearn_ssl_metric_learning.triplet import Triplet
+from sklearn_ssl_metric_learning.yaware import YAware
 from torch import nn
 
 from sklearn_ssl import SSLImageEmbedder, available_losses
 from sklearn_ssl.losses import DCL, NTXent
 from sklearn_ssl.testing import parametrize_with_loss_checks
 
-NAMES = ["infonce", "margin", "triplet", "supcon", "dclw"]
+NAMES = ["infonce", "margin", "triplet", "supcon", "dclw", "yaware"]
 SIZES = [(2, 3), (3, 1), (5, 4), (12, 7)]  # (n, d)
 LOSSES = [*NAMES, functools.partial(Triplet, negatives="hardest")]
 STOPPED = {"check_gradient_is_right_in_float64": "the weights of the positives pass no gradient"}
@@ -279,12 +280,69 @@ def test_three_views_cost_the_mean_of_their_three_pairs(loss):
 
 
 @pytest.mark.parametrize(
-    "loss", [InfoNCE(), Margin(), Triplet(), Triplet(negatives="hardest"), DCLW(), SupCon()]
+    "loss", [InfoNCE(), Margin(), Triplet(), Triplet(negatives="hardest"), DCLW(), SupCon(), YAware()]
 )
 def test_a_single_view_is_refused_in_words(loss):
-    labels = {"y": torch.zeros(4, dtype=torch.int64)} if loss.uses_labels else {}
+    labels = {"y": torch.zeros(4)} if loss.uses_labels else {}
     with pytest.raises(ValueError, match="needs at least two views, got 1"):
         loss(projections(4, 3)[0], **labels)
+
+
+def slow_yaware(z1, z2, y, temperature, sigma):
+    """Compute equation 3 of arXiv:2106.08808, one pair at a time; None for an unlabeled image."""
+    z, n = [*z1, *z2], len(z1)
+    total = 0.0
+    for i in range(2 * n):
+        others = [k for k in range(2 * n) if k != i]
+        weights = []
+        for k in others:
+            if i % n == k % n:
+                weights.append(1.0)
+            elif y[i % n] is None or y[k % n] is None:
+                weights.append(0.0)
+            else:
+                weights.append(math.exp(-(math.dist(y[i % n], y[k % n]) ** 2) / (2 * sigma**2)))
+        f = [(similarity(z[i], z[k]) / temperature).exp() for k in others]
+        terms = [w * (each / sum(f)).log() for w, each in zip(weights, f, strict=True)]
+        total += -sum(terms) / sum(weights)
+    return total / (2 * n)
+
+
+@pytest.mark.parametrize("n_values", [1, 2])
+@pytest.mark.parametrize("sigma", [0.3, 1.0, 50.0])
+def test_yaware_is_the_papers_formula(n_values, sigma):
+    y = np.random.default_rng(1).normal(size=(7, n_values))
+    y[[2, 5]] = np.nan
+    slow = [None if np.isnan(row).any() else row for row in y]
+    value = YAware(0.2, sigma)(*projections(7, 5), y=torch.from_numpy(y).float())
+    expected = slow_yaware(*projections(7, 5), slow, 0.2, sigma)
+    assert float(value) == pytest.approx(float(expected), rel=1e-6)
+
+
+def test_yaware_by_hand():
+    # Two images at right angles, whose labels differ by sigma: weights 1 and exp(-1/2), 0.606531. Of three
+    # others with similarities 1, 0 and 0, the softmax is e, 1 and 1 over e + 2. The view of the same image
+    # counts 1 / 2.213061, the two of the other 0.606531 / 2.213061 each.
+    z = torch.eye(2, dtype=torch.float64)
+    w, log_sum = math.exp(-0.5), math.log(math.e + 2)
+    by_hand = log_sum - 1 / (1 + 2 * w)
+    assert by_hand == pytest.approx(1.099582, abs=1e-6)
+    value = YAware(temperature=1.0, sigma=3.0)(z, z, y=torch.tensor([[1.0], [4.0]]))
+    assert float(value) == pytest.approx(by_hand, abs=1e-7)
+
+
+def test_yaware_with_distant_labels_or_none_is_ntxent():
+    z = projections(7, 5)
+    expected = pytest.approx(float(NTXent(0.3)(*z)), rel=1e-12)
+    assert float(YAware(0.3)(*z, y=100 * torch.arange(7.0)[:, None])) == expected
+    assert float(YAware(0.3)(*z, y=torch.full((7, 1), math.nan))) == expected
+
+
+def test_yaware_with_classes_far_apart_is_supcon():
+    z, classes = projections(7, 5), torch.tensor([0, 1, 0, 2, 2, 1, 0])
+    expected = float(SupCon(0.3)(*z, y=classes))
+    one_hot = 100 * torch.nn.functional.one_hot(classes).float()
+    assert float(YAware(0.3)(*z, y=one_hot)) == pytest.approx(expected, rel=1e-12)
 
 
 # ------------------------------------------------------------------ through the embedder

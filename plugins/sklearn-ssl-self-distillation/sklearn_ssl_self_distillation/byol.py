@@ -61,8 +61,9 @@ class BYOL(SSLLoss):
         [2]_), from which the student predicts the teacher's projections of both full-size views. "auto": 4,
         or 0 if they would have less than 24 pixels on the short side or the backbone rejects them. Four crops
         at half the side take about the time of one full-size view.
-    local_size : float, default=0.5
-        Side of a local crop, as a fraction of the full size. 1.0: small parts of the image, enlarged.
+    local_size : float or tuple of floats, default=0.5
+        Side of a local crop, as a fraction of the full size. 1.0: small parts of the image, enlarged. A tuple
+        gives the sides of several crops in turn.
 
     Attributes
     ----------
@@ -97,7 +98,7 @@ class BYOL(SSLLoss):
         predictor_dim: int | None = None,
         asymmetric_views: bool = False,
         local_crops: int | str = 0,
-        local_size: float = 0.5,
+        local_size: float | tuple[float, ...] = 0.5,
     ):
         super().__init__()
         self.momentum = check_number("loss__momentum", momentum, at_least=0, at_most=1)

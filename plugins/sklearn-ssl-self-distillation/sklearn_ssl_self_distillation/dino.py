@@ -83,8 +83,9 @@ class DINO(SSLLoss):
         Number of local crops of each image, in addition to the two full-size views. "auto": 4, or 0 if they
         would have less than 24 pixels on the short side or the backbone rejects them; images below 48 pixels
         thus have two full-size views only, as solo-learn and lightly use for CIFAR-10. The paper: 8.
-    local_size : float, default=0.5
-        Side of a local crop, as a fraction of the full size. 1.0: small parts of the image, enlarged.
+    local_size : float or tuple of floats, default=0.5
+        Side of a local crop, as a fraction of the full size. 1.0: small parts of the image, enlarged. A tuple
+        gives the sides of several crops in turn.
 
     Attributes
     ----------
@@ -145,7 +146,7 @@ class DINO(SSLLoss):
         encoder: str = "student",
         asymmetric_views: bool = False,
         local_crops: int | str = "auto",
-        local_size: float = 0.5,
+        local_size: float | tuple[float, ...] = 0.5,
     ):
         super().__init__()
         self.out_dim = check_number("loss__out_dim", out_dim, whole=True, at_least=2)
