@@ -40,7 +40,7 @@ LOSSES = (
     *("byol", "simsiam", "dino", "swav"),  # teachers, multi-crop, prototypes
     *("deepcluster", "wmse"),  # memory of all images, whitening
     *("lejepa", "tico", "vicregl", "diet"),  # random directions, moments, a classifier of the images
-    *("supcon", "triplet"),  # labels
+    *("supcon", "triplet", "yaware"),  # labels
     *("mae", "simmim"),  # masked
     *("data2vec", "dinov2", "ijepa"),  # masked, with a teacher, its heads, or the teacher as encoder
     "rotation",  # pretext
@@ -162,7 +162,7 @@ def fit(method: str, epochs: int, folder: Path, runs: Path | None, result: Conne
     history = [{name: value for name, value in row.items() if name not in times} for row in fitted.history_]
     result.send(
         {
-            "went on": any("goes on from" in str(warning.message) for warning in caught),
+            "went on": any(str(warning.message).startswith("This fit") for warning in caught),
             "weights": fingerprint(fitted.encoder_.state_dict()),
             "history": fingerprint(history),
             "embeddings": fingerprint(fitted.transform(images)),

@@ -100,7 +100,9 @@ def _class_numbers(y: Any, n_samples: int) -> tuple[np.ndarray, np.ndarray]:
 def _values(y: Any, n_samples: int, loss_name: str) -> tuple[np.ndarray, np.ndarray]:
     """Return values, a row of NaN for unlabeled images, and which of the given rows are unlabeled."""
     try:
-        given = np.array(y, dtype=np.float32)
+        given = np.array(y, dtype=object)
+        given[np.frompyfunc(_is_missing, 1, 1)(given).astype(bool)] = np.nan
+        given = given.astype(np.float32)
     except (TypeError, ValueError) as error:
         raise ValueError(
             f"The loss {loss_name!r} learns from values, but y holds other things than numbers: {error}. "
@@ -118,6 +120,11 @@ def _values(y: Any, n_samples: int, loss_name: str) -> tuple[np.ndarray, np.ndar
 
 def _is_unlabeled(label: Any) -> bool:
     """Return whether a label marks an unlabeled image: -1, or a missing value."""
+    return _is_missing(label) or (isinstance(label, Real) and label == -1)
+
+
+def _is_missing(label: Any) -> bool:
+    """Return whether a label is None, NaN or pandas' NA."""
     if label is None or type(label).__name__ in ("NAType", "NaTType"):
         return True
-    return isinstance(label, Real) and (label == -1 or label != label)  # NaN is not equal to itself
+    return isinstance(label, Real) and label != label  # NaN is not equal to itself

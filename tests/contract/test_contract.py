@@ -418,6 +418,8 @@ def test_values_arrive_as_they_are():
 def test_values_may_be_unknown():
     y = [None if i % 4 == 3 else -1.0 * i for i in range(16)]
     assert [math.isnan(value) for [value] in seen_values(y)] == [i % 4 == 3 for i in range(16)]
+    known = pd.Series([1.5, pd.NA] * 8, dtype="Float64")
+    assert [math.isnan(value) for [value] in seen_values(known)] == [False, True] * 8
     # One of several unknown values makes the image unlabeled.
     pairs = np.ones((16, 2))
     pairs[3, 1] = np.nan

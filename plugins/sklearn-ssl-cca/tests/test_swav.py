@@ -225,6 +225,26 @@ def test_small_crops_of_larger_images_are_trained_on(embedder):
     assert np.isfinite(estimator.transform(X)).all()
 
 
+class Sizes(Callback):
+    """Callback that records the sides of the images that the backbone sees."""
+
+    def on_train_begin(self, net, **kwargs):
+        self.seen = set()
+        backbone = net.module_.backbone
+        self.hook = backbone.register_forward_pre_hook(lambda module, args: self.seen.add(args[0].shape[-1]))
+
+    def on_train_end(self, net, **kwargs):
+        self.hook.remove()
+
+
+def test_crops_of_two_sizes_are_trained_on(embedder):
+    X, sizes = np.random.default_rng(0).integers(0, 256, size=(16, 32, 32), dtype=np.uint8), Sizes()
+    model = embedder("swav", callbacks=[sizes], loss__local_crops=3, loss__local_size=(1.0, 0.75))
+    model.fit(X)
+    assert sizes.seen == {32, 24}
+    assert math.isfinite(model.history_[-1]["train_loss"])
+
+
 # ------------------------------------------------------------------ through the embedder
 
 
