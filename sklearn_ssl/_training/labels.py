@@ -68,10 +68,16 @@ def labels_for(uses_labels: bool | str, y: Any, n_samples: int, loss_name: str) 
     Raises
     ------
     ValueError
-        If the loss needs labels and y is None, or its values are no finite numbers.
+        If the loss needs labels and y is None, or its values are no finite numbers; or if it declares
+        another kind of labels.
     """
     if not uses_labels:
         return None
+    if uses_labels not in (True, "values"):
+        raise ValueError(
+            f"The loss {loss_name!r} declares uses_labels={uses_labels!r}: give True for classes, or "
+            f"'values'."
+        )
     of_values = uses_labels == "values"
     unknown = "NaN" if of_values else "-1"
     if y is None:

@@ -444,6 +444,14 @@ def test_labels_that_are_no_values_are_refused(y, words):
         embedder(Values).fit(images(), y)
 
 
+def test_an_unknown_kind_of_labels_is_named():
+    class Ages(Values):
+        uses_labels = "ages"
+
+    with pytest.raises(ValueError, match=r"'Ages' declares uses_labels='ages': give True for classes"):
+        embedder(Ages).fit(images(), np.arange(16))
+
+
 def test_a_warning_tells_that_no_value_is_known():
     with pytest.warns(UserWarning, match="every y is NaN, unlabeled"):
         embedder(Values).fit(images(), [None] * 16)
