@@ -128,8 +128,7 @@ class RandomViews:
         ]
 
     def _place(self, image_size: Sequence[int], kind: ViewKind, draws: Draws) -> Tensor:
-        augment = Augment() if kind.recipe == "none" else self._strengths(kind.recipe)
-        scale = (1.0, 1.0) if kind.recipe == "none" else kind.scale or (augment.crop, 1.0)
+        augment, scale = self._strengths(kind)
         return draw_place(augment, scale, image_size, kind.shape(self.image_size), draws)
 
     def _view(self, images: Tensor, kind: ViewKind, seed: int, rows: Rows) -> Tensor:
@@ -139,16 +138,21 @@ class RandomViews:
         draws = Draws(seed, rows)
         if callable(self.augment):
             return self._view_by_function(images, size, kind.scale, draws, seed + (rows.taken.start or 0))
-        augment = self._strengths(kind.recipe)
-        view = change_geometry(images, augment, kind.scale or (augment.crop, 1.0), size, draws)
+        augment, scale = self._strengths(kind)
+        view = change_geometry(images, augment, scale, size, draws)
         return change_pixels(view, augment, self.clamp, draws)
 
-    def _strengths(self, recipe: str | Mapping[str, float]) -> Augment:
-        """Return the augmentation of a recipe."""
+    def _strengths(self, kind: ViewKind) -> tuple[Augment, Scale]:
+        """Return the augmentation of a view, and the range of the fraction of the area that it covers."""
+        if kind.recipe == "none":
+            return Augment(), (1.0, 1.0)
         assert isinstance(self.augment, Augment)
-        if isinstance(recipe, Mapping):
-            return replace(self.augment, **recipe)  # checked by Augment
-        return only_crop_and_flips(self.augment) if recipe == "weak" else self.augment
+        augment = self.augment
+        if isinstance(kind.recipe, Mapping):
+            augment = replace(augment, **kind.recipe)  # checked by Augment
+        elif kind.recipe == "weak":
+            augment = only_crop_and_flips(augment)
+        return augment, kind.scale or (augment.crop, 1.0)
 
     def _view_by_function(
         self, images: Tensor, size: Size, scale: Scale | None, draws: Draws, seed: int

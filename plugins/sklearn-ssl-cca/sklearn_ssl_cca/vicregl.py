@@ -121,7 +121,9 @@ class VICRegL(SSLLoss):
         for where in (p, places):
             for i, j in ((0, 1), (1, 0)):
                 mine, matched = matched_positions(torch.cdist(where[i].detach(), where[j].detach()), k)
-                pairs = zip(rows(p[i], mine).unbind(1), rows(p[j], matched).unbind(1), strict=True)
+                own = torch.take_along_dim(p[i], mine[:, :, None], dim=1)  # (n, k, dim)
+                other = torch.take_along_dim(p[j], matched[:, :, None], dim=1)
+                pairs = zip(own.unbind(1), other.unbind(1), strict=True)
                 losses.append(torch.stack([self.criterion(a, b)["loss"] for a, b in pairs]).mean())
         return torch.stack(losses).sum() / 2
 
@@ -144,11 +146,6 @@ def matched_positions(distances: Tensor, k: int) -> tuple[Tensor, Tensor]:
     nearest, which = distances.min(dim=2)
     mine = nearest.topk(k, dim=1, largest=False).indices.sort(dim=1).values
     return mine, which.gather(1, mine)
-
-
-def rows(x: Tensor, index: Tensor) -> Tensor:
-    """Return the rows of each image by their index: (n, m, d) and (n, k) -> (n, k, d)."""
-    return x.gather(1, index[:, :, None].expand(-1, -1, x.shape[2]))
 
 
 def centers_in_image(place: Tensor, size: Sequence[int]) -> Tensor:

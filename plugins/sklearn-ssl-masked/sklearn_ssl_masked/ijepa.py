@@ -21,7 +21,7 @@ from sklearn_ssl.losses import (
     check_number,
 )
 from sklearn_ssl_masked.data2vec import LinearToOne
-from sklearn_ssl_masked.mae import decoder_layer
+from sklearn_ssl_masked.mae import decoder_layer, rows
 
 # Ranges of the area of target blocks and of the context, as fractions of the image, and of the aspect ratio
 # of target blocks; the paper's.
@@ -135,11 +135,6 @@ class IJEPA(SSLLoss):
         context = context[:, None].expand(-1, blocks, -1, -1)
         out = self.layers(torch.cat([context, asked], dim=2).flatten(0, 1))[:, -size:]
         return self.out(out).unflatten(0, (n, blocks))
-
-
-def rows(x: Tensor, index: Tensor) -> Tensor:
-    """Return the tokens of x, (n, patches, d), that `index`, (n, k), names: (n, k, d)."""
-    return x.gather(1, index[:, :, None].expand(-1, -1, x.shape[2]))
 
 
 def draw_blocks(

@@ -179,4 +179,4 @@ def moments(patches: Tensor) -> tuple[Tensor, Tensor]:
 
 def rows(x: Tensor, index: Tensor) -> Tensor:
     """Return the rows with indices `index` (n, k) of each x (n, patches, d), as (n, k, d)."""
-    return x.gather(1, index[:, :, None].expand(-1, -1, x.shape[2]))
+    return torch.take_along_dim(x, index[:, :, None], dim=1)

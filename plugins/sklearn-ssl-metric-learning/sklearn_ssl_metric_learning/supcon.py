@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from sklearn_ssl.losses import SSLLoss, check_number
+from sklearn_ssl_metric_learning.weighted import weighted_ntxent
 
 
 class SupCon(SSLLoss):
@@ -63,14 +63,7 @@ class SupCon(SSLLoss):
         ValueError
             If there are fewer than two views.
         """
-        if len(z) < 2:
-            raise ValueError(f"an image without a label needs at least two views, got {len(z)}.")
-        positive = _same_class(y).repeat(len(z), len(z)).fill_diagonal_(False)  # (vn, vn), v views
-        z = F.normalize(torch.cat(z), dim=1)
-        s = z @ z.T / self.temperature
-        mean_of_positives = (s * positive).sum(dim=1) / positive.sum(dim=1)
-        itself = torch.eye(len(s), dtype=torch.bool, device=s.device)
-        return (s.masked_fill(itself, float("-inf")).logsumexp(dim=1) - mean_of_positives).mean()
+        return weighted_ntxent(z, _same_class(y), self.temperature)
 
 
 def _same_class(y: Tensor) -> Tensor:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from sklearn_ssl.losses import SSLLoss, check_number
+from sklearn_ssl_metric_learning.weighted import weighted_ntxent
 
 
 class YAware(SSLLoss):
@@ -28,11 +28,11 @@ class YAware(SSLLoss):
     Parameters
     ----------
     temperature : float, default=0.1
-        Temperature :math:`\tau`. The default is the paper's.
+        Temperature :math:`\tau`. The default is that of the authors' code.
     sigma : float, default=1.0
         Distance :math:`\sigma` between labels, in their unit, at which the weight has fallen to 0.61. The
-        paper uses 5 years for ages. With labels that are standardized (`StandardScaler`), 1.0 is one standard
-        deviation.
+        authors' code uses 5 years for ages. With labels that are standardized (`StandardScaler`), 1.0 is one
+        standard deviation.
 
     Raises
     ------
@@ -79,16 +79,7 @@ class YAware(SSLLoss):
         ValueError
             If there are fewer than two views.
         """
-        if len(z) < 2:
-            raise ValueError(f"an image without a label needs at least two views, got {len(z)}.")
-        weights = (
-            self._weights(y).to(z[0].dtype).repeat(len(z), len(z)).fill_diagonal_(0)
-        )  # (vn, vn), v views
-        weights = weights / weights.sum(dim=1, keepdim=True)
-        z = F.normalize(torch.cat(z), dim=1)
-        s = z @ z.T / self.temperature
-        itself = torch.eye(len(s), dtype=torch.bool, device=s.device)
-        return (s.masked_fill(itself, float("-inf")).logsumexp(dim=1) - (s * weights).sum(dim=1)).mean()
+        return weighted_ntxent(z, self._weights(y), self.temperature)
 
     def _weights(self, y: Tensor) -> Tensor:
         """Return the similarities of the labels, (n, n); an unlabeled image is like itself alone."""

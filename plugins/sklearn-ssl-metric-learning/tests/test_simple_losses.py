@@ -283,7 +283,8 @@ def test_three_views_cost_the_mean_of_their_three_pairs(loss):
     "loss", [InfoNCE(), Margin(), Triplet(), Triplet(negatives="hardest"), DCLW(), SupCon(), YAware()]
 )
 def test_a_single_view_is_refused_in_words(loss):
-    labels = {"y": torch.zeros(4)} if loss.uses_labels else {}
+    y = torch.zeros(4, 1) if loss.uses_labels == "values" else torch.zeros(4)
+    labels = {"y": y} if loss.uses_labels else {}
     with pytest.raises(ValueError, match="needs at least two views, got 1"):
         loss(projections(4, 3)[0], **labels)
 
