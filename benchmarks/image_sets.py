@@ -33,18 +33,24 @@ def letters(n: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 class ImageSet(NamedTuple):
-    """Images of a set, and their labels."""
+    """Images of a set, their labels, and the groups of the training images if there are any."""
 
     name: str
     train: np.ndarray
     y_train: np.ndarray
     test: np.ndarray
     y_test: np.ndarray
+    groups: np.ndarray | None = None
 
     def some(self, n_train: int, n_test: int) -> ImageSet:
         """Return the first images of both parts."""
         return ImageSet(
-            self.name, self.train[:n_train], self.y_train[:n_train], self.test[:n_test], self.y_test[:n_test]
+            self.name,
+            self.train[:n_train],
+            self.y_train[:n_train],
+            self.test[:n_test],
+            self.y_test[:n_test],
+            None if self.groups is None else self.groups[:n_train],
         )
 
 
@@ -80,7 +86,8 @@ def split(name: str, images: np.ndarray, y: np.ndarray, groups: np.ndarray | Non
     """Split images by group if there are groups, else at random in each class."""
     kind = StratifiedShuffleSplit if groups is None else GroupShuffleSplit
     train, test = next(kind(1, test_size=TEST_SHARE, random_state=0).split(images, y, groups))
-    return ImageSet(name, images[train], y[train], images[test], y[test])
+    of_train = None if groups is None else groups[train]
+    return ImageSet(name, images[train], y[train], images[test], y[test], of_train)
 
 
 def read_folder(folder: Path, side: int) -> tuple[np.ndarray, np.ndarray]:

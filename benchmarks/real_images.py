@@ -12,7 +12,8 @@ LogisticRegression(C=0.01), both with the labels of the first 5,000 training ima
 over the sets.
 
 --ours are the settings of `SSLImageEmbedder` to compare, each trained for --seconds; {"backbone": "imagenet"}
-starts from the EfficientNet-Lite0 of the rivals, on images in color. The rivals:
+starts from the EfficientNet-Lite0 of the rivals, on images in color, and {"loss": "supcon"} makes images of
+one `group` of an .npz file positives of each other. The rivals:
 
 pixels
     The images themselves, at most 32 x 32 pixels.
@@ -45,7 +46,7 @@ from probes import embeddings, few_labels, flat, neighbors_and_probe, untrained
 from side_by_side import line, machine
 from torch import nn
 
-from sklearn_ssl import SSLImageEmbedder
+from sklearn_ssl import SSLImageEmbedder, get_loss
 
 COUNTS = (1, 5, 20)
 METRICS = {
@@ -151,7 +152,8 @@ def ours(params: dict, images: ImageSet, seed: int, seconds: float) -> tuple[Fea
     if params.get("backbone") == "imagenet":
         params = {**params, "backbone": imagenet_network()}
         images = images._replace(train=in_color(images.train), test=in_color(images.test))
-    embedder = SSLImageEmbedder(**{"max_time": seconds, "random_state": seed, **params}).fit(images.train)
+    y = images.groups if get_loss(params.get("loss", "ntxent")).uses_labels else None
+    embedder = SSLImageEmbedder(**{"max_time": seconds, "random_state": seed, **params}).fit(images.train, y)
     speeds = [row["images_per_second"] for row in embedder.history_]
     about = {"epochs": embedder.n_iter_, "images_per_second": round(float(np.mean(speeds or 0)))}
     return embeddings(embedder, *to_embed(images)), about
