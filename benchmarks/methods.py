@@ -79,7 +79,10 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--labels-per-class", type=int, default=10, help="for losses that use labels")
     parser.add_argument(
-        "--settings", type=json.loads, default={}, help="constructor parameters for all methods"
+        "--settings",
+        type=json.loads,
+        default={},
+        help="constructor parameters for all methods, loss__ among them",
     )
     parser.add_argument("--out", default="methods.jsonl")
     return parser.parse_args()
@@ -108,15 +111,15 @@ def setting(args: argparse.Namespace, method: str, seed: int) -> dict[str, Any]:
     of_all = {"data": Path(args.data).stem, "method": method}
     if method == RAW:
         return of_all
-    of_encoder = {**of_all, "seed": seed, "settings": {"batch_size": batch_size_of(method), **args.settings}}
-    if method == UNTRAINED:
-        return of_encoder
+    settings = {"batch_size": batch_size_of(method), **args.settings}
     if method.startswith("untrained "):
-        of_encoder["settings"]["backbone"] = method.removeprefix("untrained ")
-        return of_encoder
+        of_encoder = {name: value for name, value in settings.items() if not name.startswith("loss")}
+        backbone = {} if method == UNTRAINED else {"backbone": method.removeprefix("untrained ")}
+        return {**of_all, "seed": seed, "settings": of_encoder | backbone}
     labels = args.labels_per_class if getattr(get_loss(method), "uses_labels", False) else 0
     threads = torch.get_num_threads()
-    return {**of_encoder, "seconds": args.seconds, "threads": threads, "labels_per_class": labels}
+    of_training = {"seconds": args.seconds, "threads": threads, "labels_per_class": labels}
+    return {**of_all, "seed": seed, "settings": settings, **of_training}
 
 
 # ------------------------------------------------------------------ one training
@@ -134,11 +137,12 @@ def run(one: dict, images: ImageSet, out: str) -> None:
 def outcome(one: dict, images: ImageSet) -> dict:
     if one["method"] == RAW:
         return scores(one, images, flat(images.train), flat(images.test))
-    embedder = SSLImageEmbedder(random_state=one["seed"], **one["settings"])
+    settings = {"random_state": one["seed"], **one["settings"]}
     if one["method"].startswith("untrained "):
-        about, embedder = {}, untrained(embedder, images.train)
+        about, embedder = {}, untrained(SSLImageEmbedder(**settings), images.train)
     else:
-        about = train(embedder.set_params(loss=one["method"], max_time=one["seconds"]), one, images)
+        embedder = SSLImageEmbedder(loss=one["method"], max_time=one["seconds"], **settings)
+        about = train(embedder, one, images)
     return {**about, **scores(one, images, *embeddings(embedder, images.train, images.test))}
 
 
