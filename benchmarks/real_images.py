@@ -152,7 +152,7 @@ def ours(params: dict, images: ImageSet, seed: int, seconds: float) -> tuple[Fea
     if params.get("backbone") == "imagenet":
         params = {**params, "backbone": imagenet_network()}
         images = images._replace(train=in_color(images.train), test=in_color(images.test))
-    y = images.groups if get_loss(params.get("loss", "ntxent")).uses_labels else None
+    y = images.groups if getattr(get_loss(params.get("loss", "ntxent")), "uses_labels", False) else None
     embedder = SSLImageEmbedder(**{"max_time": seconds, "random_state": seed, **params}).fit(images.train, y)
     speeds = [row["images_per_second"] for row in embedder.history_]
     about = {"epochs": embedder.n_iter_, "images_per_second": round(float(np.mean(speeds or 0)))}
