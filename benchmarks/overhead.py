@@ -3,8 +3,8 @@
     python benchmarks/overhead.py
 
 Both sides have the same network, views (`RandomViews`), loss, optimizer, precision, memory layout and context
-(`autocast`, `retain_freed_memory`), and a cosine; epochs after the first. Two networks: the default ResNet-18
-at 32 pixels, in percent, and a small module, where a step is short, in microseconds per step. Then, in fresh
+(`autocast`, `retain_freed_memory`), and a cosine; epochs after the first. Two networks: ResNet-18 at 32
+pixels, in percent, and a small module, where a step is short, in microseconds per step. Then, in fresh
 processes: seconds to import the package, and from `fit` to the first step.
 """
 
@@ -48,7 +48,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     args = parser.parse_args()
     print(machine())
-    compare("auto", size=32, batch_size=128, steps=args.steps, epochs=args.epochs, repeats=args.repeats)
+    compare("resnet18", size=32, batch_size=128, steps=args.steps, epochs=args.epochs, repeats=args.repeats)
     compare(Small, size=8, batch_size=32, steps=args.small_steps, epochs=args.epochs, repeats=args.repeats)
     print("\nfresh processes, 2,000 images of 32 px")
     starts = [first_step_in_a_fresh_process() for _ in range(args.repeats)]
@@ -75,7 +75,7 @@ class Small(nn.Module):
 
 
 def compare(backbone: Any, size: int, batch_size: int, steps: int, epochs: int, repeats: int) -> None:
-    name = "ResNet-18" if backbone == "auto" else "small module"
+    name = "ResNet-18" if backbone == "resnet18" else "small module"
     print(f"\n{name}, {size} px, batch {batch_size}, {steps} steps per epoch")
     shape = (batch_size * steps, size, size, 3)
     images = np.random.default_rng(0).integers(0, 255, shape, dtype=np.uint8)

@@ -169,9 +169,9 @@ class SSLImageEmbedder(
         capability 8 or higher, CPUs with AMX or AVX512-BF16), else float32. With an explicit "float32",
         `transform` runs the encoder's own operations, unfused; training on CUDA may use TF32.
     compile : bool, default=False
-        Whether to compile the backbone with `torch.compile`, in `fit` and `transform`: takes about a minute
-        at the start and makes each step faster, which pays off in long fits. Without a compiler there is a
-        warning, and the network runs uncompiled.
+        Whether to compile the backbone with `torch.compile`, in `fit` and `transform`: takes one to two
+        minutes at the start and may make each step faster, which can pay off in long fits (on CPUs little or
+        nothing was gained). Without a compiler there is a warning, and the network runs uncompiled.
     validation_fraction : float, default=0.0
         Fraction of the images in X that is held back, drawn at random and the same in every fit: they are
         not trained on, and evaluated during the training.
