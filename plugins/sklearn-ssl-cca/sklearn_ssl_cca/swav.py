@@ -48,10 +48,9 @@ class SwAV(SSLLoss):
         the 1000 classes of ImageNet, and finds that their number has little influence.
     temperature : float, default=0.1
         Temperature :math:`\tau` of the predictions. The default is the paper's.
-    epsilon : float, default=0.02
-        Regularization :math:`\epsilon` of Sinkhorn-Knopp. Smaller values give harder codes, from which a
-        training of some hundred steps learns more; the paper uses 0.05, and the authors advise 0.03 if the
-        loss stays at log K.
+    epsilon : float, default=0.05
+        Regularization :math:`\epsilon` of Sinkhorn-Knopp. Smaller values give harder codes. The default is
+        the paper's; the authors advise 0.03 if the loss stays at log K.
     sinkhorn_iterations : int, default=3
         Number of iterations of Sinkhorn-Knopp. The default is the paper's.
     freeze_epochs : int, default=1
@@ -112,7 +111,7 @@ class SwAV(SSLLoss):
         self,
         n_prototypes: int | str = "auto",
         temperature: float = 0.1,
-        epsilon: float = 0.02,
+        epsilon: float = 0.05,
         sinkhorn_iterations: int = 3,
         freeze_epochs: int = 1,
         queue_size: int | str = "auto",

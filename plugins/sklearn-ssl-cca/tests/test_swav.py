@@ -132,9 +132,9 @@ def test_the_queue_helps_to_make_the_codes_from_the_given_share_of_the_training_
     first, second = doubles(2, 8, 8, seed=1), doubles(2, 8, 8, seed=2)
     c = loss.prototypes.detach().numpy()
     stepped(loss, *first)
-    without, before = slow_swav(second.numpy(), c, 0.1, 0.02, 3), pickle.loads(pickle.dumps(loss))
+    without, before = slow_swav(second.numpy(), c, 0.1, 0.05, 3), pickle.loads(pickle.dumps(loss))
     queues = [[F.normalize(view, dim=1).numpy()] for view in first]
-    with_queue = slow_swav(second.numpy(), c, 0.1, 0.02, 3, queues)
+    with_queue = slow_swav(second.numpy(), c, 0.1, 0.05, 3, queues)
     assert stepped(loss, *second, progress=0.24).item() == pytest.approx(without, rel=1e-6)
     assert stepped(before, *second, progress=0.25).item() == pytest.approx(with_queue, rel=1e-6)
     assert abs(without - with_queue) > 1e-3
