@@ -67,9 +67,14 @@ def checked_image_shape(image_shape: Any) -> tuple[int, ...]:
     return tuple(image_shape)
 
 
-def check_agrees(image_shape: tuple[int, ...] | None, shape: tuple[int, int, int]) -> None:
+def check_agrees(image_shape: tuple[int, ...] | None, shape: tuple[int, int, int], order: str) -> None:
     """Check that images, which have a shape of their own, do not contradict `image_shape`."""
-    if image_shape is not None and full_shape(checked_image_shape(image_shape), math.prod(shape)) != shape:
+    if image_shape is None:
+        return
+    wanted = full_shape(checked_image_shape(image_shape), math.prod(shape))
+    if len(image_shape) == 3 and order == "first":
+        wanted = (*wanted[1:], wanted[0])
+    if wanted != shape:
         raise ValueError(
             f"image_shape={image_shape}, but the images have the shape {shape}. Remove image_shape: only "
             f"flat rows need it."

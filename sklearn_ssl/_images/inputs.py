@@ -174,6 +174,8 @@ class InputParser:
                 return self._open_stored(X, fitted, units, training)
             X = in_memory(X)
         X = X if is_hugging_face(X) else self._column(X)
+        if is_column(X):
+            self._check_number(len(X), fitted)
         collection = self._collection(X, fitted)
         if collection is not None:
             return self._open_collection(collection, fitted, units, training)
@@ -198,8 +200,16 @@ class InputParser:
         check_form(X)
         return rows_of_pairs(column_of(X))
 
+    def _check_number(self, n_images: int, fitted: ImageFormat | None) -> None:
+        """Raise ValueError if there are too few images to fit, or none to embed."""
+        least = 1 if fitted else 2
+        if n_images < least:
+            raise ValueError(
+                f"Found {n_images} image(s), while a minimum of {least} is required by {self.owner}."
+            )
+
     def _format_of_array(self, shape: tuple[int, int, int], dtype: torch.dtype) -> ImageFormat:
-        check_agrees(self.image_shape, shape)
+        check_agrees(self.image_shape, shape, self.reader.channels)
         size = training_size(self.image_size, shape[:2])
         warn_of_crops([shape[:2]], size, self.image_size)
         return ImageFormat(shape, size, dtype, is_array=True)
@@ -289,11 +299,7 @@ class InputParser:
             _check_files(collection.paths)
         if isinstance(collection, FilePartImages) and self.reader.on_error == "raise":
             _check_parts(collection.images)
-        least = 1 if fitted else 2
-        if len(collection) < least:
-            raise ValueError(
-                f"Found {len(collection)} image(s), while a minimum of {least} is required by {self.owner}."
-            )
+        self._check_number(len(collection), fitted)
         if fitted is None:
             images, units = self._format_of_collection(collection)
         else:
@@ -331,7 +337,8 @@ class InputParser:
         if units is None or of_8_bits is None:
             return units
         factor = factor_of_8_bits(units)
-        if factor is None or (factor == 1 and other_units(replace(of_8_bits, bits8=False), units)):
+        of_one_kind = replace(of_8_bits, bits8=False)
+        if factor is None or (factor == 1 and (units.high <= 1 or other_units(of_one_kind, units))):
             raise ValueError(
                 f"The images have different units: {collection.name(shallow[0])} (position {shallow[0]}) is "
                 f"an 8-bit image, {collection.name(deep[0])} (position {deep[0]}) is not, and images such as "
@@ -397,7 +404,7 @@ def units_of_some(
     for i in evenly_spaced(len(positions), N_CHECKED_IN_MIXTURE).tolist():
         with contextlib.suppress(Exception):  # it is reported when the image is used
             image = collection.pixels(positions[i], None, channels, reader)
-            pixels.append(torch.from_numpy(np.ascontiguousarray(image, _plain_dtype(image))).flatten())
+            pixels.append(torch.from_numpy(np.array(image, _plain_dtype(image), order="C")).flatten())
     return Units.of(torch.cat(pixels)) if pixels else None
 
 

@@ -121,8 +121,10 @@ def _encoded(item: Any) -> Encoded:
 
 
 def begins_with_image(item: tuple | list) -> bool:
-    """Return whether the first entry is an image or a path, as in (image, label)."""
-    return len(item) > 0 and (is_image(item[0]) or isinstance(item[0], str | os.PathLike))
+    """Return whether the first entry is an image or a path, as in (image, label), or several views."""
+    first = item[0] if len(item) else None
+    views = isinstance(first, tuple | list) and len(first) > 0 and is_image(first[0])
+    return views or is_image(first) or isinstance(first, str | os.PathLike)
 
 
 def first_image(item: tuple | list) -> Any:

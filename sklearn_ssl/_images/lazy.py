@@ -217,12 +217,7 @@ class LazySource:
         if pixels.dtype.kind not in "buif" or 0 in pixels.shape:
             raise ValueError(f"it is an array of dtype {pixels.dtype} and shape {pixels.shape}")
         if pixels.dtype != np.uint8 and self.dtype == torch.uint8:
-            advice = "or put an image with more bits first" if self.replaces_bad else "of 8 bits"
-            raise ValueError(
-                f"it has more than 8 bits per channel (dtype {pixels.dtype}), while "
-                f"{'the images inspected first' if self.replaces_bad else 'those of the fit'} have 8 (0 to "
-                f"255). Convert them to the same kind, {advice}"
-            )
+            pixels = self._as_8_bits(pixels)
         if pixels.dtype == np.uint8 and self.dtype != torch.uint8 and self.factor is None:
             raise ValueError(
                 f"it is an 8-bit image (0 to 255), while {'the others' if self.replaces_bad else 'the fit'} "
@@ -238,6 +233,19 @@ class LazySource:
             assert self.factor is not None
             image *= self.factor
         return resized(image[None], self.size)[0]
+
+    def _as_8_bits(self, pixels: np.ndarray) -> np.ndarray:
+        """Return pixels of another type as uint8, if their values are those of 8 bits."""
+        with np.errstate(invalid="ignore"):  # NaN
+            of_8_bits = pixels.astype(np.uint8)
+        if np.array_equal(of_8_bits, pixels):
+            return of_8_bits
+        first = "the images inspected first" if self.replaces_bad else "those of the fit"
+        advice = "or put an image with more bits first" if self.replaces_bad else "with values from 0 to 255"
+        raise ValueError(
+            f"it has more than 8 bits per channel (dtype {pixels.dtype}, {_extent(pixels)}), while {first} "
+            f"have 8 (0 to 255). Convert them to the same kind, {advice}"
+        )
 
     def _workers(self) -> int:
         if self.reader.workers != "auto":
@@ -279,6 +287,10 @@ def inspect_headers(items: ImageCollection, reader: Reader) -> dict[int, Header]
     if not headers:
         raise ValueError(f"None of the {len(positions)} images inspected first can be read. {first}")
     return headers
+
+
+def _extent(pixels: np.ndarray) -> str:
+    return f"values from {pixels.min():g} to {pixels.max():g}"
 
 
 def is_random(items: ImageCollection, channels: int, reader: Reader) -> bool:

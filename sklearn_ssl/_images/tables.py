@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from sklearn_ssl._images.arrays import array_of_rows
 from sklearn_ssl._images.collections import EncodedImages, IndexedImages
@@ -16,11 +18,11 @@ from sklearn_ssl._images.items import is_encoded
 # Number of rows among which the first that is not missing tells what a column holds.
 N_LOOKED_AT = 100
 # Names of Hugging Face's feature types that hold images, in the order of preference.
-IMAGE_FEATURES = ("Image", "Array2D", "Array3D")
+IMAGE_FEATURES = ("Image", "Array2D", "Array3D", "List of lists")
 
 
-# Types of polars whose cells are lists, or of another library such as Hugging Face's.
-POLARS_NESTED = ("Array", "List", "Struct", "Extension")
+# Types of polars whose cells are lists or dicts.
+POLARS_NESTED = ("Array", "List", "Struct")
 
 
 @dataclass(frozen=True)
@@ -56,28 +58,34 @@ class ArrowColumn:
 def column_of(X: Any) -> Any:
     """Return the only column of a table, by position; anything else as it is.
 
+    A column of decoded images becomes an array (n, height, width[, channels]), or a list of images where
+    they differ in size; one of flat rows an array (n, n_values).
+
     Raises
     ------
     ValueError
-        If a table has several columns, one of which holds paths or encoded images.
+        If a table has several columns, one of which holds images or paths.
     """
     names = _names(X)
     if names is None or len(set(names)) < len(names):
         return _by_position(X)
     columns = {name: _by_position(X[name]) for name in names}
     if len(columns) == 1:
-        return next(iter(columns.values()))
-    images = [
-        name
-        for name, column in columns.items()
-        if is_encoded(first := _first(column)) or isinstance(first, str | FilePart)
-    ]
+        [only] = columns.values()
+        return X if np.ndim(_first(only)) == 0 and not _holds_files(only) else only  # rows of one number
+    images = [name for name, column in columns.items() if _holds_files(column) or np.ndim(_first(column)) > 1]
     if images:
         raise ValueError(
             f"X is a {type(X).__name__} with the columns {names}: give the column of images, for example "
             f"X[{images[0]!r}]."
         )
     return X
+
+
+def _holds_files(column: Any) -> bool:
+    """Return whether a column holds paths, encoded images, PIL images or parts of files."""
+    first = _first(column)
+    return is_encoded(first) or isinstance(first, str | os.PathLike | FilePart | Image.Image)
 
 
 def encoded_images(X: Any) -> EncodedImages | None:
@@ -130,7 +138,8 @@ def _open_column(dataset: Any, column: str) -> IndexedImages:
         return IndexedImages(DatasetColumn(dataset, column), single_threaded=True)
     feature = dataset.features[column]
     if type(feature).__name__ != "Image":
-        arrays = dataset.with_format("numpy", columns=[column])
+        kind = dataset.format["type"]  # tensors have their channels first
+        arrays = dataset.with_format("torch" if kind == "torch" else "numpy", columns=[column])
         return IndexedImages(DatasetColumn(arrays, column), single_threaded=False)
     # Encoded, as our own decoder can decode JPEGs at a fraction of their size.
     encoded = dataset.with_format(None).select_columns([column])
@@ -140,7 +149,7 @@ def _open_column(dataset: Any, column: str) -> IndexedImages:
 
 def _image_column(X: Any) -> str:
     """Return the name of the only column of images."""
-    kinds = {name: type(feature).__name__ for name, feature in X.features.items()}
+    kinds = {name: _kind(feature) for name, feature in X.features.items()}
     for kind in IMAGE_FEATURES:
         columns = [name for name in kinds if kinds[name] == kind]
         if len(columns) == 1:
@@ -151,9 +160,15 @@ def _image_column(X: Any) -> str:
                 f"example X[{columns[0]!r}]."
             )
     raise ValueError(
-        f"X is a {type(X).__name__} without a column of images: it has {kinds}. Cast the column that "
-        f"holds them, for example X.cast_column('image', datasets.Image())."
+        f"X is a {type(X).__name__} without a column of images: it has {kinds}. Cast a column of paths or "
+        f"bytes, for example X.cast_column('image', datasets.Image())."
     )
+
+
+def _kind(feature: Any) -> str:
+    """Return the name of a feature's type."""
+    is_nested = hasattr(getattr(feature, "feature", None), "feature")
+    return "List of lists" if is_nested else type(feature).__name__
 
 
 def _names(X: Any) -> list[str] | None:
@@ -169,8 +184,14 @@ def _by_position(X: Any) -> Any:
         if type(X.dtype).__name__ == "ArrowDtype":
             X = X.array.__arrow_array__()
         else:
-            X = X.to_numpy() if X.dtype == object else X.array
+            first = _first(X.array)
+            if (
+                isinstance(first, np.ndarray) and first.dtype == object
+            ):  # rows of arrays, as polars makes them
+                return [None if row is None else array_of_rows(row) for row in X.array]
+            X = X.array if np.ndim(first) == 0 and X.dtype != object else X.to_numpy(object)
     elif type(X).__module__.startswith("polars.series"):
+        X = X.ext.storage() if type(X.dtype).__name__ == "Extension" else X  # of Hugging Face
         kind = type(X.dtype).__name__
         X = X.to_list() if kind == "Object" else X.to_arrow() if kind in POLARS_NESTED else X
     if hasattr(X, "null_count") and hasattr(X, "type"):
@@ -189,15 +210,9 @@ def _of_arrow(column: Any) -> Any:
     values = lists.type
     while hasattr(values, "value_type"):
         values = values.value_type
-    if values == lists.type or str(values).rstrip("0123456789") not in (
-        "uint",
-        "int",
-        "float",
-        "double",
-        "bool",
-    ):
+    dtype = np.dtype(object if values == lists.type else values.to_pandas_dtype())
+    if dtype.kind not in "buif":
         return ArrowColumn(column)
-    dtype = values.to_pandas_dtype()
     if (regular := _of_equal_lists(lists)) is not None:
         return regular
     return [None if row is None else array_of_rows(row).astype(dtype) for row in lists.to_pylist()]

@@ -95,13 +95,14 @@ def other_units(fitted: Units, given: Units) -> tuple[str, str] | None:
 def _differences(fitted: Units, given: Units) -> Iterator[tuple[str, str]]:
     """Yield what speaks for other units, the plainest reason first."""
     if fitted.low >= 0 and given.negative >= FEW and -given.low > UNDERSHOOT * (given.high - given.low):
-        fix = "(X + 1) / 2" if fitted.is_unit else "(X + 1) * 127.5"
+        fix = "(X + 1) / 2" if fitted.high <= 1 else f"(X + 1) / 2 * {_largest(fitted.high)}"
         how = f"{fix} for values from -1 to 1; X * std + mean for normalized ones"
         yield f"have negative values, down to {given.low:g}", how
     if fitted.negative >= MANY_NEGATIVE and given.low >= 0 and given.high > 0:
         yield f"have no negative value, but {given}", "2 * X - 1 for -1 to 1; (X - mean) / std"
     if fitted.high >= WIDE_RANGE and given.is_unit and given.high > 0:
-        yield "lie between 0 and 1", "X * 255; or X.round(), if they are really that dark"
+        how = f"X * {_largest(fitted.high)}; or X.round(), if they are really that dark"
+        yield "lie between 0 and 1", how
     # The sample of the fit may have missed a few float values above 1.
     if (
         fitted.low >= 0
@@ -111,7 +112,7 @@ def _differences(fitted: Units, given: Units) -> Iterator[tuple[str, str]]:
     ):
         yield f"reach {given.high:g}", f"X / {_largest(given.high)}"
     if fitted.bits8 and given.high > MAX_8_BITS + 1 and given.level > 0 and given.whole:
-        yield f"reach {given.high:g}", f"X / {(_largest(given.high) + 1) // 256}"
+        yield f"reach {given.high:g}", f"X / {round(_largest(given.high) / MAX_8_BITS)}"
     if _is_brighter(given, fitted) and not (
         fitted.bits8 and given.bits8 and fitted.high > MAX_8_BITS / OTHER_SCALE
     ):

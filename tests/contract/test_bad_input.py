@@ -447,8 +447,8 @@ def test_deep_files_that_come_late_are_named(embedder, save_images):
     message = message_of(ValueError, lambda: embedder().fit(paths))
     assert message == (
         f"{paths[1]} (position 1) cannot be read as an image: it has more than 8 bits per channel (dtype "
-        f"uint16), while the images inspected first have 8 (0 to 255). Convert them to the same kind, or put "
-        f"an image with more bits first"
+        f"uint16, values from 40000 to 40000), while the images inspected first have 8 (0 to 255). Convert "
+        f"them to the same kind, or put an image with more bits first"
     )
 
 
