@@ -421,7 +421,7 @@ device_, precision_, compile_ : object
         started = time.monotonic()
         warn_if_forked()
         epochs = self.max_epochs if isinstance(self.max_epochs, int) else None
-        fit_task = FitTask(self, epochs, X, y)
+        fit_task = FitTask(self, epochs, X, y, groups)
         with (
             _unchanged_on_error(self),
             own_settings(),

@@ -39,18 +39,18 @@ def directions(*degrees):
     return np.array([[math.cos(math.radians(a)), math.sin(math.radians(a))] for a in degrees])
 
 
-FAN, FANS = directions(0, 10, 20, 90, 100), directions(0, 9, 17, 90, 30)
+FAN = directions(0, 10, 20, 90, 100)
 
 
 def test_knn_accuracy_by_hand():
     # The nearest of 0, 10, 20, 90, 100 degrees: 10; 0 or 20, both 10 degrees away, of one class; 10; 100; 90.
     assert metrics.knn_accuracy(FAN, [0, 0, 0, 1, 1], n_neighbors=1) == 1.0
-    # Right are those at 0, 10 and 20 of class 0, and none of class 1, the ones at 90 and 30 degrees.
-    assert metrics.knn_accuracy(FANS, [0, 0, 0, 1, 1], n_neighbors=1) == pytest.approx((3 / 3 + 0 / 2) / 2)
-    assert metrics.knn_accuracy(FANS, [0, 0, 0, 1, 1], n_neighbors=1, balanced=False) == pytest.approx(3 / 5)
-    # Two neighbors of 0, 10, 80 and 90 degrees, one of each class: class 0 wins, which is right or wrong.
-    square = FANS[[0, 1]].tolist() + FAN[[3, 4]].tolist()
-    assert metrics.knn_accuracy(square, [0, 1, 0, 1], n_neighbors=3) == 0.0
+    # The nearest of 30 degrees is 17, of the other class; that of 90 is 30, and those of 0, 9, 17 are right.
+    fan = directions(0, 9, 17, 30, 90)
+    assert metrics.knn_accuracy(fan, [0, 0, 0, 1, 1], n_neighbors=1) == pytest.approx((3 / 3 + 1 / 2) / 2)
+    assert metrics.knn_accuracy(fan, [0, 0, 0, 1, 1], n_neighbors=1, balanced=False) == pytest.approx(4 / 5)
+    # Among the three others of each there are two of the other class.
+    assert metrics.knn_accuracy(FAN[:4], [0, 1, 0, 1], n_neighbors=3) == 0.0
 
 
 def test_knn_accuracy_is_that_of_a_loop(Z, rng, monkeypatch):
@@ -291,8 +291,9 @@ def test_embeddings_that_are_refused(metric):
         (lambda Z: metrics.recall_at_k(Z, range(30)), "single image"),
         (
             lambda Z: metrics.knn_accuracy(Z, np.linspace(0, 1, 30)),
-            "30 different numbers, such as .*: give one class label",
+            "30 different numbers.*one class label",
         ),
+        (lambda Z: metrics.knn_accuracy(Z, [0] * 29 + [1]), "fewer than two have labels in more than one im"),
         (lambda Z: metrics.knn_accuracy(Z, [0, 1]), "inconsistent numbers of samples"),
         (lambda Z: metrics.linear_probe_accuracy(Z, [0] * 27 + [1] * 3), "3 labels, fewer than cv=5"),
         (lambda Z: metrics.few_label_accuracy(Z, [0] * 25 + [1] * 5), "5 labels: n_labels=5 leaves none"),

@@ -87,13 +87,13 @@ class NeighborsDisplay(PictureGrid):
         Z = normalize(embeddings_of(estimator, X))
         chosen = evenly_spaced(len(Z), queries).numpy() if isinstance(queries, int) else np.asarray(queries)
         of_group = group_numbers(groups, len(Z))
-        found = np.concatenate([near for _, near in nearest_others(Z, of_group, chosen, n_neighbors)])
-        if (found < 0).any():
-            fewest = len(Z) - np.bincount(of_group)[of_group[chosen]].max()
+        n_others = len(Z) - np.bincount(of_group)[of_group[chosen]].max()
+        if n_others == 0:
             raise ValueError(
-                f"The other groups have {fewest} images, fewer than n_neighbors={n_neighbors}: give a "
-                f"smaller n_neighbors, or other queries."
+                "All images are of one group: leave out groups to see neighbors of the same one."
             )
+        nearest = nearest_others(Z, of_group, chosen, min(n_neighbors, n_others))
+        found = np.concatenate([near for _, near in nearest])
         index = np.column_stack([chosen, found])
         pictures = pictures_of(estimator, X, index.ravel())
         return cls(pictures=pictures.reshape(*index.shape, *pictures.shape[1:]), index=index).plot(ax)

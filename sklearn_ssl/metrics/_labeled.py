@@ -311,7 +311,7 @@ def _draw(labeled: Labeled, n_labels: int, rng: RandomState, by_group: bool) -> 
     counts = np.bincount(y[pool], minlength=len(labeled.classes))
     if counts.min() < n_labels + (not by_group):
         raise TooFewLabels(
-            f"Class {labeled.classes[counts.argmin()]!r} has {counts.min()} labels"
+            f"Class {labeled.classes[counts.argmin()]} has {counts.min()} labels"
             f"{' in one half of the groups' if by_group else ''}: n_labels={n_labels} "
             f"{'are more' if by_group else 'leaves none to test on'}. Give a smaller n_labels."
         )
@@ -325,7 +325,7 @@ def _halves(labeled: Labeled, seed: int) -> tuple[np.ndarray, np.ndarray]:
     n_groups = labeled.groups_of_classes
     if n_groups.min() < 2:
         raise TooFewLabels(
-            f"Class {labeled.classes[n_groups.argmin()]!r} has labels in a single group: there is no other "
+            f"Class {labeled.classes[n_groups.argmin()]} has labels in a single group: there is no other "
             f"to test on."
         )
     split = StratifiedGroupKFold(2, shuffle=True, random_state=seed).split(
