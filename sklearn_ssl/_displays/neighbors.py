@@ -10,7 +10,7 @@ from sklearn.base import BaseEstimator
 from sklearn.preprocessing import normalize
 
 from sklearn_ssl._displays.display import PictureGrid, embeddings_of, pictures_of
-from sklearn_ssl._images.pixel_scale import evenly_spaced
+from sklearn_ssl._images.sources import evenly_spaced
 from sklearn_ssl._labels import group_numbers
 from sklearn_ssl.metrics._arrays import nearest_others
 
