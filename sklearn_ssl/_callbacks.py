@@ -33,13 +33,13 @@ class FitTask:
         Estimator that is fitted.
     max_epochs : int or None
         Number of epochs, None if it is not known.
-    X, y : object
+    X, y, groups : object
         Arguments of `fit`.
     """
 
-    def __init__(self, estimator: BaseEstimator, max_epochs: int | None, X: Any, y: Any):
+    def __init__(self, estimator: BaseEstimator, max_epochs: int | None, X: Any, y: Any, groups: Any = None):
         self.estimator = estimator
-        self.given = {"X": X, "y": y}
+        self.given = {"X": X, "y": y, "metadata": None if groups is None else {"groups": groups}}
         self.context: Any = None
         if hasattr(estimator, "_init_callback_context"):
             self.context = estimator._init_callback_context(max_subtasks=max_epochs)

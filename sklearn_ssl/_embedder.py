@@ -34,6 +34,7 @@ from sklearn_ssl._images.inputs import ImageFormat, InputParser
 from sklearn_ssl._images.pixel_scale import PixelScale
 from sklearn_ssl._images.reader import Reader, make_reader, resolve_reader
 from sklearn_ssl._images.sources import Source, SubsetSource, evenly_spaced, whole_of
+from sklearn_ssl._labels import as_array, group_numbers
 from sklearn_ssl._models.model_file import load_model, pack, save_model, unpack
 from sklearn_ssl._models.onnx import export_onnx
 from sklearn_ssl._networks.backbones import resolve_backbone
@@ -174,11 +175,12 @@ class SSLImageEmbedder(
         nothing was gained). Without a compiler there is a warning, and the network runs uncompiled.
     validation_fraction : float, default=0.0
         Fraction of the images in X that is held back, drawn at random and the same in every fit: they are
-        not trained on, and evaluated during the training.
+        not trained on, and evaluated during the training. If `fit` is given groups, whole ones are held back.
     eval_metrics : str, list or dict, default="auto"
         Scores of the held-back images, or of `eval_set`, in `history_`: names of scorers
         (`sklearn_ssl.available_scorers`), results of `sklearn_ssl.get_scorer`, a list of these, or a dict of
-        them by name; () for none. "auto": "knn_accuracy" if there are labels, else "rankme".
+        them by name; () for none. "auto": "knn_accuracy" if there are labels (two each of at least two
+        classes, in different groups), else "rankme".
         At most 500 images are used. With them, the history has "valid_loss".
     eval_every : int, default="auto"
         Number of epochs from one evaluation to the next; the epochs between repeat the last values, and the
@@ -356,7 +358,13 @@ device_, precision_, compile_ : object
 
     @with_callbacks  # type: ignore[untyped-decorator]  # scikit-learn has no types
     def fit(
-        self, X: Any, y: Any = None, *, X_unlabeled: Any = None, eval_set: Any = None
+        self,
+        X: Any,
+        y: Any = None,
+        *,
+        X_unlabeled: Any = None,
+        eval_set: Any = None,
+        groups: Any = None,
     ) -> SSLImageEmbedder:
         """Train the network on images, without labels.
 
@@ -374,13 +382,17 @@ device_, precision_, compile_ : object
             (``np.load(path, mmap_mode="r")``) are read batch by batch.
         y : array-like of shape (n_images,), default=None
             Class labels, with -1, NaN or None for unlabeled. Ignored unless the loss uses labels; those of
-            held-back images are used by `eval_metrics`.
+            held-back images are used by `eval_metrics`. A classifier after the embedder in a pipeline takes
+            -1 for a class, unless it is ``SelfTrainingClassifier(classifier, max_iter=0)``.
         X_unlabeled : images, default=None
             Additional images to learn from, in any accepted form. (scikit-learn's searches split whatever has
             the same length as X along with X: there, give one image more or less.)
-        eval_set : images or tuple (images, labels), default=None
+        eval_set : images or tuple (images, labels) or (images, labels, groups), default=None
             Images to evaluate the network on during the training (see `eval_metrics`), in any form that
-            `transform` accepts, and their labels, -1 for unlabeled.
+            `transform` accepts, their labels, -1 for unlabeled, and their groups, as in `score`.
+        groups : array-like of shape (n_images,), default=None
+            Groups of images that resemble each other, such as patients, plates or videos:
+            `validation_fraction` holds whole groups back, and their scores are those of `score` with groups.
 
         Returns
         -------
@@ -409,7 +421,7 @@ device_, precision_, compile_ : object
         started = time.monotonic()
         warn_if_forked()
         epochs = self.max_epochs if isinstance(self.max_epochs, int) else None
-        fit_task = FitTask(self, epochs, X, y)
+        fit_task = FitTask(self, epochs, X, y, groups)
         with (
             _unchanged_on_error(self),
             own_settings(),
@@ -417,7 +429,7 @@ device_, precision_, compile_ : object
             present_team() as team,
             muted(not team.leads),
         ):
-            task, labels = team.all_or_none(lambda: self._open_all(X, y, X_unlabeled, eval_set, team))
+            task, labels = team.all_or_none(lambda: self._open_all(X, y, X_unlabeled, eval_set, groups, team))
             team.connect(task.settings.device)
             task.check_team(labels)
             task.warn_if_drawn_once()
@@ -470,7 +482,11 @@ device_, precision_, compile_ : object
         assert out is not None  # X has at least one image
         return out
 
-    def score(self, X: Any, y: Any = None) -> float:
+    # With metadata routing, groups that a search or pipeline is given come here without being asked for.
+    __metadata_request__fit: ClassVar = {"groups": True}
+    __metadata_request__score: ClassVar = {"groups": True}
+
+    def score(self, X: Any, y: Any = None, *, groups: Any = None) -> float:
         """Score the embeddings of images, with labels or without.
 
         Parameters
@@ -479,13 +495,19 @@ device_, precision_, compile_ : object
             Images, in any form that `transform` accepts.
         y : array-like of shape (n_images,), default=None
             Class labels, -1 for unlabeled images; None for a score without labels.
+        groups : array-like of shape (n_images,), default=None
+            Groups of images that resemble each other, such as patients, plates or videos: only images of
+            other groups are neighbors. Without them, a score of slices is mostly that of finding the
+            patient. Searches pass groups on with scikit-learn's metadata routing only
+            (``sklearn.set_config(enable_metadata_routing=True)``).
 
         Returns
         -------
         float
-            With y, the share of labeled images whose class is that of most of their 10 nearest neighbors
-            ("knn_accuracy"); without, the effective number of dimensions that the embeddings use ("rankme"),
-            which compares embedders of the same backbone. More is better.
+            With y, the share of labeled images whose class is that of their 10 nearest neighbors, averaged
+            over classes, so that chance is 1 / number of classes ("knn_accuracy"); without, the effective
+            number of dimensions that the embeddings use ("rankme"), which compares embedders of the same
+            backbone. More is better.
 
         Raises
         ------
@@ -497,7 +519,7 @@ device_, precision_, compile_ : object
         sklearn_ssl.get_scorer : Make other scorers, for ``scoring=`` in searches.
         """
         name = WITHOUT_LABELS if y is None else WITH_LABELS  # the same in all folds of a search
-        return Scoring.of(name).evaluate(self._to_score(X), y)
+        return Scoring.of(name).evaluate(self._to_score(X), y, groups)
 
     def transform_batches(self, X: Any) -> Iterator[np.ndarray]:
         """Embed images in batches, for images and embeddings that exceed the memory.
@@ -577,7 +599,7 @@ device_, precision_, compile_ : object
     # ------------------------------------------------------------------ steps of fit
 
     def _open_all(
-        self, X: Any, y: Any, X_unlabeled: Any, eval_set: Any, team: Team
+        self, X: Any, y: Any, X_unlabeled: Any, eval_set: Any, groups: Any, team: Team
     ) -> tuple[Task, Tensor | None]:
         """Return the task, with its evaluation, and the labels for a loss that uses them."""
         if eval_set is not None and self.validation_fraction:
@@ -585,31 +607,40 @@ device_, precision_, compile_ : object
                 f"eval_set and validation_fraction={self.validation_fraction!r} both give images to evaluate "
                 f"on: give one of them."
             )
-        task, held_back = self._open(X, X_unlabeled, team, validation_fraction=self.validation_fraction)
+        task, held_back = self._open(X, X_unlabeled, team, self.validation_fraction, groups)
         labels = task.labels_of(y)
         if held_back is None:
             evaluated = self._open_eval_set(eval_set)
         else:
-            evaluated = held_back, None if y is None else np.asarray(y)[held_back.rows.numpy()]
+            rows = held_back.rows.numpy()
+            held_y, held_groups = (None if each is None else as_array(each)[rows] for each in (y, groups))
+            evaluated = held_back, held_y, held_groups
         task = task.with_evaluation(evaluated, self._images_to_score, self._network_in_training)
         self.eval_metrics_ = list(task.evaluation.scores) if task.evaluation else []
         self.eval_every_ = task.evaluation.every if task.evaluation else None
         task.check_callbacks()
         return task, labels
 
-    def _open_eval_set(self, eval_set: Any) -> tuple[Source, Any] | None:
+    def _open_eval_set(self, eval_set: Any) -> tuple[Source, Any, Any] | None:
         if eval_set is None:
             return None
-        images, labels = eval_set if isinstance(eval_set, tuple) and len(eval_set) == 2 else (eval_set, None)
+        several = isinstance(eval_set, tuple) and len(eval_set) in (2, 3)
+        images, labels, groups = (*eval_set, None)[:3] if several else (eval_set, None, None)
         try:
             source = self._open_for_inference(images)
             check_is_target(labels, len(source))
+            group_numbers(groups, len(source))
         except ValueError as error:
             raise ValueError(f"eval_set: {error}") from error
-        return source, labels
+        return source, labels, groups
 
     def _open(
-        self, X: Any, X_unlabeled: Any = None, team: Team = ALONE, validation_fraction: float = 0.0
+        self,
+        X: Any,
+        X_unlabeled: Any = None,
+        team: Team = ALONE,
+        validation_fraction: float = 0.0,
+        groups: Any = None,
     ) -> tuple[Task, SubsetSource | None]:
         """Check parameters and images, and store what depends on them: format, settings, pixel scale.
 
@@ -628,7 +659,7 @@ device_, precision_, compile_ : object
         for name in ("n_features_in_", "feature_names_in_"):  # of an earlier fit on arrays
             self.__dict__.pop(name, None)
         source, images = self._parser().open_for_training(X, X_unlabeled)
-        source, held_back = hold_back(source, number_in_X(source), validation_fraction)
+        source, held_back = hold_back(source, number_in_X(source), validation_fraction, groups)
         loss = make_loss(self.loss, self.loss_params or {})
         settings = resolve_settings(params, loss, source, tell=bool(self.verbose) and team.leads)
         self._store_settings(images, settings)

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 from sklearn_ssl._checks import shortened
 from sklearn_ssl._images.sources import Source, SubsetSource
+from sklearn_ssl._labels import Labeled, group_numbers
 from sklearn_ssl._networks.inference import InferenceNetwork
 from sklearn_ssl._scores import ImagesToScore, Scoring
 from sklearn_ssl._settings import is_auto
 from sklearn_ssl._training.net import SSLNet
 from sklearn_ssl.losses._base import SSLLoss
-from sklearn_ssl.metrics._arrays import is_labeled
 
 # Maximum number of held-back images that are used.
 N_EVALUATED = 500
@@ -36,25 +36,35 @@ SPLIT_SEED = 0
 WITH_LABELS, WITHOUT_LABELS = "knn_accuracy", "rankme"
 
 
-def hold_back(source: Source, n_given: int, fraction: float) -> tuple[Source, SubsetSource | None]:
+def hold_back(
+    source: Source, n_given: int, fraction: float, groups: Any = None
+) -> tuple[Source, SubsetSource | None]:
     """Split off a random share of the first `n_given` images, those of X; None for a share of 0.
+
+    With groups, whole ones are held back, so many that the number of images is nearest to the share.
 
     Raises
     ------
     ValueError
         If fewer than two images would be held back, or left.
     """
+    of_group = group_numbers(groups, n_given)
     if not fraction:
         return source, None
-    n_held = round(fraction * n_given)
+    sizes = np.bincount(of_group)
+    order = np.random.RandomState(SPLIT_SEED).permutation(len(sizes))
+    sums = np.array([0, *np.cumsum(sizes[order])])
+    n_groups = np.abs(sums - round(fraction * n_given)).argmin()
+    n_held = sums[n_groups]
     if not 2 <= n_held <= n_given - 2:
+        whole = "" if groups is None else f", in whole groups ({len(sizes)} in all),"
         raise ValueError(
-            f"validation_fraction={fraction:g} of {n_given} images holds {n_held} back: give a value "
+            f"validation_fraction={fraction:g} of {n_given} images holds {n_held} back{whole}: give a value "
             f"that holds back, and leaves, at least 2."
         )
-    held = np.random.RandomState(SPLIT_SEED).permutation(n_given)[:n_held]
+    held = np.flatnonzero(np.isin(of_group, order[:n_groups]))
     left = np.setdiff1d(np.arange(len(source)), held)
-    return SubsetSource(source, torch.from_numpy(left)), SubsetSource(source, torch.from_numpy(np.sort(held)))
+    return SubsetSource(source, torch.from_numpy(left)), SubsetSource(source, torch.from_numpy(held))
 
 
 @dataclass(frozen=True)
@@ -67,6 +77,8 @@ class Evaluation:
         The images.
     y : ndarray of shape (n_images,) or None
         Their labels.
+    groups : ndarray of shape (n_images,) or None
+        Their groups.
     targets : Tensor or None
         Their labels as the loss is given them; None for a loss without labels.
     scores : mapping of str to Scoring
@@ -81,6 +93,7 @@ class Evaluation:
 
     source: Source
     y: np.ndarray | None
+    groups: np.ndarray | None
     targets: Tensor | None
     scores: Mapping[str, Scoring]
     images: Callable[[Source, InferenceNetwork], ImagesToScore]
@@ -93,7 +106,7 @@ class Evaluation:
 
     def identity(self) -> tuple:
         """Return values that change with the images; held-back ones are known by those of the training."""
-        return self.y, None if isinstance(self.source, SubsetSource) else self.source.identity()
+        return self.y, self.groups, None if isinstance(self.source, SubsetSource) else self.source.identity()
 
     def is_due(self, epoch: int) -> bool:
         """Return whether an epoch, counted from 0, has an evaluation."""
@@ -108,11 +121,13 @@ class Evaluation:
             values["valid_loss"] = net.loss_of_others(self.source.batch(index), targets)
         if self.scores:
             images = self.images(self.source, self.network(net.kept.backbone))
-            values |= {name: score.evaluate(images, self.y) for name, score in self.scores.items()}
+            values |= {
+                name: score.evaluate(images, self.y, self.groups) for name, score in self.scores.items()
+            }
         return values
 
 
-def resolve_scores(given: Any, y: Any) -> dict[str, Scoring]:
+def resolve_scores(given: Any, y: Any, groups: Any = None) -> dict[str, Scoring]:
     """Return the scores of `eval_metrics` by their names in the history.
 
     Raises
@@ -121,7 +136,7 @@ def resolve_scores(given: Any, y: Any) -> dict[str, Scoring]:
         If one is unknown, needs labels that are missing, or has a name that is taken.
     """
     if is_auto(given):
-        given = WITH_LABELS if _has_labels(y) else WITHOUT_LABELS
+        given = WITH_LABELS if _has_labels(y, groups) else WITHOUT_LABELS
     several = given if isinstance(given, list | tuple | Mapping) else [given]
     named = several if isinstance(several, Mapping) else {_name(each): each for each in several}
     scores = {name: _made(each) for name, each in named.items()}
@@ -129,9 +144,10 @@ def resolve_scores(given: Any, y: Any) -> dict[str, Scoring]:
     if taken:
         raise ValueError(f"eval_metrics: the name {taken[0]!r} is taken in history_. Give another.")
     for score in scores.values():
-        if score.needs_labels and not _has_labels(y):
+        if score.needs_labels and not _has_labels(y, groups):
+            where = "two" if groups is None else "in two groups"
             raise ValueError(
-                f"eval_metrics: {score.name!r} needs labels of the images to evaluate on, two each of at "
+                f"eval_metrics: {score.name!r} needs labels of the images to evaluate on, {where} each of at "
                 f"least two classes. Give them as y, or in eval_set=(images, labels), or choose a score "
                 f"without labels, such as {WITHOUT_LABELS!r}."
             )
@@ -146,16 +162,14 @@ def epochs_between(scores: Sequence[Scoring], n_evaluated: int, n_images: int, n
     return max(1, math.ceil(cost / (SHARE_OF_TIME * epoch)))
 
 
-def _has_labels(y: Any) -> bool:
-    """Return whether at least two classes have two labels."""
+def _has_labels(y: Any, groups: Any) -> bool:
+    """Return whether at least two classes have two labels, in different groups."""
     if y is None:
         return False
     try:
-        labels = np.asarray(y)
-        counts = np.unique(labels[is_labeled(labels)], return_counts=True)[1]
+        return Labeled.of(y, groups).n_comparable > 1
     except ValueError:  # no classes
         return False
-    return int((counts > 1).sum()) > 1
 
 
 def _made(given: Any) -> Scoring:

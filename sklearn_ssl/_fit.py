@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
@@ -20,6 +19,7 @@ from sklearn_ssl._hashing import fingerprint, told_by_address
 from sklearn_ssl._images.inputs import ImageFormat
 from sklearn_ssl._images.pixel_scale import PixelScale
 from sklearn_ssl._images.sources import ConcatSource, Source, SubsetSource, evenly_spaced, to_device, whole_of
+from sklearn_ssl._labels import as_array
 from sklearn_ssl._networks.inference import InferenceNetwork
 from sklearn_ssl._scores import SCORES, ImagesToScore
 from sklearn_ssl._settings import Settings, is_auto
@@ -128,7 +128,7 @@ class Task:
 
     def with_evaluation(
         self,
-        held_back: tuple[Source, Any] | None,
+        held_back: tuple[Source, Any, Any] | None,
         images: Callable[[Source, InferenceNetwork], ImagesToScore],
         network: Callable[[nn.Module], InferenceNetwork],
     ) -> Task:
@@ -136,8 +136,8 @@ class Task:
 
         Parameters
         ----------
-        held_back : tuple of Source and array-like, or None
-            The images, and their labels or None.
+        held_back : tuple of Source, array-like and array-like, or None
+            The images, and their labels and groups or None.
         images, network : callable
             See `Evaluation`.
 
@@ -154,15 +154,16 @@ class Task:
                     f"validation_fraction=0.1, or fit(X, eval_set=images)."
                 )
             return self
-        source, y = held_back
-        labels = None if y is None else np.asarray(y)
-        scores = resolve_scores(wanted, labels)
+        source, y, groups = held_back
+        labels, groups = (None if each is None else as_array(each) for each in (y, groups))
+        scores = resolve_scores(wanted, labels, groups)
         targets = labels_for(self.loss.uses_labels, labels, len(source), self.loss_name)
         every = self.params["eval_every"]
         if is_auto(every):
             n_views = self.loss.view_spec.n
             every = epochs_between(list(scores.values()), len(source), len(self.source), n_views)
-        return replace(self, evaluation=Evaluation(source, labels, targets, scores, images, network, every))
+        evaluation = Evaluation(source, labels, groups, targets, scores, images, network, every)
+        return replace(self, evaluation=evaluation)
 
     def check_callbacks(self) -> None:
         """Check that skorch's own callbacks can work.

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Self
 
+import numpy as np
+import sklearn
 from sklearn.base import BaseEstimator
 from sklearn.pipeline import Pipeline
+from sklearn.utils.metadata_routing import MetadataRequest
 
 from sklearn_ssl._embedder import SSLImageEmbedder
+from sklearn_ssl._labels import UNLABELED
 from sklearn_ssl._scores import Scoring, available_scorers
+from sklearn_ssl._warnings import warn
 
 __all__ = ["EmbeddingScorer", "available_scorers", "embedder_of", "get_scorer"]
 
 
 class EmbeddingScorer(Scoring):
     """Scorer that `get_scorer` makes: a function of an estimator, images and labels.
+
+    With scikit-learn's metadata routing, searches and cross-validation pass groups on to it.
 
     Parameters
     ----------
@@ -34,7 +41,9 @@ class EmbeddingScorer(Scoring):
     get_scorer : Make a scorer, with checks and defaults.
     """
 
-    def __call__(self, estimator: BaseEstimator, X: Any, y: Any = None) -> float:
+    _groups_request: bool | str | None = True
+
+    def __call__(self, estimator: BaseEstimator, X: Any, y: Any = None, *, groups: Any = None) -> float:
         """Score a fitted embedder on images.
 
         Parameters
@@ -45,6 +54,9 @@ class EmbeddingScorer(Scoring):
             Images, in any form that `SSLImageEmbedder.transform` accepts.
         y : array-like of shape (n_images,), default=None
             Labels, -1 for unlabeled images; only scorers with labels need them.
+        groups : array-like of shape (n_images,), default=None
+            Groups of images that resemble each other, such as patients, plates or videos, for scorers with
+            labels: see their metrics.
 
         Returns
         -------
@@ -56,7 +68,47 @@ class EmbeddingScorer(Scoring):
         ValueError
             If labels are missing, or there are too few images or labels.
         """
-        return self.evaluate(embedder_of(estimator)._to_score(X), y)
+        _warn_if_unlabeled_is_a_class(estimator)
+        return self.evaluate(embedder_of(estimator)._to_score(X), y, groups)
+
+    def set_score_request(self, *, groups: bool | str | None) -> Self:
+        """Set whether scikit-learn's metadata routing passes groups on to the scorer.
+
+        Parameters
+        ----------
+        groups : bool, str or None
+            True, the initial value: they are passed on if they are given. False: they are not. None: an
+            error if they are given. A str: the name under which they are given.
+
+        Returns
+        -------
+        EmbeddingScorer
+            The scorer itself.
+
+        Raises
+        ------
+        RuntimeError
+            If metadata routing is not enabled.
+        """
+        if not sklearn.get_config()["enable_metadata_routing"]:
+            raise RuntimeError(
+                "Groups are passed on to scorers with metadata routing only: "
+                "sklearn.set_config(enable_metadata_routing=True)."
+            )
+        self._groups_request = groups
+        return self
+
+    def get_metadata_routing(self) -> MetadataRequest:
+        """Return what scikit-learn's metadata routing passes on to the scorer.
+
+        Returns
+        -------
+        MetadataRequest
+            Request of groups.
+        """
+        request = MetadataRequest(owner=self)
+        request.score.add_request(param="groups", alias=self._groups_request)
+        return request
 
 
 def get_scorer(
@@ -83,8 +135,10 @@ def get_scorer(
     Returns
     -------
     EmbeddingScorer
-        Callable ``scorer(estimator, X, y=None)``, where `estimator` is an `SSLImageEmbedder` or a pipeline
-        whose first step is one, and X are images. Scorers with labels use the rows whose label is not -1.
+        Callable ``scorer(estimator, X, y=None, groups=None)``, where `estimator` is an `SSLImageEmbedder` or
+        a pipeline whose first step is one, and X are images. Scorers with labels use the images that have
+        one, and compare images of different groups only. Searches pass groups on with scikit-learn's
+        metadata routing only (``sklearn.set_config(enable_metadata_routing=True)``).
 
     Raises
     ------
@@ -122,3 +176,14 @@ def embedder_of(estimator: BaseEstimator) -> SSLImageEmbedder:
             f"scorer finds no embedder to score."
         )
     return first
+
+
+def _warn_if_unlabeled_is_a_class(estimator: BaseEstimator) -> None:
+    """Warn of a classifier that was fitted on unlabeled images as a class; -1 and 1 may be two classes."""
+    classes = getattr(estimator, "classes_", ())
+    if isinstance(classes, np.ndarray) and UNLABELED in classes.tolist() and set(classes.tolist()) != {-1, 1}:
+        warn(
+            f"The classifier in this pipeline has learned -1, the label of unlabeled images, as a class "
+            f"beside {[c for c in classes.tolist() if c != UNLABELED]}. Let it learn from labeled images "
+            f"only: SelfTrainingClassifier(classifier, max_iter=0), of sklearn.semi_supervised."
+        )

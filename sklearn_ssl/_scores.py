@@ -17,6 +17,7 @@ from sklearn_ssl._hardware.ambient import own_settings
 from sklearn_ssl._images.pixel_scale import PixelScale, Standardize
 from sklearn_ssl._images.resize import resize_and_center
 from sklearn_ssl._images.sources import ArraySource, Source
+from sklearn_ssl._labels import Labeled, as_column, group_numbers
 from sklearn_ssl._networks.inference import InferenceNetwork
 from sklearn_ssl._training.labels import check_is_target
 from sklearn_ssl._transform import embed
@@ -24,7 +25,6 @@ from sklearn_ssl._views.augmentation import make_augment
 from sklearn_ssl._views.random_views import RandomViews
 from sklearn_ssl.augment import Augment
 from sklearn_ssl.losses._base import ViewSpec
-from sklearn_ssl.metrics._arrays import is_labeled
 
 # Number of images whose views are drawn and embedded at a time.
 IMAGES_AT_A_TIME = 256
@@ -194,6 +194,14 @@ class Scoring:
         score = SCORES[name]
         signature = inspect.signature(score.metric)
         known = [p.name for p in signature.parameters.values() if p.kind is p.KEYWORD_ONLY]
+        if "groups" in params:
+            raise ValueError(
+                f"groups belong to the images to score, so give them with these, as y: "
+                f"get_scorer({name!r})(estimator, X, y, groups=groups). In searches, scikit-learn's metadata "
+                f"routing does so: sklearn.set_config(enable_metadata_routing=True), then "
+                f"search.fit(X, y, groups=groups)."
+            )
+        known = [name for name in known if name != "groups"]
         unknown = sorted(set(params) - set(known))
         if unknown:
             raise ValueError(
@@ -214,7 +222,7 @@ class Scoring:
         """Number of embeddings that the score takes of each image."""
         return SCORES[self.name].n_views
 
-    def evaluate(self, images: ImagesToScore, y: Any = None) -> float:
+    def evaluate(self, images: ImagesToScore, y: Any = None, groups: Any = None) -> float:
         """Return the score of some of the images; more is better.
 
         Parameters
@@ -222,21 +230,27 @@ class Scoring:
         images : ImagesToScore
             Images, and the network to score.
         y : array-like of shape (n_images,), default=None
-            Labels; scores with labels use the rows whose label is not -1.
+            Labels; scores with labels use the images that have one.
+        groups : array-like of shape (n_images,), default=None
+            Groups of images, for scores with labels.
 
         Raises
         ------
         ValueError
             If labels are missing, or there are too few images or labels.
         """
-        labels = self._labels(y, len(images.source)) if self.needs_labels else None
-        drawn = self._drawn(len(images.source), labels)
+        n = len(images.source)
+        labels = self._labels(y, n) if self.needs_labels else None
+        drawn = self._drawn(n, labels)
         given = self._given(images, drawn, labels)
         if images.source.bad:  # which was found by reading them: they would count as black images
             drawn = np.setdiff1d(drawn, list(images.source.bad))
             given = self._given(images, drawn, labels)
+        params = self.params
+        if self.needs_labels and groups is not None:
+            params = {**params, "groups": group_numbers(groups, n)[drawn]}
         score = SCORES[self.name]
-        return score.better(score.metric(*given, **self.params))
+        return score.better(score.metric(*given, **params))
 
     def _given(
         self, images: ImagesToScore, drawn: np.ndarray, labels: np.ndarray | None
@@ -261,11 +275,11 @@ class Scoring:
                 f"scorer without labels, such as get_scorer('rankme')."
             )
         check_is_target(y, n)
-        return np.asarray(y)
+        return as_column(y, "y")
 
     def _drawn(self, n: int, labels: np.ndarray | None) -> np.ndarray:
         """Return the positions of the images to score, sorted: labeled ones, if labels are needed."""
-        usable = np.arange(n) if labels is None else np.flatnonzero(is_labeled(labels))
+        usable = np.arange(n) if labels is None else Labeled.of(labels).index
         if len(usable) <= self.n_images:
             return usable
         return np.sort(np.random.RandomState(self.random_state).permutation(usable)[: self.n_images])

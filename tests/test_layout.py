@@ -26,7 +26,17 @@ FLOORS = (
     ("_images",),
     ("_distributed",),
     ("_hardware",),
-    ("_checks", "_documentation", "_filesystem", "_hashing", "_params", "_prefetch", "_warnings", "metrics"),
+    (
+        "_checks",
+        "_documentation",
+        "_filesystem",
+        "_hashing",
+        "_labels",
+        "_params",
+        "_prefetch",
+        "_warnings",
+        "metrics",
+    ),
 )
 FLOOR_OF = {room: len(FLOORS) - i for i, rooms in enumerate(FLOORS) for room in rooms}
 PUBLIC = {"__init__", "augment", "losses", "metrics", "testing"}

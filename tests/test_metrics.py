@@ -1,13 +1,14 @@
 """Metrics of embeddings, against plain loops from their papers and numbers worked out by hand."""
 
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
 from sklearn_ssl import metrics
-from sklearn_ssl.metrics import _labeled, _unlabeled
+from sklearn_ssl.metrics import _arrays, _labeled, _unlabeled
 
 DIGITS, LABELS = load_digits(return_X_y=True)
 DIGITS, LABELS = DIGITS[:300], LABELS[:300]
@@ -33,27 +34,39 @@ def others_by_similarity(Z, i):
 
 # ---------------------------------------------------------------------------- with labels
 
-# Directions at 0, 10, 20, 90 and 100 degrees.
-FAN = np.array([[math.cos(math.radians(a)), math.sin(math.radians(a))] for a in (0, 10, 20, 90, 100)])
+
+def directions(*degrees):
+    return np.array([[math.cos(math.radians(a)), math.sin(math.radians(a))] for a in degrees])
+
+
+FAN = directions(0, 10, 20, 90, 100)
 
 
 def test_knn_accuracy_by_hand():
     # The nearest of 0, 10, 20, 90, 100 degrees: 10; 0 or 20, both 10 degrees away, of one class; 10; 100; 90.
     assert metrics.knn_accuracy(FAN, [0, 0, 0, 1, 1], n_neighbors=1) == 1.0
-    assert metrics.knn_accuracy(FAN, [0, 0, 0, 1, 0], n_neighbors=1) == pytest.approx(3 / 5)
-    # The others of the first and the third are one of each class: class 0 wins, which is right or wrong.
-    assert metrics.knn_accuracy(FAN[[0, 1, 3]], [0, 1, 0], n_neighbors=2) == pytest.approx(2 / 3)
-    assert metrics.knn_accuracy(FAN[[0, 1, 3]], [1, 0, 1], n_neighbors=2) == 0.0
+    # The nearest of 30 degrees is 17, of the other class; that of 90 is 30, and those of 0, 9, 17 are right.
+    fan = directions(0, 9, 17, 30, 90)
+    assert metrics.knn_accuracy(fan, [0, 0, 0, 1, 1], n_neighbors=1) == pytest.approx((3 / 3 + 1 / 2) / 2)
+    assert metrics.knn_accuracy(fan, [0, 0, 0, 1, 1], n_neighbors=1, balanced=False) == pytest.approx(4 / 5)
+    # Among the three others of each there are two of the other class.
+    assert metrics.knn_accuracy(FAN[:4], [0, 1, 0, 1], n_neighbors=3) == 0.0
 
 
-def test_knn_accuracy_is_that_of_a_loop(Z, rng):
-    y = rng.integers(0, 3, len(Z))
-    right = 0
+def test_knn_accuracy_is_that_of_a_loop(Z, rng, monkeypatch):
+    monkeypatch.setattr(_arrays, "QUERIES_AT_A_TIME", 7)
+    y = rng.choice(3, len(Z), p=[0.6, 0.2, 0.2])
+    sizes = np.bincount(y)
+    right, right_of_majority = np.zeros(3), 0
     for i in range(len(Z)):
         near = y[others_by_similarity(Z, i)[:4]]
-        counts = [(near == c).sum() for c in range(3)]
-        right += counts.index(max(counts)) == y[i]
-    assert metrics.knn_accuracy(Z, y, n_neighbors=4) == pytest.approx(right / len(Z))
+        counts = [int((near == c).sum()) for c in range(3)]
+        shares = [Fraction(counts[c], int(sizes[c])) for c in range(3)]
+        right[y[i]] += shares.index(max(shares)) == y[i]
+        right_of_majority += counts.index(max(counts)) == y[i]
+    assert metrics.knn_accuracy(Z, y, n_neighbors=4) == pytest.approx((right / sizes).mean())
+    plain = metrics.knn_accuracy(Z, y, n_neighbors=4, balanced=False)
+    assert plain == pytest.approx(right_of_majority / len(Z))
 
 
 def test_retrieval_by_hand():
@@ -65,15 +78,20 @@ def test_retrieval_by_hand():
 
 
 def test_retrieval_is_that_of_a_loop(Z, rng, monkeypatch):
-    monkeypatch.setattr(_labeled, "QUERIES_AT_A_TIME", 7)
+    monkeypatch.setattr(_arrays, "QUERIES_AT_A_TIME", 7)
     y = rng.integers(0, 4, len(Z))
     recalls, precisions = [], []
     for i in range(len(Z)):
         hits = [y[j] == y[i] for j in others_by_similarity(Z, i)]
         recalls.append(any(hits[:3]))
         precisions.append(np.mean([sum(hits[: k + 1]) / (k + 1) for k in range(len(hits)) if hits[k]]))
-    assert metrics.recall_at_k(Z, y, k=3) == pytest.approx(np.mean(recalls))
-    assert metrics.mean_average_precision(Z, y) == pytest.approx(np.mean(precisions))
+    assert metrics.recall_at_k(Z, y, k=3, balanced=False) == pytest.approx(np.mean(recalls))
+    assert metrics.mean_average_precision(Z, y, balanced=False) == pytest.approx(np.mean(precisions))
+    classes = [np.flatnonzero(y == c) for c in range(4)]
+    by_class = np.mean([np.mean(np.array(recalls)[rows]) for rows in classes])
+    assert metrics.recall_at_k(Z, y, k=3) == pytest.approx(by_class)
+    by_class = np.mean([np.mean(np.array(precisions)[rows]) for rows in classes])
+    assert metrics.mean_average_precision(Z, y) == pytest.approx(by_class)
 
 
 def test_probes_rank_pixels_above_noise(rng):
@@ -96,16 +114,20 @@ def test_few_labels_are_drawn_by_class_and_tested_on_the_others(monkeypatch):
             seen.append(np.unique(y, return_counts=True)[1].tolist())
             return self
 
-        def score(self, Z, y):
+        def predict(self, Z):
             assert not self.given & {row.tobytes() for row in Z}
             assert len(self.given) + len(Z) == len(DIGITS)
-            return len(seen) / 10
+            return np.full(len(Z), len(seen) - 1)  # one class after another
 
     monkeypatch.setattr(_labeled, "linear_probe", Probe)
     result = metrics.few_label_accuracy(DIGITS, LABELS, n_labels=2)
     assert seen == [[2] * 10] * 10
-    assert result.mean == pytest.approx(0.55)
-    assert (result.low, result.high) == (pytest.approx(0.1225), pytest.approx(0.9775))
+    assert (result.mean, result.low, result.high) == pytest.approx((0.1, 0.1, 0.1))
+    seen.clear()
+    plain = metrics.few_label_accuracy(DIGITS, LABELS, n_labels=2, balanced=False)
+    shares = (np.bincount(LABELS) - 2) / (300 - 20)
+    assert plain.mean == pytest.approx(0.1)
+    assert (plain.low, plain.high) == pytest.approx(tuple(np.percentile(shares, [2.5, 97.5])))
 
 
 @pytest.mark.parametrize(
@@ -267,7 +289,11 @@ def test_embeddings_that_are_refused(metric):
     [
         (lambda Z: metrics.knn_accuracy(Z, [-1] * 30), "0 of 30 images are labeled, with 0 classes"),
         (lambda Z: metrics.recall_at_k(Z, range(30)), "single image"),
-        (lambda Z: metrics.knn_accuracy(Z, np.linspace(0, 1, 30)), "'continuous': give one class label"),
+        (
+            lambda Z: metrics.knn_accuracy(Z, np.linspace(0, 1, 30)),
+            "30 different numbers.*one class label",
+        ),
+        (lambda Z: metrics.knn_accuracy(Z, [0] * 29 + [1]), "fewer than two have labels in more than one im"),
         (lambda Z: metrics.knn_accuracy(Z, [0, 1]), "inconsistent numbers of samples"),
         (lambda Z: metrics.linear_probe_accuracy(Z, [0] * 27 + [1] * 3), "3 labels, fewer than cv=5"),
         (lambda Z: metrics.few_label_accuracy(Z, [0] * 25 + [1] * 5), "5 labels: n_labels=5 leaves none"),

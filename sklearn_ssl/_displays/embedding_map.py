@@ -12,6 +12,7 @@ from sklearn.manifold import TSNE
 from sklearn_ssl._checks import check_choice
 from sklearn_ssl._displays.display import COLORS, Display, embeddings_of, pictures_of, style
 from sklearn_ssl._images.sources import evenly_spaced
+from sklearn_ssl._labels import UNLABELED, as_column, class_numbers
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -106,7 +107,7 @@ class EmbeddingMapDisplay(Display):
         if thumbnails:
             shown = evenly_spaced(len(positions), thumbnails).numpy()
             pictures = pictures_of(estimator, X, shown)
-        labels = None if y is None else np.asarray(y)
+        labels = None if y is None else as_column(y, "y")
         display = cls(positions=positions, method=method, y=labels, thumbnails=pictures, shown=shown)
         return display.plot(ax)
 
@@ -125,18 +126,20 @@ class EmbeddingMapDisplay(Display):
         """
         ax = self.use_axis(ax, (6.0, 6.0))
         self.scatters_ = {}
-        y = np.full(len(self.positions), -1) if self.y is None else self.y
-        classes = [c for c in np.unique(y) if y.dtype.kind not in "iuf" or c != -1]
-        if len(classes) < len(np.unique(y)):
-            x_axis, y_axis = self.positions[y == -1].T
-            self.scatters_[-1] = ax.scatter(x_axis, y_axis, s=8, color="0.7", label="unlabeled", linewidths=0)
+        y = np.full(len(self.positions), UNLABELED) if self.y is None else self.y
+        numbers, classes = class_numbers(y)
+        if UNLABELED in numbers:
+            x_axis, y_axis = self.positions[numbers == UNLABELED].T
+            self.scatters_[UNLABELED] = ax.scatter(
+                x_axis, y_axis, s=8, color="0.7", label="unlabeled", linewidths=0
+            )
         for i, c in enumerate(classes):
             color, marker = style(i)["color"], style(i + i // len(COLORS))["marker"]
-            x_axis, y_axis = self.positions[y == c].T
+            x_axis, y_axis = self.positions[numbers == i].T
             self.scatters_[c] = ax.scatter(
                 x_axis, y_axis, s=14, color=color, marker=marker, label=str(c), linewidths=0
             )
-        if classes:
+        if len(classes):
             ax.legend(frameon=False, markerscale=1.5, loc="upper left", bbox_to_anchor=(1, 1))
         self._draw_thumbnails(ax)
         ax.set(xticks=[], yticks=[], title={"pca": "PCA", "tsne": "t-SNE", "umap": "UMAP"}[self.method])

@@ -10,7 +10,7 @@ from sklearn.base import BaseEstimator
 
 from sklearn_ssl._displays.display import Display, embeddings_of, style
 from sklearn_ssl.metrics import Interval, few_label_accuracy
-from sklearn_ssl.metrics._arrays import is_labeled
+from sklearn_ssl.metrics._labeled import TooFewLabels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -56,6 +56,7 @@ class LabelEfficiencyDisplay(Display):
         X: Any,
         y: Any,
         *,
+        groups: Any = None,
         n_labels: Sequence[int] = (1, 2, 5, 10, 20, 50),
         n_draws: int = 10,
         random_state: int = 0,
@@ -71,7 +72,10 @@ class LabelEfficiencyDisplay(Display):
         X : images
             Images, in any form that `transform` accepts.
         y : array-like of shape (n_images,)
-            Labels; images with the label -1 are left out.
+            Labels; images with the label -1, NaN or None are left out.
+        groups : array-like of shape (n_images,), default=None
+            Groups of images that resemble each other, such as patients, plates or videos: the labels of a
+            draw are those of one half of the groups, and it is tested on the other half.
         n_labels : list of int, default=(1, 2, 5, 10, 20, 50)
             Numbers of labels per class; those that leave no image of a class to test on are left out.
         n_draws : int, default=10
@@ -91,6 +95,7 @@ class LabelEfficiencyDisplay(Display):
         return cls.from_embeddings(
             embeddings_of(estimator, X),
             y,
+            groups=groups,
             n_labels=n_labels,
             n_draws=n_draws,
             random_state=random_state,
@@ -104,6 +109,7 @@ class LabelEfficiencyDisplay(Display):
         embeddings: Any,
         y: Any,
         *,
+        groups: Any = None,
         n_labels: Sequence[int] = (1, 2, 5, 10, 20, 50),
         n_draws: int = 10,
         random_state: int = 0,
@@ -116,7 +122,7 @@ class LabelEfficiencyDisplay(Display):
         ----------
         embeddings : array-like of shape (n, d)
             Embeddings.
-        y, n_labels, n_draws, random_state, ax, name : object
+        y, groups, n_labels, n_draws, random_state, ax, name : object
             As in `from_estimator`.
 
         Returns
@@ -124,17 +130,16 @@ class LabelEfficiencyDisplay(Display):
         LabelEfficiencyDisplay
             The display.
         """
-        y = np.asarray(y)
-        smallest = np.unique(y[is_labeled(y)], return_counts=True)[1].min()
-        usable = np.array([n for n in n_labels if n < smallest])
-        if len(usable) == 0:
-            raise ValueError(
-                f"The smallest class has {smallest} labels: n_labels={list(n_labels)} leaves none to test "
-                f"on. Give smaller numbers."
-            )
-        params = {"n_draws": n_draws, "random_state": random_state}
-        accuracies = [few_label_accuracy(embeddings, y, n_labels=int(n), **params) for n in usable]
-        return cls(n_labels=usable, accuracies=accuracies).plot(ax, name=name)
+        params = {"groups": groups, "n_draws": n_draws, "random_state": random_state}
+        accuracies = {}
+        for n in n_labels:
+            try:
+                accuracies[n] = few_label_accuracy(embeddings, y, n_labels=int(n), **params)
+            except TooFewLabels as error:
+                too_few = error
+        if not accuracies:
+            raise ValueError(f"n_labels={list(n_labels)}: {too_few}") from None
+        return cls(n_labels=np.array([*accuracies]), accuracies=[*accuracies.values()]).plot(ax, name=name)
 
     def plot(self, ax: Axes | None = None, *, name: str | None = None) -> Self:
         """Plot means and intervals.

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from sklearn.base import BaseEstimator
-from sklearn.neighbors import NearestNeighbors
 from sklearn.preprocessing import normalize
 
 from sklearn_ssl._displays.display import PictureGrid, embeddings_of, pictures_of
 from sklearn_ssl._images.sources import evenly_spaced
+from sklearn_ssl._labels import group_numbers
+from sklearn_ssl.metrics._arrays import nearest_others
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -57,6 +58,7 @@ class NeighborsDisplay(PictureGrid):
         *,
         queries: int | Sequence[int] = 6,
         n_neighbors: int = 6,
+        groups: Any = None,
         ax: Axes | None = None,
     ) -> Self:
         """Plot the nearest neighbors of some images, by cosine similarity.
@@ -71,6 +73,9 @@ class NeighborsDisplay(PictureGrid):
             Positions of the queries in X, or their number: then they are evenly spaced.
         n_neighbors : int, default=6
             Number of neighbors of each.
+        groups : array-like of shape (n_images,), default=None
+            Groups of images that resemble each other, such as patients, plates or videos: only neighbors of
+            other groups are shown. None: all.
         ax : matplotlib.axes.Axes, default=None
             Axis to plot on; None: a new one.
 
@@ -81,12 +86,14 @@ class NeighborsDisplay(PictureGrid):
         """
         Z = normalize(embeddings_of(estimator, X))
         chosen = evenly_spaced(len(Z), queries).numpy() if isinstance(queries, int) else np.asarray(queries)
-        n_neighbors = min(n_neighbors, len(Z) - 1)
-        found = (
-            NearestNeighbors(n_neighbors=n_neighbors + 1).fit(Z).kneighbors(Z[chosen], return_distance=False)
-        )
-        # The query itself is the nearest, unless there are copies of it.
-        rows = [[q, *[i for i in row if i != q][:n_neighbors]] for q, row in zip(chosen, found, strict=True)]
-        index = np.array(rows)
+        of_group = group_numbers(groups, len(Z))
+        n_others = len(Z) - np.bincount(of_group)[of_group[chosen]].max()
+        if n_others == 0:
+            raise ValueError(
+                "All images are of one group: leave out groups to see neighbors of the same one."
+            )
+        nearest = nearest_others(Z, of_group, chosen, min(n_neighbors, n_others))
+        found = np.concatenate([near for _, near in nearest])
+        index = np.column_stack([chosen, found])
         pictures = pictures_of(estimator, X, index.ravel())
         return cls(pictures=pictures.reshape(*index.shape, *pictures.shape[1:]), index=index).plot(ax)

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import os
-from numbers import Real
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
-from sklearn.preprocessing import LabelEncoder
-from sklearn.utils import column_or_1d
 from sklearn.utils.validation import _num_samples
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from sklearn_ssl._labels import as_array, class_numbers, is_missing
 from sklearn_ssl._warnings import warn
 
 
@@ -34,7 +32,7 @@ def check_is_target(y: Any, n_images: int) -> None:
         isinstance(y, str | os.PathLike | Dataset)
         or np.ndim(items) > 2
         or getattr(y, "ndim", 1) > 2
-        or any(isinstance(item, Image.Image | os.PathLike | Tensor) for item in items)
+        or any(isinstance(item, Image.Image | os.PathLike) for item in items)
     ):
         raise ValueError(f"y holds images, rather than a label or target for each image of X. {advice}")
     length = _num_samples(y)
@@ -53,7 +51,7 @@ def labels_for(uses_labels: bool | str, y: Any, n_samples: int, loss_name: str) 
         Kind of the labels; see `SSLLoss`.
     y : array-like of shape (n_images,) or (n_images, n_values), or None
         Classes or values of the first images; -1 (of classes), NaN, None and pandas' NA mark unlabeled
-        images.
+        images (see `class_numbers`).
     n_samples : int
         Number of all training images; those after the first n_images are unlabeled.
     loss_name : str
@@ -96,18 +94,17 @@ def labels_for(uses_labels: bool | str, y: Any, n_samples: int, loss_name: str) 
 
 def _class_numbers(y: Any, n_samples: int) -> tuple[np.ndarray, np.ndarray]:
     """Return class numbers, and which of the given labels are unknown, as in `sklearn.semi_supervised`."""
-    y = column_or_1d(y)
-    unlabeled = np.array([_is_unlabeled(label) for label in y.tolist()], dtype=bool)
+    given, _ = class_numbers(y)
     numbers = np.full(n_samples, -1)
-    numbers[: len(y)][~unlabeled] = LabelEncoder().fit_transform(y[~unlabeled])
-    return numbers, unlabeled
+    numbers[: len(given)] = given
+    return numbers, given == -1
 
 
 def _values(y: Any, n_samples: int, loss_name: str) -> tuple[np.ndarray, np.ndarray]:
     """Return values, a row of NaN for unlabeled images, and which of the given rows are unlabeled."""
     try:
-        given = np.array(y, dtype=object)
-        given[np.frompyfunc(_is_missing, 1, 1)(given).astype(bool)] = np.nan
+        given = as_array(y).astype(object)
+        given[np.frompyfunc(is_missing, 1, 1)(given).astype(bool)] = np.nan
         given = given.astype(np.float32)
     except (TypeError, ValueError) as error:
         raise ValueError(
@@ -122,15 +119,3 @@ def _values(y: Any, n_samples: int, loss_name: str) -> tuple[np.ndarray, np.ndar
     unlabeled = np.isnan(given).any(axis=1)
     values[: len(given)][unlabeled] = np.nan
     return values, np.asarray(unlabeled)
-
-
-def _is_unlabeled(label: Any) -> bool:
-    """Return whether a label marks an unlabeled image: -1, or a missing value."""
-    return _is_missing(label) or (isinstance(label, Real) and label == -1)
-
-
-def _is_missing(label: Any) -> bool:
-    """Return whether a label is None, NaN or pandas' NA."""
-    if label is None or type(label).__name__ in ("NAType", "NaTType"):
-        return True
-    return isinstance(label, Real) and label != label  # NaN is not equal to itself

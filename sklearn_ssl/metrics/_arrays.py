@@ -1,22 +1,24 @@
-"""Checks of the arrays that metrics take, and the classifier that several of them train."""
+"""Checks of the arrays that metrics take, their nearest neighbors, and the classifier that several train."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from sklearn.utils import check_array, check_consistent_length
-from sklearn.utils.multiclass import type_of_target
+from sklearn.utils import check_array, check_consistent_length, gen_batches
 
-# Label of an image without label, as in sklearn.semi_supervised.
-UNLABELED = -1
+from sklearn_ssl._labels import Labeled, as_column
+
 # Maximum number of iterations of logistic regression.
 MAX_ITER = 1000
 # Number of queries whose similarities to all images are in memory at a time.
 QUERIES_AT_A_TIME = 1024
+# Similarity of an image to those of its own group, below any cosine.
+OWN_GROUP = -2.0
 
 
 def checked(embeddings: Any, axes: str = "(n, d)") -> np.ndarray:
@@ -30,36 +32,45 @@ def checked(embeddings: Any, axes: str = "(n, d)") -> np.ndarray:
     return array
 
 
-def is_labeled(y: np.ndarray) -> np.ndarray:
-    """Return which labels are given: numbers other than -1, and anything else.
+def labeled_rows(embeddings: Any, y: Any, groups: Any) -> tuple[np.ndarray, Labeled]:
+    """Return the embeddings (n, d) of labeled images, and these images."""
+    Z, labeled = checked(embeddings), Labeled.of(y, groups)
+    check_consistent_length(Z, as_column(y, "y"))
+    return Z[labeled.index], labeled
 
-    Raises
-    ------
-    ValueError
-        If `y` holds no class labels, or fewer than two classes.
+
+def similarity_to_others(
+    Z: np.ndarray, groups: np.ndarray, queries: np.ndarray
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield positions of some queries, and their cosines (n_some, n) to all images; own group: `OWN_GROUP`.
+
+    Z holds normalized embeddings (n, d), `groups` the numbers of their groups (n,).
     """
-    if not type_of_target(y).startswith(("binary", "multiclass")):
-        raise ValueError(f"y is of the type {type_of_target(y)!r}: give one class label per image.")
-    labeled = y != UNLABELED if y.dtype.kind in "iuf" else np.ones(len(y), dtype=bool)
-    n_classes = len(np.unique(y[labeled]))
-    if n_classes < 2:
-        raise ValueError(
-            f"{labeled.sum()} of {len(y)} images are labeled, with {n_classes} classes: give labels of at "
-            f"least two classes (in folds of few labels, by LabeledKFold), or use a metric without labels, "
-            f"such as rankme."
-        )
-    return labeled
+    for batch in gen_batches(len(queries), QUERIES_AT_A_TIME):
+        some = queries[batch]
+        similarity = Z[some] @ Z.T
+        similarity[groups[some, None] == groups] = OWN_GROUP
+        yield some, similarity
 
 
-def labeled_rows(embeddings: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Return the rows with a label, and the labels."""
-    Z, y = checked(embeddings), np.asarray(y)
-    check_consistent_length(Z, y)
-    labeled = is_labeled(y)
-    return Z[labeled], y[labeled]
+def nearest_others(
+    Z: np.ndarray, groups: np.ndarray, queries: np.ndarray, n_neighbors: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield positions of some queries, and of their nearest images of other groups (n_some, n_neighbors).
+
+    The nearest come first; -1 where other groups have fewer images. Arguments as in `similarity_to_others`.
+    """
+    k = min(n_neighbors, len(Z) - 1)
+    for some, similarity in similarity_to_others(Z, groups, queries):
+        near = np.argpartition(similarity, len(Z) - k, axis=1)[:, len(Z) - k :]
+        values = np.take_along_axis(similarity, near, axis=1)
+        near[values == OWN_GROUP] = -1
+        yield some, np.take_along_axis(near, np.argsort(-values, axis=1, kind="stable"), axis=1)
 
 
-def linear_probe(C: float = 1.0) -> Any:
-    """Return logistic regression on standardized embeddings."""
+def linear_probe(C: float = 1.0, balanced: bool = True) -> Any:
+    """Return logistic regression on standardized embeddings, whose classes weigh the same if `balanced`."""
     # Newton's method takes a third of the time of the default solver on correlated features.
-    return make_pipeline(StandardScaler(), LogisticRegression(C=C, solver="newton-cg", max_iter=MAX_ITER))
+    weights = "balanced" if balanced else None
+    classifier = LogisticRegression(C=C, solver="newton-cg", max_iter=MAX_ITER, class_weight=weights)
+    return make_pipeline(StandardScaler(), classifier)

@@ -715,7 +715,7 @@ def test_targets_of_what_follows_in_a_pipeline_are_not_looked_at(embedder, image
 
 
 def test_labels_have_one_axis(embedder, images):
-    with pytest.raises(ValueError, match=r"y should be a 1d array, got an array of shape \(12, 2\)"):
+    with pytest.raises(ValueError, match=r"y has the shape \(12, 2\): give one class label"):
         embedder(WithLabels).fit(images, np.zeros((12, 2)))
 
 
