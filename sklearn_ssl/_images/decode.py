@@ -15,7 +15,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageColor, ImageFile, ImageOps, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 
-from sklearn_ssl._images.tiff import bits_of, check_single, is_misread, read_tiff, tiff_shape
+from sklearn_ssl._images.tiff import TiffPixels, check_single, deep_pixels, read_tiff, suits_pillow, tiff_shape
 
 # An encoded image: the path of a regular file, or the content of one.
 Encoded = Path | bytes
@@ -27,7 +27,7 @@ SUFFIXES = (
     ".webp",
 )
 # Part of the key of cached images: increment it whenever the same file is decoded to other pixels.
-DECODER_VERSION = 2
+DECODER_VERSION = 3
 # Number of bytes at the start of a file that are searched for signatures; that of NIfTI ends at byte 348.
 SIGNATURE_BYTES = 352
 NPY_SIGNATURE = b"\x93NUMPY"
@@ -129,11 +129,11 @@ def pixels_of_encoded(
         return pixels_of_array(array, channels)
     image = _open(encoded)
     if image is None:
-        return pixels_of_array(_transpose(*read_tiff(opened(encoded), max_pixels)), channels)
+        return _pixels_of_tiff(read_tiff(opened(encoded), max_pixels), size, channels, background)
     with image:
         _check_pixels(*image.size, max_pixels)
         if _has_deep_colors(image):
-            return pixels_of_array(_read_deep_colors(encoded, image, max_pixels, background), channels)
+            return pixels_of_array(_read_deep_colors(encoded, image, background), channels)
         if size is not None:
             # JPEGs can be decoded at 1/2, 1/4 or 1/8 of their size, which is faster. At least twice the
             # wanted size is decoded, so that the antialiased resize still has pixels to average.
@@ -145,11 +145,13 @@ def pixels_of_image(
     image: Image.Image, size: tuple[int, int] | None, channels: int, background: str
 ) -> np.ndarray:
     """Decode a PIL image (the current frame of an animation); see `pixels_of_encoded`."""
-    if _orientation(image) != 1:  # exif_transpose would copy an upright image
-        image = ImageOps.exif_transpose(image)
     if _is_deep(image):
         # Image.convert would clip 16-bit values at 255.
-        return pixels_of_array(np.asarray(image), channels)
+        array = deep_pixels(image) if isinstance(image, TiffImageFile) else np.asarray(image)
+        # Pillow has turned TIFFs in decoding them, and then removed the orientation.
+        return pixels_of_array(_transpose(array, _orientation(image)), channels)
+    if _orientation(image) != 1:  # exif_transpose would copy an upright image
+        image = ImageOps.exif_transpose(image)
     mode = "L" if channels == 1 and _is_gray(image) else "RGB"
     if image.has_transparency_data:
         canvas = Image.new("RGBA", image.size, background)
@@ -229,27 +231,37 @@ def _open(encoded: Encoded) -> ImageFile.ImageFile | None:
             # swaps height and width, it would map the file with the swapped size, and scramble the pixels.
             image.filename = ""
             check_single(image)
-            if is_misread(image):
+            if not suits_pillow(image):
                 return None
         closed_unless_returned.pop_all()
     return image
 
 
-def _read_deep_colors(encoded: Encoded, image: Image.Image, max_pixels: int, background: str) -> np.ndarray:
+def _pixels_of_tiff(
+    tiff: TiffPixels, size: tuple[int, int] | None, channels: int, background: str
+) -> np.ndarray:
+    """Bring what tifffile has decoded to pixels, as those of the same picture that Pillow has decoded."""
+    array = _transpose(tiff.array, tiff.orientation)
+    if tiff.n_colors and array.dtype == np.uint8:
+        return pixels_of_image(Image.fromarray(array), size, channels, background)
+    return pixels_of_array(_over(array, background) if tiff.has_alpha else array, channels)
+
+
+def _over(array: np.ndarray, background: str) -> np.ndarray:
+    """Composite 16-bit RGBA (height, width, 4) over a color."""
+    colors, alpha = array[..., :3].astype(np.float32), array[..., 3:] / np.float32(65535)
+    behind = np.array(ImageColor.getrgb(background)[:3], np.float32) * 257  # 255 * 257 = 65535
+    return alpha * colors + (1 - alpha) * behind
+
+
+def _read_deep_colors(encoded: Encoded, image: Image.Image, background: str) -> np.ndarray:
     """Decode 16-bit colors to (height, width, 3); Pillow would reduce them to 8 bits."""
     if image.format == "PPM":
         raise ValueError("PPM with 16 bits per channel is not supported: save it as PNG")
     if "transparency" in image.info:
         raise ValueError("16-bit RGB with a transparent color is not supported: save it as RGBA")
-    is_tiff = image.format == "TIFF"
-    array = _transpose(*(read_tiff(opened(encoded), max_pixels) if is_tiff else _read_deep_png(encoded)))
-    if array.shape[2] == 3:
-        return array
-    if array.shape[2] != 4:
-        raise ValueError(GRAY_ALPHA_MESSAGE)
-    colors, alpha = array[..., :3].astype(np.float32), array[..., 3:] / np.float32(65535)
-    behind = np.array(ImageColor.getrgb(background)[:3], np.float32) * 257  # 255 * 257 = 65535
-    return alpha * colors + (1 - alpha) * behind
+    array = _transpose(*_read_deep_png(encoded))
+    return array if array.shape[2] == 3 else _over(array, background)
 
 
 def _read_deep_png(encoded: Encoded) -> tuple[np.ndarray, int]:
@@ -356,8 +368,6 @@ def _has_deep_colors(image: ImageFile.ImageFile) -> bool:
     """Return whether Pillow would reduce the channels of an opened file to 8 bits when it decodes it."""
     if _is_deep(image):
         return False
-    if isinstance(image, TiffImageFile):
-        return bits_of(image) > 8
     if image.format == "PPM":  # the arguments of its decoder end with the maximum value
         return any(isinstance(tile[3], tuple) and tile[3][-1] > 255 for tile in image.tile)
     return any(";16" in str(tile) for tile in image.tile)  # a raw mode such as "RGB;16B" (PNG)
