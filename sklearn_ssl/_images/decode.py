@@ -15,7 +15,14 @@ import numpy as np
 from PIL import ExifTags, Image, ImageColor, ImageFile, ImageOps, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 
-from sklearn_ssl._images.tiff import TiffPixels, check_single, deep_pixels, read_tiff, suits_pillow, tiff_shape
+from sklearn_ssl._images.tiff import (
+    TiffPixels,
+    check_single,
+    deep_pixels,
+    read_tiff,
+    suits_pillow,
+    tiff_shape,
+)
 
 # An encoded image: the path of a regular file, or the content of one.
 Encoded = Path | bytes
@@ -220,7 +227,7 @@ def _open(encoded: Encoded) -> ImageFile.ImageFile | None:
     """Open an image with Pillow; return None for a TIFF that Pillow does not support, or misreads."""
     try:
         image = Image.open(opened(encoded), formats=_formats())
-    except UnidentifiedImageError:
+    except (UnidentifiedImageError, ValueError):  # ValueError: Pillow 11.0, of a big-endian BigTIFF
         if _read_signature(encoded)[:4] in TIFF_SIGNATURES:
             return None
         raise

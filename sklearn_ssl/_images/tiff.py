@@ -12,29 +12,42 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+import PIL
 from PIL.TiffImagePlugin import TiffImageFile
 
 # Maximum number of decoded values, as a multiple of `max_pixels`.
 MAX_CHANNELS = 64
 # Tags of TIFF 6.0; the tile of a sparse file that holds no data has the offset 0.
-SUBFILE_TYPE, WIDTH, HEIGHT, BITS_PER_SAMPLE, PHOTOMETRIC = 254, 256, 257, 258, 262
+SUBFILE_TYPE, WIDTH, HEIGHT, BITS_PER_SAMPLE, COMPRESSION, PHOTOMETRIC = 254, 256, 257, 258, 259, 262
 FILL_ORDER, STRIP_OFFSETS, ORIENTATION, SAMPLES_PER_PIXEL, PLANAR_CONFIGURATION = 266, 273, 274, 277, 284
-TILE_OFFSETS, SUB_IFDS, EXTRA_SAMPLES, SAMPLE_FORMAT, SUBSAMPLING = 324, 330, 338, 339, 530
+TILE_OFFSETS, SUB_IFDS, EXTRA_SAMPLES, SAMPLE_FORMAT = 324, 330, 338, 339
 # Bits of the tag SUBFILE_TYPE.
 REDUCED, MASK = 1, 4
 # Values of the tag PHOTOMETRIC.
-WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, CMYK = 0, 1, 2, 3, 5
+WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, CMYK, YCBCR = 0, 1, 2, 3, 5, 6
 # Values of the tag EXTRA_SAMPLES: alpha that the colors are multiplied by, and alpha that they are not.
 ASSOCIATED_ALPHA, UNASSOCIATED_ALPHA = 1, 2
+# Values of the tag COMPRESSION. Pillow decodes none, fax, LZW, JPEG, deflate, PackBits, LZMA and ZSTD.
+JPEG, ZSTD, LERC = (6, 7), 50000, 34887
+HAS_ZSTD = int(PIL.__version__.split(".")[0]) >= 12
+BY_PILLOW = (1, 2, 3, 4, 5, *JPEG, 8, 32773, 32946, 34925, *((ZSTD,) if HAS_ZSTD else ()))
 # Value of the tag PLANAR_CONFIGURATION: each channel is stored separately.
 SEPARATE_PLANES = 2
 # Values of the tag SAMPLE_FORMAT.
 UNSIGNED, SIGNED, FLOAT = 1, 2, 3
+# Sample format and bits of the values of more than 8 bits that Pillow reads rightly. It swaps the bytes of
+# others that are big-endian and compressed.
+BIG_ENDIAN_KINDS = ((UNSIGNED, 16),)
+LITTLE_ENDIAN_KINDS = ((UNSIGNED, 12), (UNSIGNED, 16), (SIGNED, 16), (SIGNED, 32), (FLOAT, 32))
 # Size (width, height) and type of a page.
 Page = tuple[tuple[int | None, int | None], int]
 STACK_MESSAGE = (
     "it is a stack of pages of one size, not a single image: save each page as a separate file, or choose "
     "one with reader__read, for example lambda path: tifffile.imread(path, key=0)"
+)
+READ_BY_RASTERIO = (
+    "save it with another compression, or read it with reader__read, for example "
+    "lambda path: rasterio.open(path).read().transpose(1, 2, 0)"
 )
 MASK_MESSAGE = (
     "it has a mask of the pixels without data: give them a value with reader__read, for example "
@@ -71,35 +84,33 @@ class TiffPixels:
 
 
 def suits_pillow(image: TiffImageFile) -> bool:
-    """Return whether Pillow reads a TIFF rightly. All others are left to tifffile, known as misread or not."""
-    tags, mode = image.tag_v2, image.mode
-    if tags.get(SAMPLES_PER_PIXEL, 1) != (1 if mode == "P" else len(image.getbands())):
+    """Return whether Pillow is known to read a TIFF rightly. All others are left to tifffile."""
+    tags = image.tag_v2
+    if tags.get(SAMPLES_PER_PIXEL, 1) != (1 if image.mode == "P" else len(image.getbands())):
         return False  # it drops a channel
     if 0 in tags.get(TILE_OFFSETS, tags.get(STRIP_OFFSETS, ())):
-        return False  # it takes the start of the file for tiles that a sparse file leaves out
+        return False  # it takes the start of the file for blocks that a sparse file leaves out
     kind, bits = tags.get(SAMPLE_FORMAT, (UNSIGNED,))[0], max(tags.get(BITS_PER_SAMPLE, (1,)))
-    separate = tags.get(PLANAR_CONFIGURATION) == SEPARATE_PLANES
+    if bits > 1 and tags.get(FILL_ORDER, 1) != 1:
+        return False  # it ignores the order of the bits, or fails
+    if tags.get(COMPRESSION, 1) not in BY_PILLOW:
+        return False
     if bits <= 8:
-        return kind == UNSIGNED and _suits_in_8_bits(image, separate)
-    # Compressed, it swaps the bytes of big-endian values other than uint16.
-    kinds = [(UNSIGNED, 16)] if tags.prefix == b"MM" else [(UNSIGNED, 12), (UNSIGNED, 16), *OTHER_DEEP_KINDS]
+        return kind == UNSIGNED and _suits_in_8_bits(image)
     return (
-        (kind, bits) in kinds
+        (kind, bits) in (BIG_ENDIAN_KINDS if tags.prefix == b"MM" else LITTLE_ENDIAN_KINDS)
         and tags.get(SAMPLES_PER_PIXEL, 1) == 1
-        and not separate
+        and tags.get(PLANAR_CONFIGURATION) != SEPARATE_PLANES
         and tags.get(PHOTOMETRIC) == BLACK_IS_ZERO
-        and tags.get(FILL_ORDER, 1) == 1
+        and tags.get(COMPRESSION) not in JPEG
     )
 
 
-OTHER_DEEP_KINDS = [(SIGNED, 16), (SIGNED, 32), (FLOAT, 32)]
-
-
-def _suits_in_8_bits(image: TiffImageFile, separate: bool) -> bool:
+def _suits_in_8_bits(image: TiffImageFile) -> bool:
     tags, mode = image.tag_v2, image.mode
-    if mode == "YCbCr":  # uncompressed; other subsampling is ignored
-        return not separate and tags.get(SUBSAMPLING, (2, 2)) == (1, 1)
-    if separate:
+    if tags.get(PHOTOMETRIC) == YCBCR and tags.get(COMPRESSION) not in JPEG:
+        return False
+    if tags.get(PLANAR_CONFIGURATION) == SEPARATE_PLANES:
         return mode == "RGB" or (mode == "RGBA" and tags.get(EXTRA_SAMPLES) == (UNASSOCIATED_ALPHA,))
     return mode in ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK")
 
@@ -193,8 +204,8 @@ def _decoded(page: Any) -> np.ndarray:
     except Exception as error:
         # Without imagecodecs, tifffile says "No module named 'compression'" of ZSTD, for example.
         missing = "imagecodecs" in str(error) or find_spec("imagecodecs") is None
-        remedy = "pip install imagecodecs" if missing else "save it without compression, or as .npy"
-        raise ValueError(f"tifffile cannot decode it: {remedy} ({error})") from error
+        remedy = "pip install imagecodecs" if missing else READ_BY_RASTERIO
+        raise ValueError(f"tifffile cannot decode it ({error}): {remedy}") from error
     array = np.moveaxis(array[:, 0], 0, -1).reshape(*array.shape[2:4], -1)
     return array[..., 0] if array.shape[2] == 1 else array
 
@@ -240,6 +251,8 @@ def _check_meaning(page: Any) -> None:
             f"its values, of {page.bitspersample} bits and dtype {page.dtype}, are not supported: save real "
             "numbers of 8, 16 or 32 bits, or return them from reader__read"
         )
+    if page.compression == LERC and page.dtype.kind == "f":
+        raise ValueError(f"in LERC, tifffile takes NaN for 0: {READ_BY_RASTERIO}")
     is_integer = page.dtype.kind in "bu"
     if page.photometric == WHITE_IS_ZERO and (page.samplesperpixel > 1 or not is_integer):
         what = f"values of dtype {page.dtype}" if page.samplesperpixel == 1 else "one of several channels"
@@ -260,8 +273,8 @@ def _check_alpha(page: Any) -> None:
     is_known = page.dtype.kind in "bu" and page.bitspersample in kinds
     if page.extrasamples != (UNASSOCIATED_ALPHA,) or not is_known:
         raise ValueError(
-            f"transparency in values of {page.bitspersample} bits and dtype {page.dtype} is not supported, nor "
-            "colors multiplied by it: save it without transparency, or all channels as .npy"
+            f"transparency in values of {page.bitspersample} bits and dtype {page.dtype}, or multiplied into "
+            "the colors, is not supported: save it without transparency, or all channels as .npy"
         )
 
 
@@ -276,8 +289,9 @@ def _first_page(file: Path | BinaryIO) -> Iterator[Any]:
             "install tifffile imagecodecs to read it, or convert it to .npy"
         ) from None
     with tifffile.TiffFile(file) as tiff:
-        page = tiff.pages[0]
-        pages = (((p.imagewidth, p.imagelength), p.subfiletype) for p in tiff.pages)
+        page: Any = tiff.pages[0]
+        others: Any = tiff.pages
+        pages = (((p.imagewidth, p.imagelength), p.subfiletype) for p in others)
         _check_pages(pages, has_children=SUB_IFDS in page.tags)
         if page.imagedepth > 1:
             raise ValueError(STACK_MESSAGE)
