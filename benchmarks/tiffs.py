@@ -276,6 +276,7 @@ OF_TIFFFILE: list[dict[str, Any]] = [
         "dtype": ("uint8", "uint16", "int16", "float32"),
         "bands": range(1, 6),
         "photometric": (*BLACK, *RGB),
+        "planarconfig": PLANES,
         "compression": ("lerc", "jpegxl", "jpeg2000", "png", "webp"),
         "tile": TILES,
     },

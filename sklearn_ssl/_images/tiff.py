@@ -20,7 +20,7 @@ MAX_CHANNELS = 64
 # Tags of TIFF 6.0; the tile of a sparse file that holds no data has the offset 0.
 SUBFILE_TYPE, WIDTH, HEIGHT, BITS_PER_SAMPLE, COMPRESSION, PHOTOMETRIC = 254, 256, 257, 258, 259, 262
 FILL_ORDER, STRIP_OFFSETS, ORIENTATION, SAMPLES_PER_PIXEL, PLANAR_CONFIGURATION = 266, 273, 274, 277, 284
-TILE_OFFSETS, SUB_IFDS, EXTRA_SAMPLES, SAMPLE_FORMAT = 324, 330, 338, 339
+PREDICTOR, TILE_OFFSETS, SUB_IFDS, EXTRA_SAMPLES, SAMPLE_FORMAT = 317, 324, 330, 338, 339
 # Bits of the tag SUBFILE_TYPE.
 REDUCED, MASK = 1, 4
 # Values of the tag PHOTOMETRIC.
@@ -28,9 +28,9 @@ WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, CMYK, YCBCR = 0, 1, 2, 3, 5, 6
 # Values of the tag EXTRA_SAMPLES: alpha that the colors are multiplied by, and alpha that they are not.
 ASSOCIATED_ALPHA, UNASSOCIATED_ALPHA = 1, 2
 # Values of the tag COMPRESSION. Pillow decodes none, fax, LZW, JPEG, deflate, PackBits, LZMA and ZSTD.
-JPEG, ZSTD, LERC = (6, 7), 50000, 34887
+JPEG, PACKBITS, LERC, ZSTD, WEBP = (6, 7), 32773, 34887, 50000, 50001
 HAS_ZSTD = int(PIL.__version__.split(".")[0]) >= 12
-BY_PILLOW = (1, 2, 3, 4, 5, *JPEG, 8, 32773, 32946, 34925, *((ZSTD,) if HAS_ZSTD else ()))
+BY_PILLOW = (1, 2, 3, 4, 5, *JPEG, 8, PACKBITS, 32946, 34925, *((ZSTD,) if HAS_ZSTD else ()))
 # Value of the tag PLANAR_CONFIGURATION: each channel is stored separately.
 SEPARATE_PLANES = 2
 # Values of the tag SAMPLE_FORMAT.
@@ -93,8 +93,9 @@ def suits_pillow(image: TiffImageFile) -> bool:
     kind, bits = tags.get(SAMPLE_FORMAT, (UNSIGNED,))[0], max(tags.get(BITS_PER_SAMPLE, (1,)))
     if bits > 1 and tags.get(FILL_ORDER, 1) != 1:
         return False  # it ignores the order of the bits, or fails
-    if tags.get(COMPRESSION, 1) not in BY_PILLOW:
-        return False
+    compression = tags.get(COMPRESSION, 1)
+    if compression not in BY_PILLOW or (compression == PACKBITS and tags.get(PREDICTOR, 1) != 1):
+        return False  # it ignores the predictor of PackBits
     if bits <= 8:
         return kind == UNSIGNED and _suits_in_8_bits(image)
     return (
@@ -102,7 +103,7 @@ def suits_pillow(image: TiffImageFile) -> bool:
         and tags.get(SAMPLES_PER_PIXEL, 1) == 1
         and tags.get(PLANAR_CONFIGURATION) != SEPARATE_PLANES
         and tags.get(PHOTOMETRIC) == BLACK_IS_ZERO
-        and tags.get(COMPRESSION) not in JPEG
+        and compression not in JPEG
     )
 
 
@@ -122,7 +123,8 @@ def deep_pixels(image: TiffImageFile) -> np.ndarray:
     tags = image.tag_v2
     is_int16 = (tags.get(SAMPLE_FORMAT), tags.get(BITS_PER_SAMPLE)) == ((SIGNED,), (16,))
     array = np.asarray(image)
-    return array.astype(np.int16) if is_int16 else array  # Pillow makes it int32
+    # Pillow makes int16 int32, and leaves the byte order of uint16.
+    return array.astype(np.int16 if is_int16 else array.dtype.newbyteorder("="), copy=False)
 
 
 def check_single(image: TiffImageFile) -> None:
@@ -253,6 +255,8 @@ def _check_meaning(page: Any) -> None:
         )
     if page.compression == LERC and page.dtype.kind == "f":
         raise ValueError(f"in LERC, tifffile takes NaN for 0: {READ_BY_RASTERIO}")
+    if page.compression == WEBP and page.planarconfig == SEPARATE_PLANES:
+        raise ValueError(f"tifffile decodes no separate planes in WebP: {READ_BY_RASTERIO}")
     is_integer = page.dtype.kind in "bu"
     if page.photometric == WHITE_IS_ZERO and (page.samplesperpixel > 1 or not is_integer):
         what = f"values of dtype {page.dtype}" if page.samplesperpixel == 1 else "one of several channels"
