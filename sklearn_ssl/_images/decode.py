@@ -40,7 +40,8 @@ DECODER_VERSION = 3
 SIGNATURE_BYTES = 352
 NPY_SIGNATURE = b"\x93NUMPY"
 # Little- and big-endian TIFF, then BigTIFF.
-TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+BIG_ENDIAN_BIGTIFF = b"MM\0+"
+TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", BIG_ENDIAN_BIGTIFF)
 # Formats that other packages read: offset and bytes of the signature, name of the format, code that reads it.
 UNSUPPORTED_FORMATS = (
     (128, b"DICM", "a DICOM file", "pydicom.dcmread(path).pixel_array"),
@@ -78,10 +79,11 @@ def header_of(encoded: Encoded, order: str = "auto") -> Header:
     Exception
         Any exception of Pillow, numpy or tifffile, if the file is not an image.
     """
-    if _is_npy(encoded):
+    start = _signature(encoded)
+    if start.startswith(NPY_SIGNATURE):
         array = _load_npy(encoded)
         return header_of_shape(array.shape, array.dtype, order)
-    image = _open(encoded)
+    image = _open(encoded, start)
     if image is None:
         return header_of_shape(*tiff_shape(opened(encoded)), order="last")
     with image:
@@ -137,12 +139,13 @@ def pixels_of_encoded(
     Exception
         Any exception of the decoders, if the file cannot be decoded.
     """
-    if _is_npy(encoded):
+    start = _signature(encoded)
+    if start.startswith(NPY_SIGNATURE):
         array = channels_last(_load_npy(encoded), order)
         height, width = array.shape[:2]
         _check_pixels(width, height, max_pixels)
         return pixels_of_array(array, channels)
-    image = _open(encoded)
+    image = _open(encoded, start)
     if image is None:
         return _pixels_of_tiff(read_tiff(opened(encoded), max_pixels), size, channels, background)
     with image:
@@ -214,12 +217,14 @@ def header_of_shape(shape: tuple[int, ...], dtype: np.dtype, order: str) -> Head
     return Header(height, width, channels, dtype != np.uint8)
 
 
-def _open(encoded: Encoded) -> ImageFile.ImageFile | None:
+def _open(encoded: Encoded, start: bytes) -> ImageFile.ImageFile | None:
     """Open an image with Pillow; return None for a TIFF that Pillow does not support, or misreads."""
+    if start.startswith(BIG_ENDIAN_BIGTIFF):  # Pillow takes it for a classic TIFF, with a warning
+        return None
     try:
         image = Image.open(opened(encoded), formats=_formats())
-    except (UnidentifiedImageError, ValueError):  # ValueError: Pillow 11.0, of a big-endian BigTIFF
-        if _read_signature(encoded)[:4] in TIFF_SIGNATURES:
+    except UnidentifiedImageError:
+        if start[:4] in TIFF_SIGNATURES:
             return None
         raise
     with ExitStack() as closed_unless_returned:
@@ -303,16 +308,16 @@ def _check_pixels(width: int, height: int, max_pixels: int) -> None:
         )
 
 
-def _is_npy(encoded: Encoded) -> bool:
-    """Return whether a file is .npy; raise ValueError if it is of a format that other packages read."""
-    start = _read_signature(encoded)
+def _signature(encoded: Encoded) -> bytes:
+    """Return the start of a file; raise ValueError if it is of a format that other packages read."""
+    start = _read_start(encoded)
     for offset, signature, kind, reader in UNSUPPORTED_FORMATS:
         if start[offset : offset + len(signature)] == signature:
             raise ValueError(f"it is {kind}: read it with reader__read, for example lambda path: {reader}")
-    return start.startswith(NPY_SIGNATURE)
+    return start
 
 
-def _read_signature(encoded: Encoded) -> bytes:
+def _read_start(encoded: Encoded) -> bytes:
     """Read the first bytes of a file; of a compressed NIfTI file, those of its decompressed content."""
     if isinstance(encoded, bytes):
         return encoded[:SIGNATURE_BYTES]

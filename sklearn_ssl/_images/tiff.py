@@ -21,6 +21,7 @@ MAX_CHANNELS = 64
 SUBFILE_TYPE, WIDTH, HEIGHT, BITS_PER_SAMPLE, COMPRESSION, PHOTOMETRIC = 254, 256, 257, 258, 259, 262
 FILL_ORDER, STRIP_OFFSETS, ORIENTATION, SAMPLES_PER_PIXEL, PLANAR_CONFIGURATION = 266, 273, 274, 277, 284
 PREDICTOR, TILE_OFFSETS, SUB_IFDS, EXTRA_SAMPLES, SAMPLE_FORMAT = 317, 324, 330, 338, 339
+IMAGE_DEPTH = 32997  # of SGI: a volume in one page
 # Bits of the tag SUBFILE_TYPE.
 REDUCED, MASK = 1, 4
 # Values of the tag PHOTOMETRIC.
@@ -132,6 +133,8 @@ def check_single(image: TiffImageFile) -> None:
 
     Pages of another size than the first are previews or levels of a pyramid.
     """
+    if image.tag_v2.get(IMAGE_DEPTH, 1) > 1:
+        raise ValueError(STACK_MESSAGE)
     try:
         _check_pages(_pages(image), has_children=SUB_IFDS in image.tag_v2)
     finally:
