@@ -157,3 +157,146 @@ def test_frames_of_an_enhanced_file_have_a_slope_and_a_window_each(recipe, dicom
     path = dicom(stored, 12, PerFrameFunctionalGroupsSequence=slopes, SharedFunctionalGroupsSequence=shared)
     read = [recipe("dicom")["read_frame"](FilePart(path, frame)) for frame in (0, 1)]
     np.testing.assert_array_equal(read, [[[0, 0.25, 0.5]], [[0, 0.5, 1]]])
+
+
+# ------------------------------------------------------------------ NIfTI
+
+
+@pytest.fixture
+def nifti(tmp_path):
+    """Write a volume whose axes point right, anterior and superior, stored in another orientation."""
+    nibabel = pytest.importorskip("nibabel")
+
+    def write(volume, orientation="RAS", slope=None, dtype=np.float32):
+        canonical = nibabel.Nifti1Image(volume.astype(np.float32), np.diag([2, 2, 3, 1]))
+        turned = canonical.as_reoriented(
+            nibabel.orientations.ornt_transform(
+                nibabel.io_orientation(canonical.affine), nibabel.orientations.axcodes2ornt(orientation)
+            )
+        )
+        values = np.asarray(turned.dataobj)
+        stored = ((values + 1024) / slope if slope else values).astype(dtype)
+        image = nibabel.Nifti1Image(stored, turned.affine)
+        if slope:
+            image.header.set_slope_inter(slope, -1024)
+        nibabel.save(image, tmp_path / "a.nii.gz")
+        return tmp_path / "a.nii.gz"
+
+    return write
+
+
+@pytest.mark.parametrize("orientation", ["RAS", "LPS", "PIR", "ASL"])
+@pytest.mark.parametrize(("slope", "dtype"), [(None, np.float32), (2, np.int16)])
+def test_slices_are_the_same_in_any_orientation_and_type(recipe, nifti, orientation, slope, dtype):
+    names = recipe("nifti")
+    volume = np.arange(5 * 6 * 4).reshape(5, 6, 4) * 2.0 - 1024  # x to the right, y to the front, z up
+    path = nifti(volume, orientation, slope, dtype)
+    slices = list_parts([path], names["axial_slices"])
+    assert [item.part for item in slices] == [(0,), (1,), (2,), (3,)]
+    for item in slices:  # the front is above, the right is on the right
+        front_to_back = volume[:, ::-1, item.part[0]].T
+        np.testing.assert_array_equal(names["read_slice"](item), front_to_back)
+
+
+def test_times_of_a_volume_of_four_axes_are_images(recipe, nifti):
+    names = recipe("nifti")
+    volume = np.random.default_rng(0).normal(size=(5, 6, 2, 3)).astype(np.float32)
+    slices = list_parts([nifti(volume)], names["axial_slices"])
+    assert len(slices) == 6
+    np.testing.assert_array_equal(names["read_slice"](slices[5]), volume[:, ::-1, 1, 2].T)
+
+
+# ------------------------------------------------------------------ microscopy
+
+
+@pytest.mark.parametrize(
+    ("axes", "shape"),
+    [
+        ("CYX", (1, 24, 40)),
+        ("CYX", (2, 24, 40)),
+        ("CYX", (5, 40, 40)),
+        ("YX", (24, 40)),
+        ("YXS", (24, 40, 3)),
+        ("TCYX", (1, 3, 24, 40)),
+        ("ZCYX", (1, 1, 24, 40)),
+        ("TZCYX", (1, 1, 2, 24, 40)),
+    ],
+)
+@pytest.mark.parametrize("is_ome", [True, False])
+def test_channels_are_last_whatever_axes_the_file_has(recipe, tmp_path, axes, shape, is_ome):
+    tifffile = pytest.importorskip("tifffile")
+    pytest.importorskip("zarr")
+    values = np.arange(np.prod(shape), dtype=np.uint16).reshape(shape)
+    path = tmp_path / ("a.ome.tif" if is_ome else "a.tif")
+    kind = "rgb" if axes == "YXS" else "minisblack"
+    tifffile.imwrite(path, values, metadata={"axes": axes}, photometric=kind)
+    expected = values if axes == "YXS" else np.moveaxis(values.reshape(-1, *shape[-2:]), 0, -1)
+    np.testing.assert_array_equal(recipe("microscopy")["read_channels"](path), expected)
+
+
+@pytest.mark.parametrize(("axes", "t", "z", "c"), [("TCYX", 2, 1, 3), ("ZCYX", 1, 4, 2), ("TZCYX", 2, 3, 2)])
+def test_planes_of_a_stack_have_their_channels(recipe, tmp_path, axes, t, z, c):
+    tifffile = pytest.importorskip("tifffile")
+    pytest.importorskip("zarr")
+    names, path = recipe("microscopy"), tmp_path / "a.ome.tif"
+    values = np.arange(t * z * c * 8 * 12, dtype=np.uint16).reshape(t, z, c, 8, 12)
+    kept = values.reshape([n for axis, n in zip("TZCYX", values.shape, strict=True) if axis in axes])
+    tifffile.imwrite(path, kept, metadata={"axes": axes}, photometric="minisblack")
+    with pytest.raises(ValueError, match="it has several planes: list_parts"):
+        names["read_channels"](path)
+    parts = list_parts([path], names["planes_of"])
+    assert len(parts) == t * z
+    for item in parts:
+        np.testing.assert_array_equal(names["read_plane"](item), np.moveaxis(values[item.part], 0, -1))
+
+
+# ------------------------------------------------------------------ tiles
+
+
+@pytest.fixture
+def scene(tmp_path):
+    """Write a GeoTIFF of bands (n, height, width)."""
+    rasterio = pytest.importorskip("rasterio")
+
+    def write(bands, **options):
+        n, height, width = bands.shape
+        shape = {"width": width, "height": height, "count": n, "dtype": bands.dtype}
+        with rasterio.open(tmp_path / "a.tif", "w", driver="GTiff", **shape, **options) as file:
+            file.write(bands)
+        return tmp_path / "a.tif"
+
+    return write
+
+
+def noise(n, dtype, low=1, high=255):
+    return np.random.default_rng(0).integers(low, high, (n, 64, 64)).astype(dtype)
+
+
+@pytest.mark.filterwarnings("ignore:Dataset has no geotransform")
+@pytest.mark.filterwarnings("ignore:The dataset's nodata attribute is shadowing the alpha band")
+@pytest.mark.parametrize(
+    "options", [{}, {"nodata": 0}, {"photometric": "rgb"}, {"photometric": "minisblack"}]
+)
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+def test_near_infrared_is_data_however_it_is_declared(recipe, scene, dtype, options):
+    names, bands = recipe("tiles"), noise(4, dtype, low=1, high=60)
+    bands[3, :, :32] = 3  # infrared is dark in half of the scene, as over water
+    parts = list_parts([scene(bands, **options)], names["windows"])
+    assert [item.part for item in parts] == [(0, 0), (0, 32), (32, 0), (32, 32)]
+    np.testing.assert_array_equal(names["read_window"](parts[0]), bands[:, :32, :32].transpose(1, 2, 0))
+
+
+@pytest.mark.filterwarnings("ignore:Dataset has no geotransform")
+@pytest.mark.parametrize(("dtype", "nodata"), [("uint8", 0), ("int16", -9999), ("float32", np.nan)])
+def test_windows_need_data_in_all_bands_and_missing_pixels_get_the_mean(recipe, scene, dtype, nodata):
+    names, bands = recipe("tiles"), noise(3, dtype)
+    bands[1, :32, :32] = nodata  # one of three bands
+    bands[:, 32:, 32:] = nodata
+    bands[0, 0, 32] = nodata  # a single pixel
+    parts = list_parts([scene(bands, nodata=nodata)], names["windows"])
+    assert [item.part for item in parts] == [(0, 32), (32, 0)]
+    read = names["read_window"](parts[0])
+    expected = bands[:, :32, 32:].transpose(1, 2, 0).copy()
+    expected[0, 0] = expected.reshape(-1, 3)[1:].mean(axis=0)
+    np.testing.assert_allclose(read, expected, rtol=1e-5)
+    assert read.dtype == bands.dtype
