@@ -16,7 +16,14 @@ from PIL import ExifTags, Image, ImageColor, ImageFile, ImageOps, UnidentifiedIm
 from PIL.TiffImagePlugin import TiffImageFile
 
 from sklearn_ssl._images.axes import channels_last, shape_channels_last
-from sklearn_ssl._images.tiff import bits_of, check_single, is_misread, read_tiff, tiff_shape
+from sklearn_ssl._images.tiff import (
+    TiffPixels,
+    check_single,
+    deep_pixels,
+    read_tiff,
+    suits_pillow,
+    tiff_shape,
+)
 
 # An encoded image: the path of a regular file, or the content of one.
 Encoded = Path | bytes
@@ -28,12 +35,13 @@ SUFFIXES = (
     ".webp",
 )
 # Part of the key of cached images: increment it whenever the same file is decoded to other pixels.
-DECODER_VERSION = 2
+DECODER_VERSION = 3
 # Number of bytes at the start of a file that are searched for signatures; that of NIfTI ends at byte 348.
 SIGNATURE_BYTES = 352
 NPY_SIGNATURE = b"\x93NUMPY"
 # Little- and big-endian TIFF, then BigTIFF.
-TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+BIG_ENDIAN_BIGTIFF = b"MM\0+"
+TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", BIG_ENDIAN_BIGTIFF)
 # Formats that other packages read: offset and bytes of the signature, name of the format, code that reads it.
 UNSUPPORTED_FORMATS = (
     (128, b"DICM", "a DICOM file", "pydicom.dcmread(path).pixel_array"),
@@ -71,10 +79,11 @@ def header_of(encoded: Encoded, order: str = "auto") -> Header:
     Exception
         Any exception of Pillow, numpy or tifffile, if the file is not an image.
     """
-    if _is_npy(encoded):
+    start = _signature(encoded)
+    if start.startswith(NPY_SIGNATURE):
         array = _load_npy(encoded)
         return header_of_shape(array.shape, array.dtype, order)
-    image = _open(encoded)
+    image = _open(encoded, start)
     if image is None:
         return header_of_shape(*tiff_shape(opened(encoded)), order="last")
     with image:
@@ -130,18 +139,19 @@ def pixels_of_encoded(
     Exception
         Any exception of the decoders, if the file cannot be decoded.
     """
-    if _is_npy(encoded):
+    start = _signature(encoded)
+    if start.startswith(NPY_SIGNATURE):
         array = channels_last(_load_npy(encoded), order)
         height, width = array.shape[:2]
         _check_pixels(width, height, max_pixels)
         return pixels_of_array(array, channels)
-    image = _open(encoded)
+    image = _open(encoded, start)
     if image is None:
-        return pixels_of_array(_transpose(*read_tiff(opened(encoded), max_pixels)), channels)
+        return _pixels_of_tiff(read_tiff(opened(encoded), max_pixels), size, channels, background)
     with image:
         _check_pixels(*image.size, max_pixels)
         if _has_deep_colors(image):
-            return pixels_of_array(_read_deep_colors(encoded, image, max_pixels, background), channels)
+            return pixels_of_array(_read_deep_colors(encoded, image, background), channels)
         if size is not None:
             # JPEGs can be decoded at 1/2, 1/4 or 1/8 of their size, which is faster. At least twice the
             # wanted size is decoded, so that the antialiased resize still has pixels to average.
@@ -153,11 +163,13 @@ def pixels_of_image(
     image: Image.Image, size: tuple[int, int] | None, channels: int, background: str
 ) -> np.ndarray:
     """Decode a PIL image (the current frame of an animation); see `pixels_of_encoded`."""
-    if _orientation(image) != 1:  # exif_transpose would copy an upright image
-        image = ImageOps.exif_transpose(image)
     if _is_deep(image):
         # Image.convert would clip 16-bit values at 255.
-        return pixels_of_array(np.asarray(image), channels)
+        array = deep_pixels(image) if isinstance(image, TiffImageFile) else np.asarray(image)
+        # Pillow has turned TIFFs in decoding them, and then removed the orientation.
+        return pixels_of_array(_transpose(array, _orientation(image)), channels)
+    if _orientation(image) != 1:  # exif_transpose would copy an upright image
+        image = ImageOps.exif_transpose(image)
     mode = "L" if channels == 1 and _is_gray(image) else "RGB"
     if image.has_transparency_data:
         canvas = Image.new("RGBA", image.size, background)
@@ -205,12 +217,14 @@ def header_of_shape(shape: tuple[int, ...], dtype: np.dtype, order: str) -> Head
     return Header(height, width, channels, dtype != np.uint8)
 
 
-def _open(encoded: Encoded) -> ImageFile.ImageFile | None:
+def _open(encoded: Encoded, start: bytes) -> ImageFile.ImageFile | None:
     """Open an image with Pillow; return None for a TIFF that Pillow does not support, or misreads."""
+    if start.startswith(BIG_ENDIAN_BIGTIFF):  # Pillow takes it for a classic TIFF, with a warning
+        return None
     try:
         image = Image.open(opened(encoded), formats=_formats())
     except UnidentifiedImageError:
-        if _read_signature(encoded)[:4] in TIFF_SIGNATURES:
+        if start[:4] in TIFF_SIGNATURES:
             return None
         raise
     with ExitStack() as closed_unless_returned:
@@ -220,27 +234,37 @@ def _open(encoded: Encoded) -> ImageFile.ImageFile | None:
             # swaps height and width, it would map the file with the swapped size, and scramble the pixels.
             image.filename = ""
             check_single(image)
-            if is_misread(image):
+            if not suits_pillow(image):
                 return None
         closed_unless_returned.pop_all()
     return image
 
 
-def _read_deep_colors(encoded: Encoded, image: Image.Image, max_pixels: int, background: str) -> np.ndarray:
+def _pixels_of_tiff(
+    tiff: TiffPixels, size: tuple[int, int] | None, channels: int, background: str
+) -> np.ndarray:
+    """Bring what tifffile has decoded to pixels, as those of the same picture that Pillow has decoded."""
+    array = _transpose(tiff.array, tiff.orientation)
+    if tiff.n_colors and array.dtype == np.uint8:
+        return pixels_of_image(Image.fromarray(array), size, channels, background)
+    return pixels_of_array(_over(array, background) if tiff.has_alpha else array, channels)
+
+
+def _over(array: np.ndarray, background: str) -> np.ndarray:
+    """Composite 16-bit RGBA (height, width, 4) over a color."""
+    colors, alpha = array[..., :3].astype(np.float32), array[..., 3:] / np.float32(65535)
+    behind = np.array(ImageColor.getrgb(background)[:3], np.float32) * 257  # 255 * 257 = 65535
+    return alpha * colors + (1 - alpha) * behind
+
+
+def _read_deep_colors(encoded: Encoded, image: Image.Image, background: str) -> np.ndarray:
     """Decode 16-bit colors to (height, width, 3); Pillow would reduce them to 8 bits."""
     if image.format == "PPM":
         raise ValueError("PPM with 16 bits per channel is not supported: save it as PNG")
     if "transparency" in image.info:
         raise ValueError("16-bit RGB with a transparent color is not supported: save it as RGBA")
-    is_tiff = image.format == "TIFF"
-    array = _transpose(*(read_tiff(opened(encoded), max_pixels) if is_tiff else _read_deep_png(encoded)))
-    if array.shape[2] == 3:
-        return array
-    if array.shape[2] != 4:
-        raise ValueError(GRAY_ALPHA_MESSAGE)
-    colors, alpha = array[..., :3].astype(np.float32), array[..., 3:] / np.float32(65535)
-    behind = np.array(ImageColor.getrgb(background)[:3], np.float32) * 257  # 255 * 257 = 65535
-    return alpha * colors + (1 - alpha) * behind
+    array = _transpose(*_read_deep_png(encoded))
+    return array if array.shape[2] == 3 else _over(array, background)
 
 
 def _read_deep_png(encoded: Encoded) -> tuple[np.ndarray, int]:
@@ -284,16 +308,16 @@ def _check_pixels(width: int, height: int, max_pixels: int) -> None:
         )
 
 
-def _is_npy(encoded: Encoded) -> bool:
-    """Return whether a file is .npy; raise ValueError if it is of a format that other packages read."""
-    start = _read_signature(encoded)
+def _signature(encoded: Encoded) -> bytes:
+    """Return the start of a file; raise ValueError if it is of a format that other packages read."""
+    start = _read_start(encoded)
     for offset, signature, kind, reader in UNSUPPORTED_FORMATS:
         if start[offset : offset + len(signature)] == signature:
             raise ValueError(f"it is {kind}: read it with reader__read, for example lambda path: {reader}")
-    return start.startswith(NPY_SIGNATURE)
+    return start
 
 
-def _read_signature(encoded: Encoded) -> bytes:
+def _read_start(encoded: Encoded) -> bytes:
     """Read the first bytes of a file; of a compressed NIfTI file, those of its decompressed content."""
     if isinstance(encoded, bytes):
         return encoded[:SIGNATURE_BYTES]
@@ -337,8 +361,6 @@ def _has_deep_colors(image: ImageFile.ImageFile) -> bool:
     """Return whether Pillow would reduce the channels of an opened file to 8 bits when it decodes it."""
     if _is_deep(image):
         return False
-    if isinstance(image, TiffImageFile):
-        return bits_of(image) > 8
     if image.format == "PPM":  # the arguments of its decoder end with the maximum value
         return any(isinstance(tile[3], tuple) and tile[3][-1] > 255 for tile in image.tile)
     return any(";16" in str(tile) for tile in image.tile)  # a raw mode such as "RGB;16B" (PNG)
