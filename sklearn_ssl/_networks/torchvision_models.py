@@ -10,11 +10,12 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 from torchvision import models
-from torchvision.models import WeightsEnum, get_model
+from torchvision.models import VisionTransformer, WeightsEnum, get_model, get_model_weights
 
 from sklearn_ssl._checks import check_choice, check_number
 from sklearn_ssl._networks.small_resnets import BLOCKS, WIDTH, BasicResNet
-from sklearn_ssl._networks.weights import layers_of, load_weights, read_weights, widen_filters
+from sklearn_ssl._networks.vit import fit_positions
+from sklearn_ssl._networks.weights import fit_channels, layers_of, load_weights, read_weights
 
 # `torchvision.models` itself holds the classification models only.
 TORCHVISION = tuple(models.list_models(module=models))
@@ -81,7 +82,8 @@ def resnet(
         Number of channels of the first stage, an eighth of that of the features; for "resnet10", "resnet18"
         and "resnet34" only. Half the width takes about a quarter of the arithmetic.
     weights : state dict, path, torchvision weights or their name, default=None
-        Initial weights; None: random. Weights given by a name such as "IMAGENET1K_V1" are downloaded by
+        Initial weights; None: random. A path is that of a file of `SSLImageEmbedder.save`, of `torch.save` or
+        of safetensors. Weights given by a name such as "IMAGENET1K_V1" are downloaded by
         torchvision. Classifier weights are ignored. Filters for RGB are adapted to other numbers of
         channels (`widen_filters`).
 
@@ -134,9 +136,11 @@ def torchvision_model(
     in_channels : int
         Number of channels of an image.
     image_size : tuple of two ints
-        (height, width) of an image, in pixels; ignored, as these models do not depend on it.
+        (height, width) of an image, in pixels. Vision transformers (vit_...) are made for it if it is a
+        square that their patches divide. Other models are the same for all sizes; of these, maxvit_t takes
+        images of 224 pixels only, inception_v3 of 75 and more, and others with several poolings no tiny ones.
     weights : state dict, path, torchvision weights or their name, default=None
-        Initial weights, as in `resnet`.
+        Initial weights, as in `resnet`. Position embeddings are interpolated to the image size.
 
     Returns
     -------
@@ -149,12 +153,25 @@ def torchvision_model(
         If the weights cannot be read or do not match.
     """
     state = read_weights(name, weights)
-    model = get_model(name, weights=None, **AUXILIARY.get(name, {}))
+    model = get_model(name, weights=None, **AUXILIARY.get(name, {}), **_own_size(name, image_size))
     _, first = layers_of(model, nn.Conv2d)[0]
     if in_channels != first.in_channels:
         _redraw(first, in_channels)
     _finish(model, name, state, in_channels)
     return model
+
+
+def _own_size(name: str, image_size: tuple[int, int]) -> dict[str, int]:
+    """Return the parameter of a vision transformer for an image size; none if it cannot be made for it."""
+    height, width = image_size
+    fits = name.startswith("vit_") and height == width and height % int(name.rpartition("_")[2]) == 0
+    return {"image_size": height} if fits else {}
+
+
+def native_sizes(name: str) -> list[tuple[int, int]]:
+    """Return the (height, width) in pixels of the images that torchvision has trained a model on."""
+    crops = [weights.transforms.keywords["crop_size"] for weights in get_model_weights(name)]
+    return [(side, side) for side in dict.fromkeys(crops)]
 
 
 def choose_stem(stem: str, image_size: tuple[int, int], state: Mapping[str, Tensor] | None) -> str:
@@ -179,9 +196,10 @@ def _finish(model: nn.Module, name: str, state: dict[str, Tensor] | None, in_cha
     if state is None:
         return
     state = {key: value for key, value in state.items() if not key.startswith((f"{head}.", *AUXILIARY_KEYS))}
-    first = layers_of(model, nn.Conv2d)[0][0] + ".weight"
-    if first in state and in_channels != 3 and state[first].shape[1] == 3:
-        state[first] = widen_filters(state[first], in_channels)
+    fit_channels(state, layers_of(model, nn.Conv2d)[0][0], in_channels)
+    if isinstance(model, VisionTransformer):
+        side = model.image_size // model.patch_size
+        fit_positions(state, (side, side))
     load_weights(model, name, state)
 
 
