@@ -101,11 +101,11 @@ class SSLImageEmbedder(
     backbone_params : dict, default=None
         Parameters of the backbone. ResNets have ``stem`` ("auto", "imagenet", "3x3", "3x3-pool",
         "3x3-stride2"), ``width`` (channels of the first stage, 64; for "resnet10", "resnet18" and "resnet34")
-        and ``weights`` (pretrained initial weights), as have other models of torchvision and those of timm
-        ("pretrained": weights that timm downloads); "vit" has ``patch`` (side of a patch in
-        pixels; "auto": about an eighth of the image's side), ``width`` (192), ``depth`` (6), ``heads``
-        ("auto": one for each 64 of the width) and ``pooling`` ("mean" or "class"); a factory has its
-        keyword parameters.
+        and ``weights`` (pretrained initial weights, or a file of `save`), as have other models of torchvision
+        and those of timm ("pretrained": weights that timm downloads), and "vit", which also has ``patch``
+        (side of a patch in pixels; "auto": about an eighth of the image's side), ``width`` (192), ``depth``
+        (6), ``heads`` ("auto": one for each 64 of the width) and ``pooling`` ("mean" or "class"); a factory
+        has its keyword parameters.
     frozen_fraction : float, default=0.0
         Fraction of the backbone's layers, from the input on, whose weights stay as they are: for pretrained
         networks, whose first layers suit most images, and whose steps are faster then. Below 1.

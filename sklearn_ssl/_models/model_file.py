@@ -251,7 +251,13 @@ def with_weights_of_file(backbone: Any, params: dict[str, Any], images: ImageFor
     if "backbone_" not in fitted:  # of a module or factory
         return {**params, "weights": state}
     _unpacked(path, {**file_params, **fitted})  # refuses sizes that the weights do not have
-    return {**_params_of_file(path, backbone, params, file_params, fitted), "weights": state}
+    its_own = _params_of_file(path, backbone, params, file_params, fitted)
+    if backbone == "vit":
+        from sklearn_ssl._networks.vit import fit_positions
+
+        side, sizes = its_own["patch"], (images.size, fitted["_images"]["size"])
+        fit_positions(state, *((height // side, width // side) for height, width in sizes))
+    return {**its_own, "weights": state}
 
 
 def backbone_of_file(path: Any) -> str | None:

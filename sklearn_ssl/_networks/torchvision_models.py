@@ -136,11 +136,10 @@ def torchvision_model(
     in_channels : int
         Number of channels of an image.
     image_size : tuple of two ints
-        (height, width) of an image, in pixels. Vision transformers (vit_...) are made for it if it is a
-        square that their patches divide. Other models are the same for all sizes; of these, maxvit_t takes
-        images of 224 pixels only, inception_v3 of 75 and more, and others with several poolings no tiny ones.
+        (height, width) of an image, in pixels; ignored, as the models are the same for all sizes. vit_... and
+        maxvit_t take images of 224 pixels only, inception_v3 of 75 and more, and others no tiny ones.
     weights : state dict, path, torchvision weights or their name, default=None
-        Initial weights, as in `resnet`. Position embeddings are interpolated to the image size.
+        Initial weights, as in `resnet`. Position embeddings are interpolated to 224 pixels.
 
     Returns
     -------
@@ -153,7 +152,7 @@ def torchvision_model(
         If the weights cannot be read or do not match.
     """
     state = read_weights(name, weights)
-    model = get_model(name, weights=None, **AUXILIARY.get(name, {}), **_own_size(name, image_size))
+    model = get_model(name, weights=None, **AUXILIARY.get(name, {}))
     _, first = layers_of(model, nn.Conv2d)[0]
     if in_channels != first.in_channels:
         _redraw(first, in_channels)
@@ -161,17 +160,10 @@ def torchvision_model(
     return model
 
 
-def _own_size(name: str, image_size: tuple[int, int]) -> dict[str, int]:
-    """Return the parameter of a vision transformer for an image size; none if it cannot be made for it."""
-    height, width = image_size
-    fits = name.startswith("vit_") and height == width and height % int(name.rpartition("_")[2]) == 0
-    return {"image_size": height} if fits else {}
-
-
 def native_sizes(name: str) -> list[tuple[int, int]]:
     """Return the (height, width) in pixels of the images that torchvision has trained a model on."""
-    crops = [weights.transforms.keywords["crop_size"] for weights in get_model_weights(name)]
-    return [(side, side) for side in dict.fromkeys(crops)]
+    crops = {weights.transforms.keywords["crop_size"] for weights in get_model_weights(name)}
+    return [(side, side) for side in sorted(crops)]
 
 
 def choose_stem(stem: str, image_size: tuple[int, int], state: Mapping[str, Tensor] | None) -> str:
