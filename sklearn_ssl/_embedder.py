@@ -31,9 +31,9 @@ from sklearn_ssl._hardware.ambient import own_settings
 from sklearn_ssl._hardware.devices import resolve_compile, resolve_device, resolve_precision
 from sklearn_ssl._hardware.forks import warn_if_forked
 from sklearn_ssl._images.inputs import ImageFormat, InputParser
-from sklearn_ssl._images.pixel_scale import PixelScale, evenly_spaced
+from sklearn_ssl._images.pixel_scale import PixelScale
 from sklearn_ssl._images.reader import Reader, make_reader, resolve_reader
-from sklearn_ssl._images.sources import Source, SubsetSource, whole_of
+from sklearn_ssl._images.sources import Source, SubsetSource, evenly_spaced, whole_of
 from sklearn_ssl._models.model_file import load_model, pack, save_model, unpack, with_weights_of_file
 from sklearn_ssl._models.onnx import export_onnx
 from sklearn_ssl._networks.backbones import resolve_backbone
@@ -644,6 +644,8 @@ device_, precision_, compile_ : object
         state, start = self._to_go_on_with(images)
         if state is None and start is None:
             self._pixels = PixelScale.of(source)
+        else:
+            self._parser().check_units(source, self._pixels)
         history = getattr(self, "history_", None)
         task = Task(params, loss, source, images, settings, self._pixels, state, start, history, team)
         return task, held_back

@@ -18,8 +18,8 @@ from sklearn_ssl._distributed.team import ALONE, Team
 from sklearn_ssl._evaluation import Evaluation, epochs_between, resolve_scores
 from sklearn_ssl._hashing import fingerprint, told_by_address
 from sklearn_ssl._images.inputs import ImageFormat
-from sklearn_ssl._images.pixel_scale import PixelScale, evenly_spaced
-from sklearn_ssl._images.sources import ConcatSource, Source, SubsetSource, to_device, whole_of
+from sklearn_ssl._images.pixel_scale import PixelScale
+from sklearn_ssl._images.sources import ConcatSource, Source, SubsetSource, evenly_spaced, to_device, whole_of
 from sklearn_ssl._networks.inference import InferenceNetwork
 from sklearn_ssl._scores import SCORES, ImagesToScore
 from sklearn_ssl._settings import Settings, is_auto

@@ -11,7 +11,7 @@ from sklearn.manifold import TSNE
 
 from sklearn_ssl._checks import check_choice
 from sklearn_ssl._displays.display import COLORS, Display, embeddings_of, pictures_of, style
-from sklearn_ssl._images.pixel_scale import evenly_spaced
+from sklearn_ssl._images.sources import evenly_spaced
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

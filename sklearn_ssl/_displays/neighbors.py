@@ -11,7 +11,7 @@ from sklearn.neighbors import NearestNeighbors
 from sklearn.preprocessing import normalize
 
 from sklearn_ssl._displays.display import PictureGrid, embeddings_of, pictures_of
-from sklearn_ssl._images.pixel_scale import evenly_spaced
+from sklearn_ssl._images.sources import evenly_spaced
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

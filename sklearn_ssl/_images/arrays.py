@@ -13,32 +13,35 @@ from PIL import Image
 from torch import Tensor
 
 from sklearn_ssl._checks import is_whole
-from sklearn_ssl._images.decode import are_channels_first, header_of_image, pixels_of_image
+from sklearn_ssl._images.axes import channels_come_first, channels_last, is_one_image
+from sklearn_ssl._images.decode import header_of_image, pixels_of_image
+from sklearn_ssl._images.reader import Reader
 
 
-def as_rows(
-    X: Any, image_shape: tuple[int, ...] | None, background: str
-) -> tuple[Any, tuple[int, ...], bool]:
+def as_rows(X: Any, image_shape: tuple[int, ...] | None, reader: Reader) -> tuple[Any, tuple[int, ...], bool]:
     """Return rows (n, H*W*C), the shape of one image, and whether that shape is (C, H, W)."""
     if isinstance(X, torch.Tensor):
-        _check_tensor_axes(X)
+        channels_first = _tensor_has_channels_first(X, reader.channels)
         X = X.detach().cpu()
         X = X if X.dtype == torch.uint8 or X.is_complex() else X.to(torch.float32)
         check_values(X.numpy())
-        return X.flatten(1).numpy(), tuple(X.shape[1:]), True
+        return X.flatten(1).numpy(), tuple(X.shape[1:]), channels_first
     if image_shape is not None and not _holds_images(X):
+        X = np.stack(list(X)) if is_list_of_images(X) and np.ndim(next(iter(X), 0)) == 1 else X
         check_values(X)
-        return X, checked_image_shape(image_shape), False
+        shape = checked_image_shape(image_shape)
+        return X, shape, _has_channels_first(shape, reader.channels, "image_shape")
     if is_list_of_images(X):
-        X = _stack(list(X), background)
-    array = X if hasattr(X, "shape") else np.asarray(X)
+        X = _stack(list(X), reader)
+    array = X if hasattr(X, "shape") else np.asanyarray(X)
     if len(array.shape) == 0:
         given = type(array.item()).__name__
         raise ValueError(f"X is a {given}, not images. Give an array, or a list of images or of paths.")
-    check_image_axes(tuple(array.shape))
+    channels_first = check_image_axes(tuple(array.shape), reader.channels)
+    array = np.asanyarray(array)
     check_values(array)
     array = np.asarray(array)
-    return array.reshape(len(array), math.prod(array.shape[1:])), array.shape[1:], False
+    return array.reshape(len(array), math.prod(array.shape[1:])), array.shape[1:], channels_first
 
 
 def full_shape(shape: tuple[int, ...], n_features: int) -> tuple[int, ...]:
@@ -109,20 +112,22 @@ def check_finite(rows: np.ndarray) -> None:
         )
 
 
-def _check_tensor_axes(X: Tensor) -> None:
-    """Raise ValueError if a tensor is not (n, C, H, W), or looks like (n, H, W, C)."""
+def _tensor_has_channels_first(X: Tensor, order: str) -> bool:
+    """Return whether a tensor is (n, C, H, W) rather than (n, H, W, C); raise ValueError for other axes."""
     shape = tuple(X.shape)
     if len(shape) != 4:
         raise ValueError(f"A torch tensor of images is (n, C, H, W); got the shape {shape}.")
-    if are_channels_first(shape[:0:-1]):  # (C, W, H) if the tensor is (n, H, W, C)
-        raise ValueError(
-            f"X has the shape {shape}: axis 3, of length {shape[3]}, looks like channels. A torch tensor of "
-            f"images is (n, C, H, W): X.permute(0, 3, 1, 2); or give X.numpy()."
-        )
+    return channels_come_first(shape, order, is_tensor=True, batch="X")
 
 
-def check_image_axes(shape: tuple[int, ...]) -> None:
-    """Raise ValueError if the shape of an array is not (n, H, W[, C]), or looks like (n, C, H, W)."""
+def check_image_axes(shape: tuple[int, ...], order: str) -> bool:
+    """Return whether an array is (n, C, H, W) rather than (n, H, W[, C]).
+
+    Raises
+    ------
+    ValueError
+        If it is none of these, or rather a single image, or its order is in doubt.
+    """
     if len(shape) == 2:
         raise ValueError(
             f"X has the shape {shape}: flat rows. Set the shape of an image, for example "
@@ -132,11 +137,28 @@ def check_image_axes(shape: tuple[int, ...]) -> None:
         raise ValueError(
             f"Images are (n, height, width) or (n, height, width, channels); got the shape {shape}."
         )
-    if len(shape) == 4 and are_channels_first(shape[1:]):
+    if len(shape) == 3 and is_one_image(shape):
         raise ValueError(
-            f"X has the shape {shape}: axis 1, of length {shape[1]}, looks like channels. numpy images are "
-            f"(n, height, width, channels): X.transpose(0, 2, 3, 1); a torch tensor may be (n, C, H, W)."
+            f"X has the shape {shape}: rather one image of {shape[0]} x {shape[1]} pixels with {shape[2]} "
+            f"channels, which would be X[None], than {shape[0]} gray images of {shape[1]} x {shape[2]} "
+            f"pixels. Give many images; or X[..., None] for those gray ones."
         )
+    return len(shape) == 4 and channels_come_first(shape, order, batch="X")
+
+
+def _has_channels_first(shape: tuple[int, ...], order: str, name: str) -> bool:
+    """Return whether the shape that flat rows are given is (C, H, W); see `channels_come_first`."""
+    if len(shape) < 3 or -1 in shape:
+        return len(shape) == 3 and order == "first"
+    try:
+        return channels_come_first(shape, order)
+    except ValueError:
+        a, b, c = shape
+        raise ValueError(
+            f"{name}={shape}: is this (height, width, channels), as numpy images are? Say how to read the "
+            f"rows: reader__channels='first' for {b} x {c} pixels with {a} channels (as in the files of "
+            f"CIFAR-10), reader__channels='last' for {a} x {b} pixels with {c} channels."
+        ) from None
 
 
 def is_list_of_images(X: Any) -> bool:
@@ -152,17 +174,11 @@ def _holds_images(X: Any) -> bool:
     return getattr(X, "ndim", 2) > 2
 
 
-def _stack(images: list, background: str) -> np.ndarray:
-    """Stack PIL images or arrays of equal shape."""
-    arrays = [_array_of(image, i, background) for i, image in enumerate(images)]
-    if all(array.ndim < 2 and (array.ndim or array.dtype.kind in "buif") for array in arrays):
-        return np.asarray(images) if arrays else np.empty((0, 1, 1))  # nested lists of numbers
-    for i, array in enumerate(arrays):
-        if array.ndim not in (2, 3):
-            raise ValueError(
-                f"Item {i} of X is {reprlib.repr(images[i])}, which is not an image. Give images only, as "
-                f"arrays or PIL images, or paths only."
-            )
+def _stack(images: list, reader: Reader) -> np.ndarray:
+    """Stack PIL images, arrays or tensors of equal shape to (n, height, width[, channels])."""
+    if all(np.ndim(image) < 2 and not isinstance(image, Image.Image) for image in images):
+        return np.asarray(images) if images else np.empty((0, 1, 1))  # nested lists of numbers
+    arrays = [array_of_image(image, i, reader) for i, image in enumerate(images)]
     for i, array in enumerate(arrays):
         if _n_channels(array) != _n_channels(arrays[0]):
             raise ValueError(
@@ -172,23 +188,40 @@ def _stack(images: list, background: str) -> np.ndarray:
         if array.shape[:2] != arrays[0].shape[:2]:
             raise ValueError(
                 f"Image {i} has {array.shape[0]} x {array.shape[1]} pixels, image 0 has "
-                f"{arrays[0].shape[0]} x {arrays[0].shape[1]}: resize them to one size, or give "
-                f"the paths of their files."
+                f"{arrays[0].shape[0]} x {arrays[0].shape[1]}: resize them to one size."
             )
     return np.stack([array.reshape(arrays[0].shape) for array in arrays])
 
 
-def _array_of(image: Any, position: int, background: str) -> np.ndarray:
-    """Convert a PIL image as its file would be converted, or anything that numpy can convert."""
-    if not isinstance(image, Image.Image):
-        check_values(image)
-        array = np.asarray(image)
-        # The dtype of an array of objects is inferred from its Python values: numbers, strings, ...
-        return np.asarray(array.tolist()) if array.dtype == object and array.ndim > 1 else array
-    try:  # palette, transparency and orientation are handled as in files
-        return pixels_of_image(image, None, header_of_image(image).channels, background)
-    except Exception as error:  # Pillow decodes lazily: the file of an opened image may turn out damaged
-        raise ValueError(f"The image at position {position} cannot be read: {error}") from error
+def array_of_image(image: Any, position: int, reader: Reader) -> np.ndarray:
+    """Convert a PIL image, an array or a tensor to an array (height, width[, channels])."""
+    if isinstance(image, Image.Image):
+        try:  # palette, transparency and orientation are handled as in files
+            return pixels_of_image(image, None, header_of_image(image).channels, reader.background)
+        except Exception as error:  # Pillow decodes lazily: the file of an opened image may be damaged
+            raise ValueError(f"The image at position {position} cannot be read: {error}") from error
+    array = image if isinstance(image, Tensor) else array_of_rows(image)
+    if array.ndim not in (2, 3):
+        raise ValueError(
+            f"Item {position} of X is {reprlib.repr(image)}, which is not an image. Give images only, as "
+            f"arrays or PIL images, or paths only."
+        )
+    check_values(array)
+    try:
+        return channels_last(array, reader.channels)
+    except ValueError as error:
+        raise ValueError(f"Image {position} of X cannot be read: {error}") from None
+
+
+def array_of_rows(image: Any) -> np.ndarray:
+    """Convert anything that numpy can convert to an array, rows of arrays or of numbers among them."""
+    array = np.asanyarray(image)
+    if array.dtype != object:
+        return array
+    # The dtype of an array of objects is inferred from its Python values: numbers, strings, ...
+    if array.ndim == 1 and len(array) and all(np.ndim(row) for row in array):
+        return np.stack([array_of_rows(row) for row in array])
+    return np.asarray(array.tolist()) if array.ndim > 1 else array
 
 
 def _n_channels(array: np.ndarray) -> int:

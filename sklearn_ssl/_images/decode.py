@@ -15,6 +15,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageColor, ImageFile, ImageOps, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 
+from sklearn_ssl._images.axes import channels_last, shape_channels_last
 from sklearn_ssl._images.tiff import bits_of, check_single, is_misread, read_tiff, tiff_shape
 
 # An encoded image: the path of a regular file, or the content of one.
@@ -62,8 +63,8 @@ class Header:
     deep: bool
 
 
-def header_of(encoded: Encoded) -> Header:
-    """Return the header of an encoded image.
+def header_of(encoded: Encoded, order: str = "auto") -> Header:
+    """Return the header of an encoded image; `order` is that of the axes of a .npy file.
 
     Raises
     ------
@@ -71,10 +72,11 @@ def header_of(encoded: Encoded) -> Header:
         Any exception of Pillow, numpy or tifffile, if the file is not an image.
     """
     if _is_npy(encoded):
-        return header_of_array(_load_npy(encoded))
+        array = _load_npy(encoded)
+        return header_of_shape(array.shape, array.dtype, order)
     image = _open(encoded)
     if image is None:
-        return header_of_shape(*tiff_shape(opened(encoded)))
+        return header_of_shape(*tiff_shape(opened(encoded)), order="last")
     with image:
         header = header_of_image(image)
         return replace(header, deep=header.deep or _has_deep_colors(image))
@@ -92,7 +94,12 @@ def opened(encoded: Encoded) -> Path | BinaryIO:
 
 
 def pixels_of_encoded(
-    encoded: Encoded, size: tuple[int, int] | None, channels: int, max_pixels: int, background: str
+    encoded: Encoded,
+    size: tuple[int, int] | None,
+    channels: int,
+    max_pixels: int,
+    background: str,
+    order: str = "auto",
 ) -> np.ndarray:
     """Decode an encoded image.
 
@@ -110,6 +117,8 @@ def pixels_of_encoded(
         decompress to gigabytes.
     background : str
         Color behind transparent pixels.
+    order : {"auto", "first", "last"}
+        Place of the channels among the axes of a .npy file.
 
     Returns
     -------
@@ -122,8 +131,7 @@ def pixels_of_encoded(
         Any exception of the decoders, if the file cannot be decoded.
     """
     if _is_npy(encoded):
-        array = _load_npy(encoded)
-        _check_axes(array.shape)
+        array = channels_last(_load_npy(encoded), order)
         height, width = array.shape[:2]
         _check_pixels(width, height, max_pixels)
         return pixels_of_array(array, channels)
@@ -167,7 +175,6 @@ def pixels_of_array(array: Any, channels: int) -> np.ndarray:
     if np.ma.is_masked(array):
         raise ValueError("some of its pixels are masked: give them values, for example image.filled(0)")
     array = np.asarray(array)
-    _check_axes(array.shape)
     array = array[:, :, None] if array.ndim == 2 else array
     if array.shape[2] == 1 and channels != 1:
         return np.repeat(array, channels, axis=2)
@@ -176,21 +183,6 @@ def pixels_of_array(array: Any, channels: int) -> np.ndarray:
             f"it has {array.shape[2]} channels, while the images inspected first have {channels}"
         )
     return array
-
-
-def header_of_array(array: np.ndarray) -> Header:
-    """Return the header of an array (height, width[, channels])."""
-    return header_of_shape(array.shape, array.dtype)
-
-
-def are_channels_first(shape: tuple[int, ...]) -> bool:
-    """Return whether the shape of an image looks like (channels, height, width).
-
-    A heuristic: the first axis has 1, 3 or 4 entries, and the last one too many for channels, which is more
-    than 16, or more than 4 if the image would be square.
-    """
-    first, height, width = shape
-    return first in (1, 3, 4) and width > 4 and (height == width or width > 16)
 
 
 def _drop_equal_channels(array: np.ndarray) -> np.ndarray:
@@ -205,12 +197,11 @@ def _drop_equal_channels(array: np.ndarray) -> np.ndarray:
     return array[..., 0]
 
 
-def header_of_shape(shape: tuple[int, ...], dtype: np.dtype) -> Header:
-    """Return the header of an array of this shape, (height, width[, channels]), and dtype."""
-    _check_axes(shape)
+def header_of_shape(shape: tuple[int, ...], dtype: np.dtype, order: str) -> Header:
+    """Return the header of an array of this shape, whose channels are where `order` says, and dtype."""
+    height, width, channels = (*shape_channels_last(shape, order), 1)[:3]
     if 0 in shape:
         raise ValueError(f"it has the shape {shape}, which contains no pixels")
-    height, width, channels = (*shape, 1)[:3]
     return Header(height, width, channels, dtype != np.uint8)
 
 
@@ -283,16 +274,6 @@ def _transpose(array: np.ndarray, orientation: int) -> np.ndarray:
         array = array.swapaxes(0, 1)
     flips = {2: (1,), 3: (0, 1), 4: (0,), 6: (1,), 7: (0, 1), 8: (0,)}
     return np.flip(array, flips.get(orientation, ()))
-
-
-def _check_axes(shape: tuple[int, ...]) -> None:
-    if len(shape) not in (2, 3):
-        raise ValueError(f"an image is (height, width) or (height, width, channels), but this one is {shape}")
-    if len(shape) == 3 and are_channels_first(shape):
-        raise ValueError(
-            f"it has the shape {shape}: axis 0, of length {shape[0]}, looks like channels. numpy images are "
-            f"(height, width, channels): image.transpose(1, 2, 0), for files in your own reader__read"
-        )
 
 
 def _check_pixels(width: int, height: int, max_pixels: int) -> None:

@@ -5,24 +5,30 @@ from __future__ import annotations
 import errno
 import math
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from sklearn_ssl._hardware.ambient import lent_generators
 from sklearn_ssl._hardware.devices import local_threads
 from sklearn_ssl._hashing import fingerprint
 from sklearn_ssl._images.cache import DiskCache
-from sklearn_ssl._images.collections import ImageCollection
+from sklearn_ssl._images.collections import EncodedImages, ImageCollection, ImageFiles
 from sklearn_ssl._images.decode import DECODER_VERSION, Header
-from sklearn_ssl._images.pixel_scale import evenly_spaced
 from sklearn_ssl._images.reader import Reader
 from sklearn_ssl._images.resize import resized
+from sklearn_ssl._images.sources import evenly_spaced
+from sklearn_ssl._images.units import Units, check_precision, factor_of_8_bits
+from sklearn_ssl._warnings import warn
 
 # Maximum number of images whose headers are inspected before any image is decoded, to determine the size and
 # the kind of all images.
 N_INSPECTED = 64
+# Number of images that are read twice to find out whether reading them draws random numbers.
+N_READ_TWICE = 4
 # Error numbers for too many open files, in this process or on the machine: no fault of an image.
 TOO_MANY_FILES_ERRNOS = (errno.EMFILE, errno.ENFILE)
 
@@ -42,6 +48,8 @@ class LazySource:
         uint8; or float32 if some images have more than 8 bits per channel, all levels of which are kept.
     reader : Reader
         Settings of reading images.
+    units : Units or None
+        Units of the images, to which 8-bit ones are brought if `dtype` is float32; None: not known.
     training : bool
         If True, images are kept in memory if they fit, and an unreadable one is replaced by another image.
         If False, nothing is kept, and unreadable images are black.
@@ -62,6 +70,7 @@ class LazySource:
         channels: int,
         dtype: torch.dtype,
         reader: Reader,
+        units: Units | None,
         training: bool,
     ):
         self.items = items
@@ -70,6 +79,9 @@ class LazySource:
         self.channels = channels
         self.dtype = dtype
         self.reader = reader
+        self.units = units
+        self.factor = None if units is None else factor_of_8_bits(units)
+        self.is_random = is_random(items, channels, reader)
         self.replaces_bad = training
         self.bad: dict[int, str] = {}
         shape = (len(items), channels, *size)
@@ -77,7 +89,16 @@ class LazySource:
         self._kept = torch.empty(shape, dtype=dtype) if training and fits else None
         self._is_kept = np.zeros(len(items), dtype=bool)
         self._cache = None if reader.cache is None else DiskCache(reader.cache, reader.cache_limit)
-        self._kind = fingerprint(DECODER_VERSION, size, channels, dtype, reader.background, reader.read)
+        self._kind = fingerprint(
+            DECODER_VERSION,
+            size,
+            channels,
+            dtype,
+            self.factor,
+            reader.background,
+            reader.read,
+            reader.channels,
+        )
         self._threads = ThreadPoolExecutor(self._workers(), thread_name_prefix="sklearn_ssl-read")
 
     def __len__(self) -> int:
@@ -123,7 +144,7 @@ class LazySource:
 
     def identity(self) -> tuple:
         """Return the identity of every image. Datasets are read and hashed for that."""
-        kind = self.size, self.channels, self.dtype, self.reader.background
+        kind = self.size, self.channels, self.dtype, self.factor, self.reader.background, self.reader.channels
         return kind, [self._identity(p) or self._digest(p) for p in range(len(self))]
 
     # ------------------------------------------------------------------ one image
@@ -133,7 +154,7 @@ class LazySource:
         if position in self.bad:
             return None
         try:
-            return self._image(position, items or self.items)
+            return self._image(position, self.items if items is None else items)
         except UnreadableImage as error:
             if self.reader.on_error == "raise":
                 raise
@@ -185,7 +206,8 @@ class LazySource:
 
     def _decode(self, position: int, items: ImageCollection) -> Tensor:
         try:
-            pixels = items.pixels(position, self.size, self.channels, self.reader)
+            with lent_generators(position, self.device) if self.is_random else nullcontext():
+                pixels = items.pixels(position, self.size, self.channels, self.reader)
             return self._as_tensor(pixels)
         except Exception as error:  # OSError, SyntaxError, struct.error, ...: every decoder has its own
             raise unreadable(self.items, position, error) from error
@@ -195,17 +217,26 @@ class LazySource:
         if pixels.dtype.kind not in "buif" or 0 in pixels.shape:
             raise ValueError(f"it is an array of dtype {pixels.dtype} and shape {pixels.shape}")
         if pixels.dtype != np.uint8 and self.dtype == torch.uint8:
+            advice = "or put an image with more bits first" if self.replaces_bad else "of 8 bits"
             raise ValueError(
-                "it has more than 8 bits per channel, while the images inspected first have 8. Convert them "
-                "to the same kind, or put an image with more bits first"
+                f"it has more than 8 bits per channel (dtype {pixels.dtype}), while "
+                f"{'the images inspected first' if self.replaces_bad else 'those of the fit'} have 8 (0 to "
+                f"255). Convert them to the same kind, {advice}"
             )
+        if pixels.dtype == np.uint8 and self.dtype != torch.uint8 and self.factor is None:
+            raise ValueError(
+                f"it is an 8-bit image (0 to 255), while {'the others' if self.replaces_bad else 'the fit'} "
+                f"had {self.units or 'more bits'}: their units differ. Convert it to those"
+            )
+        check_precision(pixels)
         kind = np.uint8 if self.dtype == torch.uint8 else np.float32
         with np.errstate(over="ignore"):  # float64 may become infinity in float32, which is rejected below
             image = torch.from_numpy(np.array(pixels.transpose(2, 0, 1), dtype=kind, order="C"))
         if image.is_floating_point() and not image.isfinite().all():
             raise ValueError("it contains NaN or infinity: replace these values, or remove the image")
         if self.dtype == torch.float32 and pixels.dtype == np.uint8:
-            image *= 257  # to the 16-bit range, 65535 = 257 * 255, as other images have more than 8 bits
+            assert self.factor is not None
+            image *= self.factor
         return resized(image[None], self.size)[0]
 
     def _workers(self) -> int:
@@ -248,3 +279,33 @@ def inspect_headers(items: ImageCollection, reader: Reader) -> dict[int, Header]
     if not headers:
         raise ValueError(f"None of the {len(positions)} images inspected first can be read. {first}")
     return headers
+
+
+def is_random(items: ImageCollection, channels: int, reader: Reader) -> bool:
+    """Return whether reading an image twice gives different pixels, with a warning."""
+    by_library = isinstance(items, ImageFiles | EncodedImages) or isinstance(
+        getattr(items, "images", None), list | np.ndarray
+    )
+    if by_library and reader.read is None:
+        return False
+    for position in evenly_spaced(len(items), N_READ_TWICE).tolist():
+        first, second = (_drawn(items, position, channels, reader, seed) for seed in (0, 1))
+        if first is not None and second is not None and not np.array_equal(first, second):
+            warn(
+                f"{_where(items, position)} has other pixels each time it is read: the dataset, or "
+                f"reader__read, applies a random transform. Each image keeps what it draws now. Let it "
+                f"return the image as it is, and give the transform as augment=transform."
+            )
+            return True
+    return False
+
+
+def _drawn(
+    items: ImageCollection, position: int, channels: int, reader: Reader, seed: int
+) -> np.ndarray | None:
+    """Return an image as it is read with seeded global generators; None if it cannot be read."""
+    try:
+        with lent_generators(seed, torch.device("cpu")):
+            return items.pixels(position, None, channels, reader)
+    except Exception:  # it is reported when the image is used
+        return None

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from sklearn_ssl._images.sources import Source
+from sklearn_ssl._images.outliers import main_range, warn_of_constant_channels, warn_of_mixed_units
+from sklearn_ssl._images.sources import Source, evenly_spaced
+from sklearn_ssl._images.units import Units
+
+# Seed of the positions of the pixels that are sampled.
+SAMPLE_SEED = 0
 
 
 @dataclass
@@ -22,7 +27,7 @@ class PixelScale:
     - for other dtypes with all values in [0, 1]: the pixel value;
     - otherwise: the pixel value, scaled such that the 0.1 and 99.9 percentiles of the training images become
       0 and 1. Percentiles are computed per channel, but jointly for three channels, so that colors are
-      preserved. Nothing is clipped.
+      preserved. Only hot pixels and values for no data are clipped, if there are any (see `main_range`).
 
     Parameters
     ----------
@@ -30,6 +35,10 @@ class PixelScale:
         unit = (pixel - low) / span; standardized = (unit - mean) / std.
     bounded : bool
         Whether all possible unit values lie in [0, 1].
+    units : Units
+        Range of the training images, with which later images are compared.
+    clip : Tensor of shape (2, channels), default=None
+        Smallest and largest value to which pixels are clipped; None: they are not.
     """
 
     low: Tensor
@@ -37,23 +46,38 @@ class PixelScale:
     mean: Tensor
     std: Tensor
     bounded: bool
+    units: Units
+    clip: Tensor | None = None
 
     @classmethod
     def of(cls, source: Source, n_images: int = 1024, n_values: int = 2**20) -> PixelScale:
         """Estimate the scale from about `n_values` pixels of up to `n_images` evenly spaced images."""
         index = evenly_spaced(len(source), n_images)
-        pixels = torch.cat(
-            [_some_pixels(source.batch(part), n_values // len(index)) for part in index.split(64)]
-        )
+        per_image = max(1, n_values // len(index))
+        parts = [_some_pixels(source.batch(part), per_image) for part in index.split(64)]
+        pixels = torch.cat([part.flatten(0, 1) for part in parts])  # (n_values, C)
+        clip = None
+        if source.dtype != torch.uint8:
+            warn_of_mixed_units(torch.cat(parts))
+            clip = main_range(source, pixels)
+            pixels = pixels if clip is None else pixels.clamp(*clip)
         low, span, bounded = _range(pixels, source.dtype)
         unit = (pixels - low) / span  # (n_values, C)
         std = unit.std(0, correction=0).clamp(min=1e-3)  # the std of a constant channel is 0
-        return cls(low, span, unit.mean(0), std, bounded)
+        std = std.where(~warn_of_constant_channels(pixels, source.dtype), std.max())
+        units = replace(Units.of(pixels), bits8=source.dtype == torch.uint8)
+        return cls(low, span, unit.mean(0), std, bounded, units, clip)
 
     def to_unit(self, images: Tensor) -> Tensor:
         """Convert pixel values (n, C, H, W) to float32 unit values."""
         low, span = (t.to(images.device)[:, None, None] for t in (self.low, self.span))
-        return images.to(torch.float32).sub(low).div_(span)
+        return self.clipped(images.to(torch.float32)).sub(low).div_(span)
+
+    def clipped(self, images: Tensor) -> Tensor:
+        """Clip pixel values (n, C, H, W), where the training images had hot pixels or values for no data."""
+        if self.clip is None:
+            return images
+        return images.clamp(*self.clip.to(images.device)[:, :, None, None])
 
     def unit_of(self, standardized: Tensor) -> Tensor:
         """Convert standardized values (..., C, H, W) on the CPU to unit values."""
@@ -65,29 +89,31 @@ class Standardize(torch.nn.Module):
 
     mean: Tensor
     std: Tensor
+    clip: Tensor
 
     def __init__(self, pixels: PixelScale):
         super().__init__()
         shape = (-1, 1, 1)
         self.register_buffer("mean", (pixels.low + pixels.mean * pixels.span).reshape(shape))
         self.register_buffer("std", (pixels.std * pixels.span).reshape(shape))
+        self.is_clipped = pixels.clip is not None
+        if pixels.clip is not None:
+            self.register_buffer("clip", pixels.clip.reshape(2, *shape))
 
     def forward(self, images: Tensor) -> Tensor:
-        return (images.to(torch.float32) - self.mean) / self.std
-
-
-def evenly_spaced(n: int, k: int) -> Tensor:
-    """Return up to `k` evenly spaced positions among `n`, including the first and the last; int64."""
-    # Integer arithmetic: torch.linspace computes in float32, and exceeds the last position from 2^24 on.
-    gaps = max(1, min(k, n) - 1)
-    return (torch.arange(min(k, n)) * (n - 1) + gaps // 2) // gaps
+        images = images.to(torch.float32)
+        if self.is_clipped:
+            images = torch.clamp(images, self.clip[0], self.clip[1])
+        return (images - self.mean) / self.std
 
 
 def _some_pixels(images: Tensor, per_image: int) -> Tensor:
-    """Return evenly spaced pixels of all images, float32 of shape (n_pixels, C)."""
+    """Return pixels of all images at the same random positions, float32 of shape (n, n_pixels, C)."""
     flat = images.flatten(2)  # (n, C, H*W)
-    stride = max(1, flat.shape[2] // max(1, per_image))
-    return flat[:, :, ::stride].movedim(1, 2).flatten(0, 1).to(torch.float32)
+    if flat.shape[2] > per_image:  # evenly spaced ones might all lie in a few columns
+        generator = torch.Generator().manual_seed(SAMPLE_SEED)
+        flat = flat[:, :, torch.randint(flat.shape[2], (per_image,), generator=generator)]
+    return flat.movedim(1, 2).to(torch.float32)
 
 
 def _range(pixels: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, bool]:

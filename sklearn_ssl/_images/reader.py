@@ -10,6 +10,7 @@ from typing import Any
 from PIL import Image, ImageColor
 
 from sklearn_ssl._checks import check_choice, check_number
+from sklearn_ssl._images.axes import ORDERS
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,10 @@ class Reader:
         Function that reads a file of any format: it maps a path, a `FilePart` where X holds parts of files,
         or a binary file object where X holds the content of files, to an array of shape (height, width[,
         channels]). None: read BMP, GIF, JPEG, JPEG 2000, PNG, PPM, TIFF, WebP and .npy.
+    channels : {"auto", "first", "last"}, default="auto"
+        Place of the channels among the axes of images in arrays, torch tensors, .npy files, and results of
+        `read`. "auto": last in arrays, (height, width, channels), and first in tensors, with an error where
+        the shape suggests another order or might be a volume. "first", "last": as told.
     background : str, default="white"
         Color behind transparent pixels, in any notation that Pillow accepts.
     max_pixels : int, default=89_478_485
@@ -52,6 +57,7 @@ class Reader:
 
     on_error: str = "raise"
     read: Callable[[Any], Any] | None = None
+    channels: str = "auto"
     background: str = "white"
     max_pixels: int = 89_478_485
     memory_limit: int = 2**31
@@ -61,6 +67,7 @@ class Reader:
 
     def __post_init__(self) -> None:
         check_choice("reader__on_error", self.on_error, ("raise", "skip"))
+        check_choice("reader__channels", self.channels, ORDERS)
         if self.read is not None and not callable(self.read):
             raise ValueError(f"reader__read={self.read!r}: give a function from a path to an array, or None.")
         if not isinstance(self.cache, str | os.PathLike | None):

@@ -141,6 +141,13 @@ class SubsetSource:
         return self.whole.identity(), self.rows
 
 
+def evenly_spaced(n: int, k: int) -> Tensor:
+    """Return up to `k` evenly spaced positions among `n`, including the first and the last; int64."""
+    # Integer arithmetic: torch.linspace computes in float32, and exceeds the last position from 2^24 on.
+    gaps = max(1, min(k, n) - 1)
+    return (torch.arange(min(k, n)) * (n - 1) + gaps // 2) // gaps
+
+
 def whole_of(source: Source) -> Source:
     """Return the source that a subset was taken from, or the source itself."""
     return source.whole if isinstance(source, SubsetSource) else source

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from sklearn_ssl._images.axes import channels_last
 from sklearn_ssl._images.collections import IndexedImages
 from sklearn_ssl._images.decode import Header, header_of_shape, pixels_of_array
 from sklearn_ssl._images.reader import Reader
@@ -35,6 +36,11 @@ def check_known_shape(X: Any) -> None:
         raise ValueError(f"X has the unknown shape {X.shape}: call X.compute_chunk_sizes() first.")
 
 
+def in_memory(X: Any) -> np.ndarray:
+    """Return an array with its mask, if it has one: dask's own conversion to numpy drops it."""
+    return np.asanyarray(X.compute() if hasattr(X, "compute") else X)
+
+
 def in_file(X: np.ndarray) -> InFile | None:
     """Return the location of a memory-mapped array, or of a view of one; None for other arrays."""
     root = X
@@ -55,10 +61,13 @@ class StoredImages(IndexedImages):
     images : array (n_images, ...)
         Array that is memory-mapped or read in chunks.
     shape : tuple of int
-        (height, width[, channels]) of an image.
+        Shape of an image, (height, width[, channels]) or (channels, height, width).
+    order : {"first", "last"}
+        Place of the channels.
     """
 
     shape: tuple[int, ...]
+    order: str
 
     def __len__(self) -> int:
         return int(self.images.shape[0])  # zarr's arrays have no len()
@@ -72,14 +81,15 @@ class StoredImages(IndexedImages):
         return place.path, place.offset + position * X.strides[0], X.strides, X.dtype, self.shape, modified
 
     def header(self, position: int, reader: Reader) -> Header:
-        return header_of_shape(self.shape, self.images.dtype)
+        return header_of_shape(self.shape, self.images.dtype, self.order)
 
     def read(self, positions: Sequence[int]) -> IndexedImages:
         if isinstance(self.images, np.ndarray):
             return self
         rows = sorted(positions)  # as h5py requires
-        images = np.asarray(self.images[rows]).reshape(-1, *self.shape)
-        return IndexedImages(dict(zip(rows, images, strict=True)), single_threaded=False)
+        images = in_memory(self.images[rows]).reshape(-1, *self.shape)
+        return replace(self, images=dict(zip(rows, images, strict=True)))
 
     def pixels(self, position: int, size: tuple | None, channels: int, reader: Reader) -> np.ndarray:
-        return pixels_of_array(np.asarray(self.images[position]).reshape(self.shape), channels)
+        image = np.asanyarray(self.images[position]).reshape(self.shape)
+        return pixels_of_array(channels_last(image, self.order), channels)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from sklearn_ssl._images.arrays import array_of_rows
 from sklearn_ssl._images.collections import EncodedImages, IndexedImages
 from sklearn_ssl._images.file_parts import FilePart
 from sklearn_ssl._images.items import is_encoded
@@ -16,6 +17,10 @@ from sklearn_ssl._images.items import is_encoded
 N_LOOKED_AT = 100
 # Names of Hugging Face's feature types that hold images, in the order of preference.
 IMAGE_FEATURES = ("Image", "Array2D", "Array3D")
+
+
+# Types of polars whose cells are lists, or of another library such as Hugging Face's.
+POLARS_NESTED = ("Array", "List", "Struct", "Extension")
 
 
 @dataclass(frozen=True)
@@ -159,14 +164,57 @@ def _names(X: Any) -> list[str] | None:
 
 
 def _by_position(X: Any) -> Any:
-    """Return a column whose rows can be read by position."""
-    if hasattr(X, "iloc") and X.ndim == 1:
-        return X.array  # a Series of pandas: X[0] would be the row with the label 0
+    """Return a column whose rows can be read by position; see `column_of`."""
+    if hasattr(X, "iloc") and X.ndim == 1:  # a Series of pandas: X[0] would be the row with the label 0
+        if type(X.dtype).__name__ == "ArrowDtype":
+            X = X.array.__arrow_array__()
+        else:
+            X = X.to_numpy() if X.dtype == object else X.array
+    elif type(X).__module__.startswith("polars.series"):
+        kind = type(X.dtype).__name__
+        X = X.to_list() if kind == "Object" else X.to_arrow() if kind in POLARS_NESTED else X
     if hasattr(X, "null_count") and hasattr(X, "type"):
-        return ArrowColumn(X)
-    if isinstance(X, np.ndarray) and X.ndim == 2 and X.shape[1] == 1:
+        return _of_arrow(X)
+    if isinstance(X, np.ndarray) and X.ndim == 2 and X.shape[1] == 1 and X.dtype.kind not in "buif":
         return X[:, 0]
     return X
+
+
+def _of_arrow(column: Any) -> Any:
+    """Return a column of pyarrow: decoded images as `column_of` says, other values as Python objects."""
+    whole = column.combine_chunks() if hasattr(column, "combine_chunks") else column
+    if hasattr(whole, "to_numpy_ndarray"):  # of FixedShapeTensorArray
+        return whole.to_numpy_ndarray()
+    lists = getattr(whole, "storage", whole)
+    values = lists.type
+    while hasattr(values, "value_type"):
+        values = values.value_type
+    if values == lists.type or str(values).rstrip("0123456789") not in (
+        "uint",
+        "int",
+        "float",
+        "double",
+        "bool",
+    ):
+        return ArrowColumn(column)
+    dtype = values.to_pandas_dtype()
+    if (regular := _of_equal_lists(lists)) is not None:
+        return regular
+    return [None if row is None else array_of_rows(row).astype(dtype) for row in lists.to_pylist()]
+
+
+def _of_equal_lists(lists: Any) -> np.ndarray | None:
+    """Return nested lists of pyarrow as an array (n, ...); None if their lengths differ."""
+    import pyarrow.compute
+
+    sides = [len(lists)]
+    while hasattr(lists.type, "value_type"):
+        lengths = pyarrow.compute.list_value_length(lists).unique()
+        if lists.null_count or len(lengths) != 1:
+            return None
+        sides.append(lengths[0].as_py())
+        lists = lists.flatten()
+    return None if lists.null_count else lists.to_numpy(zero_copy_only=False).reshape(sides)
 
 
 def _first(X: Any) -> Any:

@@ -7,7 +7,7 @@ import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from importlib import metadata
 from typing import Any
 
@@ -23,6 +23,7 @@ from sklearn_ssl._hardware.devices import is_out_of_memory
 from sklearn_ssl._images.inputs import ImageFormat
 from sklearn_ssl._images.pixel_scale import PixelScale
 from sklearn_ssl._images.reader import Reader, make_reader
+from sklearn_ssl._images.units import Units
 from sklearn_ssl._models.container import (
     ArchiveError,
     is_archive,
@@ -49,6 +50,7 @@ UNTRUSTED_PARAMS = (*MACHINE_PATH_PARAMS, "backbone_params.weights", "callbacks"
 ENCODER_WEIGHTS = "_encoder_weights"
 # Fields of a `PixelScale` that hold one value per channel.
 PIXEL_SCALE_FIELDS = ("low", "span", "mean", "std")
+UNITS_FIELDS = tuple(field.name for field in fields(Units))
 # Attributes that are not saved: what a warm start needs, and scikit-learn's callbacks.
 NOT_SAVED = ("_training_state", "_skl_callbacks")
 NUMBER = (int, float)
@@ -76,7 +78,12 @@ FITTED_SCHEMA = {
         "dtype": lambda value: value in ("uint8", "float32"),
         "is_array": bool,
     },
-    "_pixels": {**{name: [float] for name in PIXEL_SCALE_FIELDS}, "bounded": bool},
+    "_pixels": {
+        **{name: [float] for name in PIXEL_SCALE_FIELDS},
+        "bounded": bool,
+        "units?": {name: bool if name in ("whole", "bits8") else float for name in UNITS_FIELDS},
+        "clip?": ([[float]], None),
+    },
     "augment_?": str,
     "backbone_?": str,
     "batch_size_": _is_size,
@@ -318,6 +325,9 @@ def _check_values(
         name for name in ("std", "span", "pixels.std") if name in tensors and not (tensors[name] > 0).all()
     ]
     wrong += [name for name, value in scale.items() if value.shape != (fitted["_images"]["shape"][2],)]
+    clip = fitted["_pixels"].get("clip")
+    if clip is not None and [len(row) for row in clip] != [fitted["_images"]["shape"][2]] * 2:
+        wrong.append("clip")
     if has_name != ("backbone_" in fitted):
         wrong.append("backbone_")
     # Each layer takes memory even on "meta", and every layer has a weight: a depth beyond their number is
@@ -373,8 +383,7 @@ def pack(state: Mapping[str, Any]) -> dict[str, Any]:
         packed["encoder_"] = detached_copy(encoder).cpu()
     if "_pixels" in packed:
         scale = asdict(packed["_pixels"])
-        packed["_pixels"] = {name: scale[name].tolist() for name in PIXEL_SCALE_FIELDS}
-        packed["_pixels"]["bounded"] = scale["bounded"]
+        packed["_pixels"] = {k: v.tolist() if isinstance(v, Tensor) else v for k, v in scale.items()}
     if "device_" in packed:
         packed["device_"] = str(packed["device_"])
     if "_images" in packed:
@@ -389,8 +398,7 @@ def unpack(packed: Mapping[str, Any]) -> dict[str, Any]:
     """Invert `pack`; all tensors are on the CPU."""
     state = dict(packed)
     if "_pixels" in state:
-        scale = {name: torch.tensor(state["_pixels"][name]) for name in PIXEL_SCALE_FIELDS}
-        state["_pixels"] = PixelScale(**scale, bounded=state["_pixels"]["bounded"])
+        state["_pixels"] = _pixel_scale(state["_pixels"], state["_images"]["dtype"])
     if "device_" in state:
         state["device_"] = torch.device(state["device_"])
     if "_images" in state:
@@ -404,6 +412,20 @@ def unpack(packed: Mapping[str, Any]) -> dict[str, Any]:
         weights = _tensors(state.pop(ENCODER_WEIGHTS))
         state["encoder_"] = _with_weights(_new_encoder(state, weights), weights)
     return state
+
+
+def _pixel_scale(packed: Mapping[str, Any], dtype: str) -> PixelScale:
+    """Return the scale of pixel values; files of earlier versions tell the range of the pixels only."""
+    scale = {name: torch.tensor(packed[name]) for name in PIXEL_SCALE_FIELDS}
+    ends = torch.stack([scale["low"], scale["low"] + scale["span"]])
+    low, high = (float(each) for each in ends.aminmax())
+    seen = {"low": low, "high": high, "level": (abs(low) + abs(high)) / 4, "negative": 0.0, "whole": False}
+    known = packed.get("units", {**seen, "bits8": dtype == "uint8"})
+    units = Units(**{name: known[name] for name in UNITS_FIELDS})
+    clip = packed.get("clip")
+    return PixelScale(
+        **scale, bounded=packed["bounded"], units=units, clip=None if clip is None else torch.tensor(clip)
+    )
 
 
 def _new_encoder(state: Mapping[str, Any], weights: dict[str, Any]) -> nn.Module:

@@ -21,8 +21,8 @@ from sklearn_ssl._distributed.network import SharedNetwork, SharedViews
 from sklearn_ssl._distributed.team import ALONE, Team
 from sklearn_ssl._hardware.ambient import lent_generators
 from sklearn_ssl._hardware.devices import fast_float32, is_out_of_memory, memory_advice
-from sklearn_ssl._images.pixel_scale import PixelScale, evenly_spaced
-from sklearn_ssl._images.sources import Source, whole_of
+from sklearn_ssl._images.pixel_scale import PixelScale
+from sklearn_ssl._images.sources import Source, evenly_spaced, whole_of
 from sklearn_ssl._networks.norms import fill_in_statistics
 from sklearn_ssl._networks.student import Student, Teacher, load_plain_state
 from sklearn_ssl._training.assemble import teacher_heads

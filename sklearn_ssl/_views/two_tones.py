@@ -6,8 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sklearn_ssl._images.pixel_scale import evenly_spaced
-from sklearn_ssl._images.sources import Source
+from sklearn_ssl._images.sources import Source, evenly_spaced
 
 # Number of images that are looked at, and about how many pixels of each.
 N_IMAGES, N_PIXELS = 256, 4096

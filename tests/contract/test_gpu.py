@@ -11,6 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from sklearn_ssl import get_loss
 from sklearn_ssl._images.pixel_scale import PixelScale
 from sklearn_ssl._images.sources import ArraySource, ConcatSource, to_device
+from sklearn_ssl._images.units import Units
 from sklearn_ssl._networks.backbones import build_backbone
 from sklearn_ssl._networks.student import Student, Teacher
 from sklearn_ssl._training.gradient_cache import GradientCache
@@ -38,7 +39,10 @@ def fake():
 
 def pixels(low=0.0, span=255.0):
     """Return pixel statistics on the CPU."""
-    return PixelScale(*(torch.full((3,), value) for value in (low, span, 0.5, 0.2)), bounded=True)
+    units = Units(0, 1, 0.5, 0, whole=False, bits8=False)
+    return PixelScale(
+        *(torch.full((3,), value) for value in (low, span, 0.5, 0.2)), bounded=True, units=units
+    )
 
 
 @pytest.mark.parametrize("preset", ["photo", "symbols"])

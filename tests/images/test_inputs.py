@@ -120,7 +120,7 @@ def test_read_only_fortran_ordered_and_memory_mapped_arrays_are_as_good_and_stay
     "dtype", [bool, np.int8, np.uint16, np.int32, np.int64, np.float16, np.float32, np.float64]
 )
 def test_every_number_type_is_taken_as_float32_but_uint8_stays(dtype, embedder, opened, images):
-    X = (images // 2).astype(dtype)
+    X = (images // (200 if dtype is bool else 2)).astype(dtype)
     source, _ = opened(X)
     assert source.dtype == torch.float32
     np.testing.assert_array_equal(source.batch(torch.arange(N)).movedim(1, -1).numpy(), X.astype(np.float32))
@@ -301,14 +301,23 @@ def test_three_files_are_enough_to_fit(embedder, save_images, images):
 def test_files_of_other_sizes_are_shrunk_and_centered(opened, save_images):
     wide = np.zeros((16, 48, 3), np.uint8)
     wide[:, 16:32] = 200  # the square in the middle
-    source, format_ = opened(save_images([wide, wide]), image_size=8)
+    with pytest.warns(UserWarning, match=r"cropped to 8 x 8 .* keeps 33% of a typical one, of 16 x 48"):
+        source, format_ = opened(save_images([wide, wide]), image_size=8)
     assert format_.size == source.size == (8, 8)
     assert (pixels_of(source)[:, 1:-1] == 200).all()  # antialiasing mixes in the black at its borders
 
 
 def test_files_without_a_wish_are_trained_at_their_median_short_side(opened, save_images):
     paths = save_images([np.zeros(shape, np.uint8) for shape in ((8, 20), (10, 10), (30, 12))])
-    assert opened(paths)[1].size == (10, 10)
+    with pytest.warns(UserWarning, match="keeps 40% of a typical one, of (8 x 20|30 x 12)"):
+        assert opened(paths)[1].size == (10, 10)
+
+
+@pytest.mark.parametrize("shapes", [[(8, 64)] * 3, [(8, 64), (16, 128), (12, 98)]])
+def test_files_of_one_shape_keep_it_as_arrays_do(shapes, opened, save_images):
+    paths = save_images([np.zeros(shape, np.uint8) for shape in shapes])
+    height, width = (int(side) for side in np.median(shapes, axis=0))
+    assert opened(paths)[1].size == (height, width)
 
 
 def test_a_fit_on_files_forgets_how_many_numbers_an_earlier_array_had(embedder, images, save_images):
@@ -415,10 +424,11 @@ def test_unlabeled_images_of_another_shape_are_refused(embedder, images):
 
 def test_8_bit_files_do_not_mix_with_arrays_of_other_units(embedder, images, save_images):
     paths, unit = save_images(images), images / 255
-    words = r"8 bits per channel \(0 to 255\), but SSLImageEmbedder was fitted on an array of another dtype"
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises(
+        ValueError, match=r"X_unlabeled: These images reach 249, but X holds values from 0 to 1"
+    ):
         embedder().fit(unit, X_unlabeled=paths)
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises(ValueError, match=r"These images reach 249, but SSLImageEmbedder was fitted on"):
         embedder().fit(unit).transform(paths)
 
 

@@ -94,7 +94,7 @@ def test_a_thin_image_of_16_bits_takes_no_more_than_a_few_views(opened, save_ima
     paths = save_images([thin, thin])
     np.save(tmp_path / "a.npy", thin)
     for X in (paths, [tmp_path / "a.npy"] * 2):
-        source, _ = opened(X, image_size=224)
+        source, _ = opened(X, image_size=(224, 224))
         assert source.batch(torch.arange(2)).unique().tolist() == [40_000]
 
 

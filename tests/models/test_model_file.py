@@ -21,6 +21,7 @@ from torch.profiler import profile
 import sklearn_ssl
 from sklearn_ssl import Reader, SSLImageEmbedder
 from sklearn_ssl._images.pixel_scale import PixelScale
+from sklearn_ssl._images.units import Units
 from sklearn_ssl._models import container as archive
 from sklearn_ssl._models import model_file as saving
 from sklearn_ssl._networks import backbones
@@ -466,7 +467,7 @@ def test_a_network_made_without_memory_gets_all_of_it(name):
 
 
 def scale(channels):
-    return PixelScale(*torch.ones(4, channels), bounded=True)
+    return PixelScale(*torch.ones(4, channels), bounded=True, units=Units(0, 1, 0.5, 0, False, False))
 
 
 def test_text_of_a_file_does_not_steer_the_terminal(of_a_stranger):
