@@ -327,8 +327,8 @@ def _warn_of_ignored_border(
     if not (rows or columns) or not is_worth_telling(module, image_size, (rows, columns)):
         return
     height, width = image_size
-    lines = [f"{n} {what}" for n, what in ((rows, "rows"), (columns, "columns")) if n]
-    sizes = [size for size in sizes_that_fit(module, image_size, (rows, columns))]
+    lines = [f"{n} {what}{'s' * (n > 1)}" for n, what in ((rows, "row"), (columns, "column")) if n]
+    sizes = sizes_that_fit(module, image_size, (rows, columns))
     fit = [as_side(size) for size in sizes if _takes(backbone, params, in_channels, size)]
     warn(
         f"The backbone {_label(backbone)} ignores {ignored_share(image_size, (rows, columns)):.0%} of the "

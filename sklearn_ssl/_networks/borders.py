@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from sklearn_ssl._hardware.ambient import lent_generators
 from sklearn_ssl._networks.weights import layers_of
@@ -36,11 +38,11 @@ def ignored_border(module: nn.Module, in_channels: int, image_size: tuple[int, i
     """
     height, width = image_size
     with suppress(Exception), lent_generators(0, torch.device("cpu")):  # modules may raise anything
-        images = torch.randn(2, in_channels, height, width)
-        seen = (_gradient(module, images) != 0).any(0).any(0)  # (height, width)
+        images, network = torch.randn(2, in_channels, height, width), _without_zeros(module)
+        seen = (_gradient(network, images) != 0).any(0).any(0)  # (height, width)
         rows, columns = (_zeros_at_the_end(seen.any(dim)) for dim in (1, 0))
         if rows < height:  # else the features are constant
-            return _confirmed(module, images, rows, 0), _confirmed(module, images, 0, columns)
+            return _confirmed(network, images, rows, 0), _confirmed(network, images, 0, columns)
     return 0, 0
 
 
@@ -78,12 +80,23 @@ def _patch(module: nn.Module) -> tuple[int, int] | None:
     return (height, width) if first.kernel_size == first.stride != (1, 1) else None
 
 
-def _gradient(module: nn.Module, images: Tensor) -> Tensor:
+def _without_zeros(module: nn.Module) -> Callable[[Tensor], Tensor]:
+    """Return the network with random numbers in place of parameters that begin at zero.
+
+    Residual branches often do: until they are trained, shortcuts alone see a part of the pixels.
+    """
+    parameters = {
+        name: 0.1 * torch.rand_like(value) for name, value in module.named_parameters() if not value.any()
+    }
+    return lambda images: functional_call(module, parameters, (images,))
+
+
+def _gradient(network: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
     """Return the gradient at the pixels of a random combination of the features."""
     # A sum would not do: that of the outputs of a LayerNorm is constant.
     leaf = images.requires_grad_()
     with torch.enable_grad():
-        features = module(leaf * 1)  # some modules change their input in place, which a leaf forbids
+        features = network(leaf * 1)  # some modules change their input in place, which a leaf forbids
         return torch.autograd.grad((features * torch.randn_like(features)).sum(), leaf)[0]
 
 
@@ -93,7 +106,7 @@ def _zeros_at_the_end(flags: Tensor) -> int:
 
 
 @torch.no_grad()
-def _confirmed(module: nn.Module, images: Tensor, rows: int, columns: int) -> int:
+def _confirmed(network: Callable[[Tensor], Tensor], images: Tensor, rows: int, columns: int) -> int:
     """Return the width of a border of rows or columns if other pixels there change nothing, to the bit.
 
     The gradient alone does not tell: it vanishes where a ReLU is dead or another pixel is the maximum.
@@ -103,4 +116,4 @@ def _confirmed(module: nn.Module, images: Tensor, rows: int, columns: int) -> in
     changed = images.clone()
     for border in (changed[:, :, changed.shape[2] - rows :], changed[..., changed.shape[3] - columns :]):
         border.copy_(100 * torch.randn_like(border))
-    return rows + columns if torch.equal(module(images), module(changed)) else 0
+    return rows + columns if torch.equal(network(images), network(changed)) else 0

@@ -46,7 +46,7 @@ class Detached(nn.Module):
 
 
 class Zero(nn.Module):
-    """A last layer that begins at zero, as that of many residual branches."""
+    """The last layer begins at zero."""
 
     def __init__(self):
         super().__init__()
@@ -55,6 +55,36 @@ class Zero(nn.Module):
 
     def forward(self, x):
         return self.last(self.first(x).mean((2, 3)))
+
+
+class Residual(nn.Module):
+    """A branch that begins at zero beside a shortcut that sees every fourth pixel, as in ResNets."""
+
+    def __init__(self):
+        super().__init__()
+        self.branch, self.norm = nn.Conv2d(3, 8, 7, 4, 3, bias=False), nn.BatchNorm2d(8)
+        self.shortcut = nn.Conv2d(3, 8, 1, 4)
+        nn.init.zeros_(self.norm.weight)
+
+    def forward(self, x):
+        return self.norm(self.branch(x)) + self.shortcut(x)
+
+
+class Scaled(nn.Module):
+    """A branch with a scale of its own, which begins at zero."""
+
+    def __init__(self):
+        super().__init__()
+        self.branch, self.shortcut = nn.Conv2d(3, 8, 7, 4, 3), nn.Conv2d(3, 8, 1, 4)
+        self.scale = nn.Parameter(torch.tensor(0.0))
+
+    def forward(self, x):
+        return self.scale * self.branch(x) + self.shortcut(x)
+
+
+class Constant(nn.Module):
+    def forward(self, x):
+        return x.new_ones(len(x), 4) + 0 * x.sum()
 
 
 class Normalized(nn.Module):
@@ -86,7 +116,10 @@ def test_what_is_left_beside_patches_is_found(side, size):
         (lambda: maps(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU()), (0, 0)),
         (InPlace, (0, 0)),
         (Detached, (0, 0)),
-        (Zero, (0, 0)),
+        (Zero, (5, 5)),
+        (Residual, (0, 0)),
+        (Scaled, (0, 0)),
+        (Constant, (0, 0)),
     ],
 )
 def test_a_network_is_asked_for_the_pixels_that_it_sees(make, border):
@@ -97,18 +130,22 @@ SILENT = [
     *[(name, (33, 33)) for name in ("resnet10", "shufflenet_v2_x0_5", "squeezenet1_1", "mnasnet0_5")],
     *[("resnet18", size) for size in ((1, 9), (8, 8), (28, 28), (63, 65))],
     ("vit", (28, 28)),
+    ("timm:regnetx_002", (42, 42)),  # whose residual branches begin at zero
     (lambda: maps(nn.Conv2d(3, 8, 11, 4, 2), nn.MaxPool2d(3, 2)), (69, 69)),  # AlexNet's; 4 rows are dropped
     (lambda: maps(nn.Conv2d(3, 8, 3, stride=2)), (8, 8)),
     (lambda: maps(nn.Conv2d(3, 8, 5, stride=3)), (64, 64)),
     (lambda: maps(nn.Conv2d(3, 8, 3, padding=1), nn.MaxPool2d(2)), (33, 33)),
     (lambda: maps(nn.Conv2d(3, 8, 1, stride=2)), (9, 9)),
-    (Zero, (40, 40)),
+    (Residual, (40, 40)),
+    (Constant, (40, 40)),
     (lambda: maps(patches(16)), (225, 225)),  # one pixel of 225
 ]
 
 
 @pytest.mark.parametrize(("backbone", "size"), SILENT)
 def test_networks_without_patches_get_no_warning(backbone, size):
+    if backbone == "timm:regnetx_002":
+        pytest.importorskip("timm")
     build_backbone(backbone, {}, image_size=size, **RGB)
 
 
