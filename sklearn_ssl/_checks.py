@@ -238,6 +238,12 @@ def as_nested(slot: str, params: Mapping[str, Any]) -> str:
     return ", ".join(f"{slot}__{name}={shortened(value)}" for name, value in params.items())
 
 
+def as_side(size: tuple[int, int]) -> str:
+    """Format (height, width) in pixels as a value of `image_size`: of a square, its side."""
+    height, width = size
+    return str(height) if height == width else f"({height}, {width})"
+
+
 def _as_number(value: Any, whole: bool) -> int | float | None:
     """Return the value as a plain number, or None if it is not a number or not finite in float32."""
     if not (is_whole(value) or (not whole and isinstance(value, Real) and not isinstance(value, bool))):

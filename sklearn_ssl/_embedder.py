@@ -35,7 +35,7 @@ from sklearn_ssl._images.pixel_scale import PixelScale
 from sklearn_ssl._images.reader import Reader, make_reader, resolve_reader
 from sklearn_ssl._images.sources import Source, SubsetSource, evenly_spaced, whole_of
 from sklearn_ssl._labels import as_array, group_numbers
-from sklearn_ssl._models.model_file import load_model, pack, save_model, unpack
+from sklearn_ssl._models.model_file import load_model, pack, save_model, unpack, with_weights_of_file
 from sklearn_ssl._models.onnx import export_onnx
 from sklearn_ssl._networks.backbones import resolve_backbone
 from sklearn_ssl._networks.inference import InferenceNetwork, KeptNetwork, make_encoder
@@ -50,11 +50,13 @@ from sklearn_ssl._settings import (
     resolve_image_size,
     resolve_settings,
 )
+from sklearn_ssl._training.assemble import cannot_go_on
 from sklearn_ssl._training.checkpoint import Checkpoint
 from sklearn_ssl._training.interrupts import interrupt_held_back
 from sklearn_ssl._training.labels import check_is_target
 from sklearn_ssl._training.net import Outcome, SSLNet
 from sklearn_ssl._training.optimizers import resolve_optimizer
+from sklearn_ssl._training.resume import is_state_of
 from sklearn_ssl._transform import embed
 from sklearn_ssl._views.augmentation import make_augment, resolve_augment
 from sklearn_ssl._warnings import muted, warn
@@ -100,11 +102,11 @@ class SSLImageEmbedder(
     backbone_params : dict, default=None
         Parameters of the backbone. ResNets have ``stem`` ("auto", "imagenet", "3x3", "3x3-pool",
         "3x3-stride2"), ``width`` (channels of the first stage, 64; for "resnet10", "resnet18" and "resnet34")
-        and ``weights`` (pretrained initial weights), as have other models of torchvision and those of timm
-        ("pretrained": weights that timm downloads); "vit" has ``patch`` (side of a patch in
-        pixels; "auto": about an eighth of the image's side), ``width`` (192), ``depth`` (6), ``heads``
-        ("auto": one for each 64 of the width) and ``pooling`` ("mean" or "class"); a factory has its
-        keyword parameters.
+        and ``weights`` (pretrained initial weights, or a file of `save`), as have other models of torchvision
+        and those of timm ("pretrained": weights that timm downloads), and "vit", which also has ``patch``
+        (side of a patch in pixels; "auto": about an eighth of the image's side), ``width`` (192), ``depth``
+        (6), ``heads`` ("auto": one for each 64 of the width) and ``pooling`` ("mean" or "class"); a factory
+        has its keyword parameters.
     frozen_fraction : float, default=0.0
         Fraction of the backbone's layers, from the input on, whose weights stay as they are: for pretrained
         networks, whose first layers suit most images, and whose steps are faster then. Below 1.
@@ -197,7 +199,10 @@ class SSLImageEmbedder(
         Callbacks start from their initial state.
     warm_start : bool, default=False
         Whether a `fit` with a larger `max_epochs` (or `max_time`) continues the last one and trains the
-        difference, at the learning rate of the longer schedule.
+        difference, at the learning rate of the longer schedule, on the same or other images, in the pixel
+        scale of the first. If nothing is left to train, there is a warning. After `sklearn_ssl.load`, and
+        after a fit without `warm_start`, only the encoder is there: a new training of it begins, with a
+        warning.
     random_state : int, RandomState or None, default=None
         Seed of the initial weights, views and batches. With an int, fits are repeatable: bit for bit on the
         same device, precision and number of threads. With None, every fit is different, and only an
@@ -437,6 +442,7 @@ device_, precision_, compile_ : object
             fit_task.label(task.n_given)
             callbacks = fit_task.callbacks(self._fitted_attributes) if team.leads else []
             net, self.projector_, self._n_features_out = task.make_net(checkpoint, callbacks)
+            task.warn_if_begun_anew()
             images = task.training_set(labels)
             with interrupt_held_back() as interrupt:
                 outcome = net.train(images, started, interrupt)
@@ -562,7 +568,7 @@ device_, precision_, compile_ : object
         The file has the safetensors format and contains no code: the encoder's weights under their own names,
         all parameters and fitted attributes that are plain values, and a checksum (SHA-256). Parameters that
         are objects, such as callbacks or a function as `augment`, are omitted, and `load` lists them.
-        The state of the training, which a warm start needs, is not saved.
+        The state of the training is not saved: a warm start begins a new training of the loaded encoder.
         """
         check_is_fitted(self)
         path = given_path("path", path)
@@ -663,14 +669,28 @@ device_, precision_, compile_ : object
         loss = make_loss(self.loss, self.loss_params or {})
         settings = resolve_settings(params, loss, source, tell=bool(self.verbose) and team.leads)
         self._store_settings(images, settings)
-        state = getattr(self, "_training_state", None) if self.warm_start else None
-        if state is None:
+        chosen = with_weights_of_file(settings.backbone, params["backbone_params"] or {}, images)
+        params["backbone_params"] = chosen
+        self._backbone_params = {name: value for name, value in chosen.items() if name != "weights"}
+        state, start = self._to_go_on_with(images)
+        if state is None and start is None:
             self._pixels = PixelScale.of(source)
         else:
             self._parser().check_units(source, self._pixels)
         history = getattr(self, "history_", None)
-        task = Task(params, loss, source, images, settings, self._pixels, state, history, team)
+        task = Task(params, loss, source, images, settings, self._pixels, state, start, history, team)
         return task, held_back
+
+    def _to_go_on_with(self, images: ImageFormat) -> tuple[dict | None, dict[str, Tensor] | None]:
+        """Return the state of the last training for a warm start, or else the weights of its backbone."""
+        if not self.warm_start or not hasattr(self, "encoder_"):
+            return None, None
+        before, now = len(self._pixels.mean), images.shape[2]
+        if before != now:
+            raise cannot_go_on(f"that takes {before} channels, and these images have {now}")
+        weights = getattr(self.encoder_, "backbone", self.encoder_).state_dict()
+        state = getattr(self, "_training_state", None)
+        return (state, None) if state and is_state_of(state, weights) else (None, weights)
 
     def _store_settings(self, images: ImageFormat, settings: Settings) -> None:
         self._images = images

@@ -83,6 +83,8 @@ class Task:
         Scaling of pixel values.
     state : dict or None
         State of the last training, from which a warm start goes on.
+    start : mapping or None
+        Weights of the last encoder's backbone, with which a warm start begins where there is no state.
     history : list of dict
         Epochs of that training.
     team : Team
@@ -98,6 +100,7 @@ class Task:
     settings: Settings
     pixels: PixelScale
     state: dict[str, Any] | None = None
+    start: Mapping[str, Tensor] | None = None
     history: list[dict[str, Any]] | None = None
     team: Team = ALONE
     evaluation: Evaluation | None = None
@@ -211,7 +214,7 @@ class Task:
         resolved = {name: getattr(self.settings, name) for name in RESOLVED_IN_FINGERPRINT}
         resolved["image_size"] = self.images.size
         return open_checkpoint(
-            self.params, resolved, self.source, labels, self.state, self.team, self.evaluation
+            self.params, resolved, self.source, labels, self.state or self.start, self.team, self.evaluation
         )
 
     def training_set(self, labels: Tensor | None) -> TrainingSet:
@@ -270,6 +273,7 @@ class Task:
                 generator=generator,
                 loss_name=self.loss_name,
                 loss_params=params["loss_params"] or {},
+                start=self.start,
             )
         draw_views = self.make_views()
         if self.loss.view_spec.places and callable(draw_views.augment):
@@ -314,6 +318,16 @@ class Task:
         drawn = _draw_seed(self.params["random_state"])
         return earlier["training"]["seed"] if earlier else self.team.from_first(lambda: drawn)
 
+    def warn_if_begun_anew(self) -> None:
+        """Warn of a warm start that keeps the encoder only, as the state of its training is not there."""
+        if self.start is not None and self.history and self.settings.max_epochs != 0:
+            warn(
+                "warm_start=True: this fit begins a new training of the encoder as it is, with a new "
+                "projector and optimizer, and max_epochs and max_time count from here. The state of the last "
+                "training is not there, or encoder_ was changed since: only fits with warm_start=True keep "
+                "that state, and a file of `save` never holds it."
+            )
+
     def warn_if_drawn_once(self) -> None:
         """Warn of an `augment` that draws once for the whole batch rather than for each image."""
         augment = make_augment(self.settings.augment, self.params["augment_params"] or {})
@@ -328,8 +342,17 @@ class Task:
             )
 
     def warn_if_short(self, outcome: Outcome) -> None:
-        """Warn if `max_time` has ended the training after a few passes over the images."""
+        """Warn if a warm start had nothing left to train, or `max_time` allowed a few passes only."""
         max_time, max_epochs = self.params["max_time"], self.settings.max_epochs
+        if self.state is not None and outcome.nothing_left and outcome.end == "schedule" and outcome.steps:
+            limits = {"max_epochs": max_epochs, "max_time": max_time}
+            given = " and ".join(f"{name}={value}" for name, value in limits.items() if value is not None)
+            warn(
+                f"warm_start=True: nothing was left to train, and the network is unchanged. It has trained "
+                f"for {outcome.epochs} epochs in {outcome.state['seconds']:.3g} s, and {given} includes "
+                f"those: give more, or start again with warm_start=False."
+            )
+            return
         enough = FEW_PASSES if max_epochs is None else min(FEW_PASSES, max_epochs)
         if max_time is not None and outcome.end == "schedule" and outcome.passes < enough:
             warn(

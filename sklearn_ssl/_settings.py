@@ -16,6 +16,7 @@ from torch import nn
 from sklearn_ssl._checks import check_bool, check_number, is_whole, shortened
 from sklearn_ssl._hardware.devices import resolve_compile, resolve_device, resolve_precision
 from sklearn_ssl._images.sources import Source
+from sklearn_ssl._models.model_file import backbone_of_file
 from sklearn_ssl._params import did_you_mean
 from sklearn_ssl._training.optimizers import AUTO_OPTIMIZER, base_settings
 from sklearn_ssl._views.two_tones import SYMBOLS_FROM, share_of_two_tones
@@ -165,8 +166,11 @@ def is_auto(value: Any) -> bool:
 
 
 def _backbone_for(device: torch.device, params: Mapping[str, Any]) -> str:
-    """Return the ResNet for the device; with pretrained weights, the one that they are usually of."""
-    return ON_CPU if device.type == "cpu" and params.get("weights") is None else ELSEWHERE
+    """Return the ResNet for the device; with weights, the network of the file, or the most usual one."""
+    weights = params.get("weights")
+    if weights is not None:
+        return backbone_of_file(weights) or ELSEWHERE
+    return ON_CPU if device.type == "cpu" else ELSEWHERE
 
 
 def _augment_for(source: Source, tell: bool) -> str:

@@ -115,6 +115,18 @@ def read_archive(path: str | os.PathLike, kind: str, schema: Any = object, *, te
         raise ArchiveError(f"{path} is not a file of sklearn_ssl, or it is damaged: {error}") from error
 
 
+def is_archive(path: Any) -> bool:
+    """Return whether this is the path of a file that `write_archive` has written, of any kind."""
+    if not isinstance(path, str | os.PathLike):
+        return False
+    try:
+        check_regular(path)
+        with safe_open(path, framework="pt", device="cpu") as file:
+            return "sklearn_ssl" in (file.metadata() or {})
+    except (OSError, SafetensorError, ValueError):  # not a path, or not a file of this format
+        return False
+
+
 def plain_items(row: Mapping[str, Any]) -> dict[str, Any]:
     """Return the items whose values `write_archive` accepts."""
     return {name: value for name, value in row.items() if is_plain(value)}

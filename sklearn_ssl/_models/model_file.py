@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -16,16 +17,24 @@ from sklearn.base import BaseEstimator
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from sklearn_ssl._checks import as_nested
 from sklearn_ssl._hardware.ambient import lent_generators
 from sklearn_ssl._hardware.devices import is_out_of_memory
 from sklearn_ssl._images.inputs import ImageFormat
 from sklearn_ssl._images.pixel_scale import PixelScale
 from sklearn_ssl._images.reader import Reader, make_reader
 from sklearn_ssl._images.units import Units
-from sklearn_ssl._models.container import ArchiveError, is_plain, plain_items, read_archive, write_archive
+from sklearn_ssl._models.container import (
+    ArchiveError,
+    is_archive,
+    is_plain,
+    plain_items,
+    read_archive,
+    write_archive,
+)
 from sklearn_ssl._models.schema import printable
 from sklearn_ssl._models.structure import have_same_structure
-from sklearn_ssl._networks.backbones import averaged, make_backbone
+from sklearn_ssl._networks.backbones import averaged, make_backbone, resolve_backbone
 from sklearn_ssl._networks.inference import detached_copy, has_hooks, make_encoder
 from sklearn_ssl._networks.student import load_plain_state
 from sklearn_ssl._networks.timm_models import PREFIX
@@ -219,6 +228,92 @@ def load_model(
     return embedder
 
 
+def with_weights_of_file(backbone: Any, params: dict[str, Any], images: ImageFormat) -> dict[str, Any]:
+    """Return the parameters of a backbone, with what a model file holds if its weights are to be from one.
+
+    Parameters
+    ----------
+    backbone : str, nn.Module or callable
+        Backbone to create.
+    params : dict
+        Its parameters. If "weights" of a named backbone is a file of `SSLImageEmbedder.save`, they become the
+        weights in the file, and parameters that are not given those of the file.
+    images : ImageFormat
+        Images to train on.
+
+    Raises
+    ------
+    ValueError
+        If the file is damaged, or its network has another name, other parameters or other channels.
+    """
+    path: Any = params.get("weights")
+    if not isinstance(backbone, str) or not is_archive(path):
+        return params
+    file_params, fitted = _read_model(path)
+    channels = fitted["_images"]["shape"][2]
+    if channels not in (3, images.shape[2]):  # filters for RGB are adapted
+        raise _misfit(path, f"images of {channels} channels", f"images of {images.shape[2]}", "")
+    weights = fitted[ENCODER_WEIGHTS]
+    state = {key.removeprefix("backbone."): weights[key] for key in weights if key.startswith("backbone.")}
+    if "backbone_" not in fitted:  # of a module or factory
+        return {**params, "weights": state}
+    _unpacked(path, {**file_params, **fitted})  # refuses sizes that the weights do not have
+    its_own = _params_of_file(path, backbone, params, file_params, fitted)
+    if backbone == "vit":
+        from sklearn_ssl._networks.vit import fit_positions
+
+        side, sizes = its_own["patch"], (images.size, fitted["_images"]["size"])
+        fit_positions(state, *((height // side, width // side) for height, width in sizes))
+    return {**its_own, "weights": state}
+
+
+def backbone_of_file(path: Any) -> str | None:
+    """Return the name of the backbone in a model file; None if it has none, or `path` is of no such file."""
+    return _read_model(path)[1].get("backbone_") if is_archive(path) else None
+
+
+def _params_of_file(
+    path: str | os.PathLike, backbone: str, params: dict, file_params: dict, fitted: dict
+) -> dict[str, Any]:
+    """Return the parameters of the backbone in a file, with "auto" resolved; refuse others that are given."""
+    from sklearn_ssl._networks.torchvision_models import RESNETS, choose_stem
+    from sklearn_ssl._networks.vit import resolve_sizes
+
+    name, size = fitted["backbone_"], tuple(fitted["_images"]["size"])
+    if name.partition(".")[0] != backbone.partition(".")[0]:  # timm's tags of weights follow a dot
+        wanted = f"backbone={printable(name)!r}"
+        raise _misfit(path, wanted, f"backbone={backbone!r}", f"Set {wanted}.")
+    every = inspect.signature(resolve_backbone(backbone)).parameters.values()
+    its_own = {each.name: each.default for each in every if each.kind is each.KEYWORD_ONLY}
+    its_own |= file_params.get("backbone_params") or {}
+    if backbone in RESNETS:
+        its_own["stem"] = choose_stem(its_own["stem"], size, {})
+    if backbone == "vit":
+        its_own |= resolve_sizes(its_own["patch"], its_own["heads"], its_own["width"], size, {})
+    given = {key: value for key, value in params.items() if key != "weights" and value != "auto"}
+    wrong = {key: its_own[key] for key, value in given.items() if its_own[key] != value}
+    if wrong:
+        wanted = as_nested("backbone", wrong)
+        other = as_nested("backbone", {key: given[key] for key in wrong})
+        raise _misfit(path, wanted, other, f"Set {wanted}.")
+    return its_own
+
+
+def _misfit(path: str | os.PathLike, its_own: str, given: str, way_out: str) -> ValueError:
+    return ValueError(
+        f"backbone__weights={os.fspath(path)!r} comes from a fit with {its_own}, and this one has {given}. "
+        f"{way_out or 'Give such images, or leave backbone__weights out.'}"
+    )
+
+
+def _read_model(path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the parameters and the fitted attributes in a model file, checked."""
+    content = read_archive(path, KIND, MODEL_SCHEMA)
+    params, fitted = _without(content["params"], UNTRUSTED_PARAMS), _known(content["fitted"])
+    _check_values(path, params, fitted, has_name="backbone" not in content["left_out"])
+    return params, fitted
+
+
 def _check_values(
     path: str | os.PathLike, params: dict[str, Any], fitted: dict[str, Any], has_name: bool
 ) -> None:
@@ -265,6 +360,8 @@ def _as_plain(value: Any) -> Any:
 
 def _description(value: Any) -> str:
     """Return a short description of a parameter that cannot be stored."""
+    if isinstance(value, Mapping):
+        return "a state dict"
     return getattr(value, "__qualname__", None) or repr(value)[:100]
 
 
@@ -388,7 +485,8 @@ def _with_weights(encoder: nn.Module, weights: dict[str, Tensor]) -> nn.Module:
 def _without_pretrained(state: Mapping[str, Any], weights: dict[str, Any]) -> tuple[dict | None, Any]:
     """Return `backbone_params` without pretrained weights, which are no longer needed, and those weights.
 
-    The stem of a ResNet may depend on the pretrained weights; it is set explicitly.
+    The stem of a ResNet, and the patches of a vision transformer, may depend on the pretrained weights; they
+    are set explicitly.
     """
     # Imported here because torchvision takes long to import.
     from sklearn_ssl._networks.torchvision_models import RESNETS, choose_stem
@@ -396,10 +494,13 @@ def _without_pretrained(state: Mapping[str, Any], weights: dict[str, Any]) -> tu
     params = state.get("backbone_params")
     if not params or params.get("weights") is None:
         return params, None
-    rest = {name: value for name, value in params.items() if name != "weights"}
+    made_with = state.get("_backbone_params", params)  # also with those of a model file
+    rest = {name: value for name, value in made_with.items() if name != "weights"}
     if state["backbone_"] in RESNETS:
         first = {"conv1.weight": weights["backbone.conv1.weight"]}
         rest["stem"] = choose_stem(rest.get("stem", "auto"), tuple(state["image_size_"]), first)
+    if state["backbone_"] == "vit":
+        rest["patch"] = weights["backbone.conv_proj.weight"].shape[-1]
     return rest, params["weights"]
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeGuard
@@ -15,7 +15,14 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 import torch
 from torch import Tensor, nn
 
-from sklearn_ssl._checks import as_nested
+from sklearn_ssl._checks import as_nested, as_side
+from sklearn_ssl._hardware.ambient import lent_generators
+from sklearn_ssl._networks.borders import (
+    ignored_border,
+    ignored_share,
+    is_worth_telling,
+    sizes_that_fit,
+)
 from sklearn_ssl._networks.weights import first_five, layers_of
 from sklearn_ssl._params import did_you_mean
 from sklearn_ssl._warnings import warn
@@ -105,8 +112,17 @@ def build_backbone(
         If a factory does not return a module.
     """
     module, label = make_backbone(backbone, params, in_channels, image_size), _label(backbone)
-    output = _dry_run(module, label, in_channels, image_size)
-    _check_features(output, label)
+    with _in_eval_mode(module):
+        try:
+            output = _output(module, in_channels, image_size)
+        except Exception as error:  # modules may raise any exception
+            size = " x ".join(map(str, (in_channels, *image_size)))
+            raise ValueError(
+                f"backbone {label} cannot take images of {size}: {_reason(error)}. "
+                + _way_out(backbone, params, module, in_channels, image_size)
+            ) from error
+        _check_features(output, label)
+        _warn_of_ignored_border(backbone, params, module, in_channels, image_size)
     if not isinstance(backbone, str):
         _warn_of_classifier(module, label, output.shape[1])
     if output.ndim == 4:  # (2, d, h, w)
@@ -124,25 +140,43 @@ def make_backbone(
             "backbone is a scripted module, which cannot be copied and trained as others can: give the "
             "module that torch.jit was given."
         )
-    if isinstance(make, nn.Module):
-        if params:
-            raise ValueError(
-                f"backbone is an instance of {_label(backbone)}, which takes no parameters; got "
-                f"{', '.join(f'backbone__{key}' for key in params)}. Pass the class or a factory to set them."
-            )
-        return copy.deepcopy(make).cpu()  # the user's module may be on a GPU
-    with _naming_backbone(backbone, params):
-        if isinstance(backbone, str):
-            return make(in_channels, image_size, **params)
-        sizes = {"in_channels": in_channels, "image_size": image_size}
-        wanted = {key: size for key, size in sizes.items() if key in inspect.signature(make).parameters}
-        module = make(**{**wanted, **params})
+    if isinstance(make, nn.Module) and params:
+        raise ValueError(
+            f"backbone is an instance of {_label(backbone)}, which takes no parameters; got "
+            f"{', '.join(f'backbone__{key}' for key in params)}. Pass the class or a factory to set them."
+        )
+    try:
+        module = _made(backbone, params, in_channels, image_size)
+    except Exception as error:  # factories may raise any exception
+        if isinstance(backbone, str) and isinstance(error, ValueError | ImportError):
+            raise  # a message of this package, which already names the parameter
+        given = {name: value for name, value in params.items() if not isinstance(value, Mapping)}
+        raise ValueError(
+            f"backbone {_label(backbone)} cannot be made"
+            + (f" with {as_nested('backbone', given)}" if given else "")
+            + f": {_reason(error)}"
+            + _another_size(backbone, params, in_channels, image_size, ". Set ")
+        ) from error
     if not isinstance(module, nn.Module):
         raise TypeError(
             f"backbone factory {_label(backbone)} returned a {type(module).__name__}; "
             "it must return an nn.Module."
         )
     return module
+
+
+def _made(
+    backbone: str | nn.Module | Callable, params: dict, in_channels: int, image_size: tuple[int, int]
+) -> Any:
+    """Return the module of a name, a copy of a module, or what a factory returns."""
+    make = resolve_backbone(backbone)
+    if isinstance(make, nn.Module):
+        return copy.deepcopy(make).cpu()  # the user's module may be on a GPU
+    if isinstance(backbone, str):
+        return make(in_channels, image_size, **params)
+    sizes = {"in_channels": in_channels, "image_size": image_size}
+    wanted = {key: size for key, size in sizes.items() if key in inspect.signature(make).parameters}
+    return make(**{**wanted, **params})
 
 
 def averaged(module: nn.Module) -> nn.Sequential:
@@ -217,30 +251,19 @@ def _is_pooled(backbone: nn.Sequential) -> bool:
     return kinds == [nn.AdaptiveAvgPool2d, nn.Flatten] and backbone[-2].output_size in (1, (1, 1))
 
 
+def _reason(error: Exception) -> str:
+    """Return what an error says, or its type, as of an assertion without words."""
+    return str(error).rstrip(".") or type(error).__name__
+
+
 @contextmanager
-def _naming_backbone(backbone: Any, params: dict) -> Iterator[None]:
-    """Report errors as a ValueError that names the backbone and its parameters."""
-    try:
-        yield
-    except Exception as error:  # factories may raise any exception
-        if isinstance(backbone, str) and isinstance(error, ValueError | ImportError):
-            raise  # a message of this package, which already names the parameter
-        given = f" with {as_nested('backbone', params)}" if params else ""
-        raise ValueError(f"backbone {_label(backbone)} cannot be made{given}: {error}") from error
-
-
-def _dry_run(module: nn.Module, label: str, in_channels: int, image_size: tuple[int, int]) -> Any:
-    """Return the output for two black images, in eval mode so that BatchNorm's statistics do not change."""
+def _in_eval_mode(module: nn.Module) -> Iterator[None]:
+    """Context manager in which BatchNorm's statistics do not change."""
     # Modules can be in different modes (a frozen BatchNorm): each one's is restored.
     modes = [(part, part.training) for part in module.modules()]
+    module.eval()
     try:
-        return _output(module, in_channels, image_size)
-    except Exception as error:  # modules may raise any exception
-        size = " x ".join(map(str, (in_channels, *image_size)))
-        raise ValueError(
-            f"backbone {label} cannot take images of {size}: {str(error).rstrip('.')}. "
-            + _way_out(module, in_channels, image_size)
-        ) from error
+        yield
     finally:
         for part, training in modes:
             part.training = training
@@ -248,10 +271,13 @@ def _dry_run(module: nn.Module, label: str, in_channels: int, image_size: tuple[
 
 @torch.no_grad()
 def _output(module: nn.Module, in_channels: int, image_size: tuple[int, int]) -> Any:
-    return module.eval()(torch.zeros(2, in_channels, *image_size))
+    """Return the output for two black images."""
+    return module(torch.zeros(2, in_channels, *image_size))
 
 
-def _way_out(module: nn.Module, in_channels: int, image_size: tuple[int, int]) -> str:
+def _way_out(
+    backbone: Any, params: dict, module: nn.Module, in_channels: int, image_size: tuple[int, int]
+) -> str:
     """Return what to do for a backbone that rejects images."""
     if in_channels == 1:
         with suppress(Exception):  # of color images, too
@@ -260,7 +286,55 @@ def _way_out(module: nn.Module, in_channels: int, image_size: tuple[int, int]) -
                 "It takes color images: repeat the gray channel, "
                 "np.repeat(images[..., None], 3, axis=-1), and do the same for `transform`."
             )
-    return f"Backbones that take any size: {', '.join(_resnets())}; or set image_size=224."
+    return f"Backbones that take any size: {', '.join(_resnets())}" + (
+        _another_size(backbone, params, in_channels, image_size, "; or set ") or "."
+    )
+
+
+def _another_size(
+    backbone: Any, params: dict, in_channels: int, image_size: tuple[int, int], words: str
+) -> str:
+    """Return the advice to set an image size that a backbone takes, after some words; "" if none is found."""
+    sizes = [size for size in _usual_sizes(backbone) if size != image_size]
+    fit = next((size for size in sizes if _takes(backbone, params, in_channels, size)), None)
+    return f"{words}image_size={as_side(fit)}." if fit else ""
+
+
+def _usual_sizes(backbone: Any) -> Sequence[tuple[int, int]]:
+    """Return the image sizes that a model was designed for; of a module or factory, the most usual one."""
+    from sklearn_ssl._networks.timm_models import PREFIX, native_size
+    from sklearn_ssl._networks.torchvision_models import TORCHVISION, native_sizes
+
+    if isinstance(backbone, str) and backbone.startswith(PREFIX):
+        return [native_size(backbone.removeprefix(PREFIX))]
+    return native_sizes(backbone) if backbone in TORCHVISION else [(224, 224)]
+
+
+def _takes(backbone: Any, params: dict, in_channels: int, size: tuple[int, int]) -> bool:
+    """Return whether a backbone with random weights takes images of a size."""
+    params = {name: value for name, value in params.items() if name != "weights"}
+    with suppress(Exception), lent_generators(0, torch.device("cpu")):  # whatever is the matter with it
+        _output(_made(backbone, params, in_channels, size).eval(), in_channels, size)
+        return True
+    return False
+
+
+def _warn_of_ignored_border(
+    backbone: Any, params: dict, module: nn.Module, in_channels: int, image_size: tuple[int, int]
+) -> None:
+    """Warn of pixels at the border that have no influence, as patches do not divide the images."""
+    rows, columns = ignored_border(module, in_channels, image_size)
+    if not (rows or columns) or not is_worth_telling(module, image_size, (rows, columns)):
+        return
+    height, width = image_size
+    lines = [f"{n} {what}{'s' * (n > 1)}" for n, what in ((rows, "row"), (columns, "column")) if n]
+    sizes = sizes_that_fit(module, image_size, (rows, columns))
+    fit = [as_side(size) for size in sizes if _takes(backbone, params, in_channels, size)]
+    warn(
+        f"The backbone {_label(backbone)} ignores {ignored_share(image_size, (rows, columns)):.0%} of the "
+        f"pixels: the last {' and '.join(lines)} of images of {height} x {width} have no influence on its "
+        f"features" + (f". Set image_size={' or '.join(fit)}." if fit else ".")
+    )
 
 
 def _check_features(output: Any, label: str) -> None:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from sklearn_ssl._networks.weights import load_weights, read_state_dict, widen_filters
+from sklearn_ssl._checks import as_side
+from sklearn_ssl._hardware.ambient import lent_generators
+from sklearn_ssl._networks.weights import fit_channels, load_weights, mismatches, read_state_dict
 from sklearn_ssl._params import did_you_mean
 
 # Beginning of the names of these models as a `backbone`.
@@ -36,8 +40,10 @@ def timm_model(
     image_size : tuple of two ints
         (height, width) of an image, in pixels, for models that depend on it.
     weights : state dict, path or "pretrained", default=None
-        Initial weights; None: random. "pretrained": timm's, which it downloads. Classifier weights are
-        ignored. Filters for RGB are adapted to other numbers of channels.
+        Initial weights; None: random. A path is that of a file of `SSLImageEmbedder.save`, of `torch.save` or
+        of safetensors. "pretrained": timm's, which it downloads. Classifier weights are
+        ignored. Filters for RGB are adapted to other numbers of channels, and weights that depend on the
+        image size, such as position embeddings, to `image_size`, where timm can.
 
     Returns
     -------
@@ -59,15 +65,53 @@ def timm_model(
             f"its {len(names)} models."
         )
     given = isinstance(weights, str) and weights == PRETRAINED
-    settings: dict[str, Any] = dict(pretrained=given, in_chans=in_channels, num_classes=0)
-    try:
-        model = timm.create_model(name, img_size=image_size, **settings)
-    except TypeError:  # convolutional networks take images of any size
-        model = timm.create_model(name, **settings)
+    model = _create(name, image_size, in_chans=in_channels, num_classes=0, pretrained=given)
     if weights is not None and not given:
-        state = read_state_dict(name, weights, f"{PRETRAINED!r} for timm's")
-        load_weights(model, name, _suited(state, model.default_cfg, in_channels))
+        state = read_state_dict(name, weights, f", or {PRETRAINED!r} for timm's")
+        state = _suited(state, vars(model)["default_cfg"], in_channels)
+        with lent_generators(0, torch.device("cpu")):  # models that are made for comparison draw weights
+            _load(model, name, state, in_channels, image_size)
     return model
+
+
+def native_size(name: str) -> tuple[int, int]:
+    """Return the (height, width) in pixels of the images that a model of timm was designed for."""
+    about = None
+    with suppress(RuntimeError):  # an unknown tag after the name
+        about = _timm().get_pretrained_cfg(name)
+    return tuple(about.input_size[1:]) if about else (224, 224)
+
+
+def _create(name: str, image_size: tuple[int, int], **settings: Any) -> nn.Module:
+    timm = _timm()
+    try:
+        return timm.create_model(name, img_size=image_size, **settings)
+    except TypeError:  # convolutional networks take images of any size
+        return timm.create_model(name, **settings)
+
+
+def _load(
+    model: nn.Module, name: str, state: dict[str, Tensor], in_channels: int, image_size: tuple[int, int]
+) -> None:
+    """Load a state dict of the model with any head, for images of any size if timm can resample it."""
+    own, native, channels = model.state_dict(), native_size(name), {"in_chans": in_channels}
+    if state.keys() - own.keys():
+        head = _create(name, image_size, **channels).state_dict().keys() - own.keys()
+        state = {key: value for key, value in state.items() if key not in head}
+    if state.keys() == own.keys() and mismatches(own, state):
+        # timm's own code for its pretrained weights; for those of other models it raises anything.
+        source = {"state_dict": dict(state), "num_classes": 0, "label_offset": 0, "custom_load": False}
+        source["input_size"] = (in_channels, *native)
+        options = {"pretrained": True, "num_classes": 0, "pretrained_cfg_overlay": source}
+        with suppress(Exception):
+            state = _create(name, image_size, **channels, **options).state_dict()
+    found = mismatches(own, state)
+    if found and not mismatches(_create(name, native, num_classes=0, **channels).state_dict(), state):
+        raise ValueError(
+            f"backbone__weights are of a {name} for images of {native[0]} x {native[1]} pixels, and timm "
+            f"does not resample them: {found}. Set image_size={as_side(native)}."
+        )
+    load_weights(model, name, state)
 
 
 def _suited(state: dict[str, Tensor], about: Mapping[str, Any], in_channels: int) -> dict[str, Tensor]:
@@ -78,9 +122,7 @@ def _suited(state: dict[str, Tensor], about: Mapping[str, Any], in_channels: int
     heads = _names(about.get("classifier"))
     state = {key: value for key, value in state.items() if not key.startswith(tuple(f"{h}." for h in heads))}
     for first in _names(about.get("first_conv")):
-        weight = state.get(f"{first}.weight")
-        if weight is not None and in_channels != 3 and weight.shape[1] == 3:
-            state[f"{first}.weight"] = widen_filters(weight, in_channels)
+        fit_channels(state, first, in_channels)
     return state
 
 

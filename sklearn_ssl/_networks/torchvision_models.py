@@ -10,11 +10,12 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 from torchvision import models
-from torchvision.models import WeightsEnum, get_model
+from torchvision.models import VisionTransformer, WeightsEnum, get_model, get_model_weights
 
 from sklearn_ssl._checks import check_choice, check_number
 from sklearn_ssl._networks.small_resnets import BLOCKS, WIDTH, BasicResNet
-from sklearn_ssl._networks.weights import layers_of, load_weights, read_weights, widen_filters
+from sklearn_ssl._networks.vit import fit_positions
+from sklearn_ssl._networks.weights import fit_channels, layers_of, load_weights, read_weights
 
 # `torchvision.models` itself holds the classification models only.
 TORCHVISION = tuple(models.list_models(module=models))
@@ -81,7 +82,8 @@ def resnet(
         Number of channels of the first stage, an eighth of that of the features; for "resnet10", "resnet18"
         and "resnet34" only. Half the width takes about a quarter of the arithmetic.
     weights : state dict, path, torchvision weights or their name, default=None
-        Initial weights; None: random. Weights given by a name such as "IMAGENET1K_V1" are downloaded by
+        Initial weights; None: random. A path is that of a file of `SSLImageEmbedder.save`, of `torch.save` or
+        of safetensors. Weights given by a name such as "IMAGENET1K_V1" are downloaded by
         torchvision. Classifier weights are ignored. Filters for RGB are adapted to other numbers of
         channels (`widen_filters`).
 
@@ -134,9 +136,10 @@ def torchvision_model(
     in_channels : int
         Number of channels of an image.
     image_size : tuple of two ints
-        (height, width) of an image, in pixels; ignored, as these models do not depend on it.
+        (height, width) of an image, in pixels; ignored, as the models are the same for all sizes. vit_... and
+        maxvit_t take images of 224 pixels only, inception_v3 of 75 and more, and others no tiny ones.
     weights : state dict, path, torchvision weights or their name, default=None
-        Initial weights, as in `resnet`.
+        Initial weights, as in `resnet`. Position embeddings are interpolated to 224 pixels.
 
     Returns
     -------
@@ -155,6 +158,12 @@ def torchvision_model(
         _redraw(first, in_channels)
     _finish(model, name, state, in_channels)
     return model
+
+
+def native_sizes(name: str) -> list[tuple[int, int]]:
+    """Return the (height, width) in pixels of the images that torchvision has trained a model on."""
+    crops = {weights.transforms.keywords["crop_size"] for weights in get_model_weights(name)}
+    return [(side, side) for side in sorted(crops)]
 
 
 def choose_stem(stem: str, image_size: tuple[int, int], state: Mapping[str, Tensor] | None) -> str:
@@ -179,9 +188,10 @@ def _finish(model: nn.Module, name: str, state: dict[str, Tensor] | None, in_cha
     if state is None:
         return
     state = {key: value for key, value in state.items() if not key.startswith((f"{head}.", *AUXILIARY_KEYS))}
-    first = layers_of(model, nn.Conv2d)[0][0] + ".weight"
-    if first in state and in_channels != 3 and state[first].shape[1] == 3:
-        state[first] = widen_filters(state[first], in_channels)
+    fit_channels(state, layers_of(model, nn.Conv2d)[0][0], in_channels)
+    if isinstance(model, VisionTransformer):
+        side = model.image_size // model.patch_size
+        fit_positions(state, (side, side))
     load_weights(model, name, state)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
@@ -10,6 +12,7 @@ from torch import Tensor, nn
 from torchvision.models import VisionTransformer
 
 from sklearn_ssl._checks import check_choice, check_number
+from sklearn_ssl._networks.weights import fit_channels, load_weights, read_state_dict
 
 POOLINGS = ("mean", "class")
 # Side of a patch for "auto", by the short side: 8 x 8 patches at 32 or 64 pixels, 14 x 14 at 224.
@@ -164,8 +167,7 @@ class ViT(VisionTransformer):
         grid = (x.shape[2] // self.patch_size, x.shape[3] // self.patch_size)
         if grid == self.grid:
             return positions
-        as_map = positions.unflatten(1, self.grid).permute(0, 3, 1, 2)  # (1, width, rows, columns)
-        return F.interpolate(as_map, grid, mode="bicubic").flatten(2).transpose(1, 2)
+        return interpolated(positions, self.grid, grid)
 
     def _encoded(self, h: Tensor) -> Tensor:
         """Prepend the class token and apply all layers: (n, k, width) -> (n, 1 + k, width)."""
@@ -195,6 +197,29 @@ def self_attention(layer: nn.MultiheadAttention, x: Tensor) -> Tensor:
     return layer.out_proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
 
 
+def interpolated(positions: Tensor, before: tuple[int, int], grid: tuple[int, int]) -> Tensor:
+    """Interpolate position embeddings (1, patches, width) from one grid of patches to another."""
+    as_map = positions.unflatten(1, before).permute(0, 3, 1, 2)  # (1, width, rows, columns)
+    return F.interpolate(as_map, grid, mode="bicubic").flatten(2).transpose(1, 2)
+
+
+def fit_positions(
+    state: dict[str, Tensor], grid: tuple[int, int], before: tuple[int, int] | None = None
+) -> None:
+    """Interpolate the position embeddings in a state dict to a grid of patches.
+
+    `before` is the grid that they are of; None: `grid` itself, or a square if their number is another.
+    """
+    positions = state.get("encoder.pos_embedding")  # (1, 1 + patches, width)
+    if positions is None:
+        return
+    n = positions.shape[1] - 1
+    before = before or (grid if n == math.prod(grid) else (math.isqrt(n), math.isqrt(n)))
+    if before != grid and math.prod(before) == n:
+        patches = interpolated(positions[:, 1:].float(), before, grid)
+        state["encoder.pos_embedding"] = torch.cat([positions[:, :1], patches], dim=1)
+
+
 def make_vit(
     in_channels: int,
     image_size: tuple[int, int],
@@ -204,6 +229,7 @@ def make_vit(
     depth: int = 6,
     heads: int | str = "auto",
     pooling: str = "mean",
+    weights: Mapping[str, Tensor] | str | os.PathLike | None = None,
 ) -> ViT:
     """Create a `ViT`, with its sizes checked and "auto" resolved.
 
@@ -214,7 +240,8 @@ def make_vit(
     image_size : tuple of two ints
         (height, width) of an image, in pixels.
     patch : int or "auto", default="auto"
-        Side of a patch in pixels, which divides height and width. "auto": see `auto_patch`.
+        Side of a patch in pixels, which divides height and width. "auto": that of the weights if some are
+        given, else see `auto_patch`.
     width : int, default=192
         Width of a token, a multiple of 4.
     depth : int, default=6
@@ -223,6 +250,10 @@ def make_vit(
         Number of attention heads, which divides `width`. "auto": one for each 64 of `width`.
     pooling : {"mean", "class"}, default="mean"
         Reduction of the tokens to features.
+    weights : state dict or path, default=None
+        Initial weights, of a network of these sizes; None: random. A path is that of a file of
+        `SSLImageEmbedder.save`, of `torch.save` or of safetensors. Classifier weights are ignored; filters
+        for RGB are adapted to other numbers of channels, and position embeddings to the image size.
 
     Returns
     -------
@@ -231,16 +262,32 @@ def make_vit(
     Raises
     ------
     ValueError
-        If a size is not an integer or does not satisfy its divisibility condition.
+        If a size is not an integer or does not satisfy its divisibility condition, or the weights cannot be
+        read or do not match.
     """
+    state = None if weights is None else read_state_dict("vit", weights)
     width = check_number("backbone__width", width, whole=True, at_least=1)
     depth = check_number("backbone__depth", depth, whole=True, at_least=1)
     if width % 4:
         raise ValueError(f"backbone__width={width}: give a multiple of 4, and best of 64.")
     check_choice("backbone__pooling", pooling, POOLINGS)
-    patch = _checked_patch(patch, image_size)
-    heads = _checked_heads(heads, width)
-    return ViT(in_channels, image_size, patch=patch, width=width, depth=depth, heads=heads, pooling=pooling)
+    sizes = resolve_sizes(patch, heads, width, image_size, state or {})
+    model = ViT(in_channels, image_size, **sizes, width=width, depth=depth, pooling=pooling)
+    if state is not None:
+        state = {key: value for key, value in state.items() if not key.startswith("heads.")}
+        fit_channels(state, "conv_proj", in_channels)
+        fit_positions(state, model.grid)
+        load_weights(model, "vit", state)
+    return model
+
+
+def resolve_sizes(
+    patch: int | str, heads: int | str, width: int, image_size: tuple[int, int], state: Mapping[str, Tensor]
+) -> dict[str, int]:
+    """Return patch and heads, checked, with the values of "auto": the patch is that of given weights."""
+    if isinstance(patch, str) and patch == "auto" and "conv_proj.weight" in state:
+        patch = state["conv_proj.weight"].shape[-1]
+    return {"patch": _checked_patch(patch, image_size), "heads": _checked_heads(heads, width)}
 
 
 def auto_patch(image_size: tuple[int, int]) -> int | None:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import FunctionType
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from sklearn_ssl._checks import shortened
 from sklearn_ssl._images.inputs import ImageFormat
 from sklearn_ssl._networks.backbones import build_backbone, freeze
-from sklearn_ssl._networks.student import Student
+from sklearn_ssl._networks.student import Student, load_plain_state
+from sklearn_ssl._networks.weights import mismatches
 from sklearn_ssl.losses._adapters import build_loss
 from sklearn_ssl.losses._base import Spec, SSLLoss
 
@@ -33,8 +34,11 @@ def build_student(
     generator: torch.Generator,
     loss_name: str,
     loss_params: dict[str, Any],
+    start: Mapping[str, Tensor] | None = None,
 ) -> tuple[Student, Sequence[int] | nn.Module, int]:
     """Build backbone and projector, and the loss's own parameters in place.
+
+    `start` are the weights of an earlier encoder's backbone, to begin with.
 
     Returns
     -------
@@ -54,6 +58,11 @@ def build_student(
     network, feature_dim = build_backbone(
         backbone, backbone_params, in_channels=channels, image_size=images.size
     )
+    if start is not None:
+        found = mismatches(network.state_dict(), start)
+        if found:
+            raise cannot_go_on(f"the backbone is another ({found})")
+        load_plain_state(network, start)
     freeze(network, frozen_fraction)
     if isinstance(projector, FunctionType):
         projector = projector(feature_dim)
@@ -71,6 +80,16 @@ def build_student(
     )
     build_loss(loss, spec, loss_name, loss_params)
     return Student(network, head, precision), projector, feature_dim
+
+
+def cannot_go_on(reason: str) -> ValueError:
+    """Return the error of a warm start that does not fit what it would go on with."""
+    return ValueError(
+        f"warm_start=True continues with the network of the last fit, but {reason}. Set backbone, projector, "
+        f"loss, optimizer, frozen_fraction, image_size and the number of channels back, or start again with "
+        f"warm_start=False. What a backbone of the same name has learned also starts another embedder: "
+        f"backbone__weights=embedder.encoder_.backbone.state_dict()."
+    )
 
 
 def teacher_heads(loss: SSLLoss) -> dict[str, nn.Module]:

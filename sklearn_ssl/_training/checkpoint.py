@@ -29,6 +29,7 @@ PROGRESS: dict[str, Any] = {
 }
 STATE = {
     **PROGRESS["training"],
+    "epoch_size?": lambda value: is_count(value) and value > 0,
     "student": {str: object},
     "teacher": ({str: object}, None),
     "loss": {str: object},

@@ -88,6 +88,8 @@ class Outcome:
         Number of completed steps, and of epochs begun.
     passes : float
         Number of passes over the images.
+    nothing_left : bool
+        Whether this training found nothing to do: an earlier one has reached the end of its schedule.
     skipped : dict of int to str
         Positions of unreadable images, in this fit and in those that it resumes, and the reasons.
     state : dict
@@ -101,6 +103,7 @@ class Outcome:
     steps: int
     epochs: int
     passes: float
+    nothing_left: bool
     skipped: dict[int, str]
     state: dict[str, Any]
 
@@ -185,6 +188,7 @@ class SSLNet(NeuralNet):
         self.micro_batches = micro_batches
         self.compile_network = compile
         self.steps_done = 0
+        self.earlier_epoch_size: int | None = None  # of the training that this one resumes
         self.seconds_before = 0.0
         self.rate = 0.0
         self.team = team
@@ -272,8 +276,12 @@ class SSLNet(NeuralNet):
         self.started = self.team.from_first(lambda: started)
         self.interrupt = interrupt
         self.epoch_size = max(1, len(dataset) // self.batch_size)
-        error = None
-        if self.end is None:
+        earlier_size = self.earlier_epoch_size or self.epoch_size
+        if earlier_size != self.epoch_size:  # other images, or another batch_size: as many whole epochs
+            self.steps_done = self.steps_done // earlier_size * self.epoch_size
+        error, before = None, self.steps_done
+        is_finished = self.end is not None
+        if not is_finished:
             self.notify("on_train_begin", X=dataset, y=None)
             try:
                 self.end, error = self._train_until_stopped(dataset)
@@ -295,6 +303,7 @@ class SSLNet(NeuralNet):
             steps=self.steps_done,
             epochs=self.epochs_begun(),
             passes=self.steps_done / self.epoch_size,
+            nothing_left=not is_finished and self.steps_done == before,
             skipped=self._all_skipped(dataset.source),
             state=self.training_state(),
         )
@@ -694,6 +703,7 @@ class SSLNet(NeuralNet):
             "loss": self.criterion_.state_dict(),
             "optimizer": self.optimizer_.state_dict(),
             "steps_done": self.steps_done,
+            "epoch_size": self.epoch_size,
             "seconds": self.seconds(),
             "seed": self.seed,
             "rate": self.rate,
@@ -735,6 +745,7 @@ class SSLNet(NeuralNet):
         if self.teacher is not None:
             load_plain_state(self.teacher, state["teacher"] or {})
         self.steps_done = state["steps_done"]
+        self.earlier_epoch_size = state.get("epoch_size")
         self.seconds_before = state["seconds"]
         self.rate = state["rate"]
         if state["meter"] is not None:

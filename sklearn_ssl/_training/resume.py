@@ -7,6 +7,7 @@ import importlib
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from sklearn_ssl._distributed.team import Team
@@ -14,6 +15,8 @@ from sklearn_ssl._filesystem import given_path
 from sklearn_ssl._hashing import fingerprint, told_by_address
 from sklearn_ssl._images.reader import make_reader
 from sklearn_ssl._images.sources import Source
+from sklearn_ssl._networks.weights import mismatches
+from sklearn_ssl._training.assemble import cannot_go_on
 from sklearn_ssl._training.checkpoint import Checkpoint
 from sklearn_ssl._training.net import SSLNet
 from sklearn_ssl._warnings import warn
@@ -31,7 +34,7 @@ def open_checkpoint(
     resolved: Mapping[str, Any],
     source: Source,
     labels: Tensor | None,
-    state: Mapping[str, Any] | None,
+    before: Mapping[str, Any] | None,
     team: Team,
     evaluation: Any = None,
 ) -> Checkpoint | None:
@@ -45,8 +48,8 @@ def open_checkpoint(
         Values of names and of "auto", which may differ after an upgrade.
     source : Source
     labels : Tensor or None
-    state : mapping or None
-        State of a warm start.
+    before : mapping or None
+        What a warm start goes on with.
     team : Team
         Processes of the training, the first of which may have to read all images for the fingerprint.
     evaluation : Evaluation, optional
@@ -58,7 +61,7 @@ def open_checkpoint(
     compared = _without(params, PARAMS_NOT_IN_FINGERPRINT)
     reader = make_reader(compared.pop("reader"), params["reader_params"] or {})
     compared["reader_params"] = _without(vars(reader), READER_NOT_IN_FINGERPRINT)
-    before = _without(state or {}, ("seconds", "meter"))
+    before = _without(before or {}, ("seconds", "meter"))
     packages = [importlib.import_module(name) for name in PACKAGES]
     digits = team.from_first(
         lambda: fingerprint(
@@ -120,6 +123,18 @@ def earlier_training(
     return {"training": copy.deepcopy(state), "history": history, "finished": None, "bad": {}}, False
 
 
+def is_state_of(training: Mapping[str, Any], weights: Mapping[str, Tensor]) -> bool:
+    """Return whether a backbone has the weights that a training has left: it may have been changed since."""
+    parts = ((training["student"], "backbone."), (training["teacher"] or {}, "average.backbone."))
+    return any(
+        all(
+            prefix + key in part and torch.equal(part[prefix + key].cpu(), value.cpu())
+            for key, value in weights.items()
+        )
+        for part, prefix in parts
+    )
+
+
 def resume(net: SSLNet, earlier: dict[str, Any], checkpoint: Checkpoint | None) -> SSLNet:
     """Let a net go on with an earlier training.
 
@@ -136,11 +151,17 @@ def resume(net: SSLNet, earlier: dict[str, Any], checkpoint: Checkpoint | None) 
                 f"{checkpoint.path} is of another network, loss or optimizer than this fit: was their code "
                 f"changed? Delete it to train from the start. {error}"
             ) from error
-        raise ValueError(
-            "warm_start=True continues with the network of the last fit, but it does not fit the backbone, "
-            "projector, loss, optimizer or image channels of this one. Set them back, or start again with "
-            "warm_start=False."
-        ) from error
+        raise cannot_go_on(_difference(net, earlier["training"])) from error
+
+
+def _difference(net: SSLNet, training: Mapping[str, Any]) -> str:
+    """Return in words which part of a net an earlier training does not fit."""
+    parts = {"network": (net.module_, training["student"]), "loss": (net.criterion_, training["loss"])}
+    for name, (module, state) in parts.items():
+        found = mismatches(module.state_dict(), state)
+        if found:
+            return f"the {name} is another ({found})"
+    return "the optimizer has other settings, or other weights to train"
 
 
 def _warn_if_never_found_again(params: Mapping[str, Any]) -> None:

@@ -616,11 +616,13 @@ def test_a_warm_start_goes_on_where_the_longer_schedule_is(embedder, images):
     assert not same(in_parts.transform(images), whole.transform(images))
 
 
-def test_a_warm_start_with_nothing_left_to_do_changes_nothing(embedder, images):
+def test_a_warm_start_with_nothing_left_to_do_changes_nothing_and_says_so(embedder, images):
     estimator = embedder(warm_start=True, max_epochs=2).fit(images)
     expected = estimator.transform(images)
-    for max_epochs in (2, 1):
-        estimator.set_params(max_epochs=max_epochs).fit(images)
+    for max_epochs in (2, 1, 0):
+        words = f"nothing was left to train.* for 2 epochs .* max_epochs={max_epochs} includes those: give"
+        with pytest.warns(UserWarning, match=words):
+            estimator.set_params(max_epochs=max_epochs).fit(images)
         assert same(estimator.transform(images), expected)
         assert estimator.n_iter_ == len(estimator.history_) == 2
 
@@ -637,7 +639,9 @@ def test_a_warm_start_that_fails_can_be_tried_again(embedder, images):
 def test_training_state_is_kept_only_where_training_may_go_on(embedder, images):
     fitted = embedder().fit(images)
     alone = len(pickle.dumps(fitted))
-    assert len(pickle.dumps(fitted.set_params(warm_start=True).fit(images))) > 1.5 * alone
+    with pytest.warns(UserWarning, match="begins a new training of the encoder"):
+        fitted.set_params(warm_start=True).fit(images)
+    assert len(pickle.dumps(fitted)) > 1.5 * alone
     assert len(pickle.dumps(fitted.set_params(warm_start=False).fit(images))) < 1.1 * alone
 
 

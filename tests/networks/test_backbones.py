@@ -255,6 +255,31 @@ def test_a_model_that_shrinks_its_images_to_nothing_says_so():
         build_backbone("squeezenet1_1", {}, in_channels=3, image_size=(8, 8))
 
 
+@pytest.mark.parametrize(("name", "size", "side"), [("inception_v3", 64, 299), ("squeezenet1_1", 8, 224)])
+def test_the_size_that_is_advised_is_that_of_torchvisions_weights(name, size, side):
+    with pytest.raises(ValueError, match=rf"'{name}' cannot take images of 3 x {size} x .*_size={side}\.$"):
+        build_backbone(name, {}, in_channels=3, image_size=(size, size))
+
+
+def test_no_size_is_advised_that_fails_as_well():
+    def sixteen(x):
+        if x.shape[2] != 16:
+            raise AssertionError
+        return x.mean((2, 3))
+
+    with pytest.raises(ValueError, match=r"32 x 32: AssertionError\. .*, wide_resnet101_2\.$"):
+        build_backbone(Returns(sixteen), {}, **RGB_32)
+
+
+def test_an_error_does_not_list_the_values_of_a_state_dict(resnet18_weights):
+    def make(width, weights):
+        raise AssertionError
+
+    with pytest.raises(ValueError) as caught:
+        build_backbone(make, {"width": 4, "weights": resnet18_weights}, **RGB_32)
+    assert str(caught.value).endswith("make cannot be made with backbone__width=4: AssertionError")
+
+
 def test_a_wrong_number_of_channels_is_reported_with_the_size():
     with pytest.raises(
         ValueError, match=r"backbone Tiny cannot take images of 1 x 8 x 8: .* 3 channels.*np\.repeat"

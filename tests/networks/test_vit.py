@@ -269,3 +269,60 @@ def test_a_student_gives_maps_and_tokens_in_float32():
     results = student.maps(x), student.encode(x, keep), student.tokens(x, mask, torch.zeros(16))
     assert [tuple(result.shape) for result in results] == [(3, 16, 4, 4), (3, 2, 16), (3, 16, 16)]
     assert all(result.dtype == torch.float32 for result in results)
+
+
+# ------------------------------------------------------------------ weights
+
+
+def torchvisions(size=16, patch=4, width=16, depth=2, heads=2):
+    """Return torchvision's own vision transformer with its classifier, whose positions are random."""
+    torch.manual_seed(1)
+    net = VisionTransformer(size, patch, depth, heads, width, 4 * width, num_classes=10)
+    nn.init.normal_(net.encoder.pos_embedding)
+    return net.eval()
+
+
+def test_torchvisions_weights_give_its_features():
+    theirs = torchvisions()
+    ours = small(weights=theirs.state_dict(), pooling="class")
+    theirs.heads = nn.Identity()
+    torch.testing.assert_close(ours(images()), theirs(images()))
+
+
+@pytest.mark.parametrize("size", [(16, 16), (32, 32), (24, 40), (8, 8)])
+def test_positions_of_weights_are_interpolated_for_images_of_any_size(size):
+    state = torchvisions().state_dict()
+    ours = small(image_size=size, weights=state).encoder.pos_embedding
+    theirs = state["encoder.pos_embedding"]
+    as_map = theirs[:, 1:].unflatten(1, (4, 4)).permute(0, 3, 1, 2)
+    expected = nn.functional.interpolate(as_map, (size[0] // 4, size[1] // 4), mode="bicubic")
+    torch.testing.assert_close(ours[:, 1:], expected.flatten(2).transpose(1, 2))
+    assert torch.equal(ours[:, :1], theirs[:, :1])
+
+
+def test_the_patch_is_that_of_the_weights():
+    assert small().patch_size == 4
+    assert small(weights=torchvisions(patch=2).state_dict()).patch_size == 2
+
+
+def test_gray_images_take_the_sum_of_the_filters_for_colors():
+    state = torchvisions().state_dict()
+    assert torch.equal(
+        small(in_channels=1, weights=state).conv_proj.weight, state["conv_proj.weight"].sum(1, keepdim=True)
+    )
+
+
+def test_weights_of_another_width_are_refused():
+    with pytest.raises(
+        ValueError, match=r"do not fit vit; .* class_token \(1, 1, 8\) instead of \(1, 1, 16\)"
+    ):
+        small(weights=torchvisions(width=8).state_dict())
+    with pytest.raises(
+        ValueError, match=r"'absent.pt' cannot be used for vit.* file of SSLImageEmbedder.save"
+    ):
+        small(weights="absent.pt")
+
+
+def test_a_patch_that_is_not_that_of_the_weights_is_refused():
+    with pytest.raises(ValueError, match=r"conv_proj.weight \(16, 3, 2, 2\) instead of \(16, 3, 4, 4\)"):
+        small(weights=torchvisions(patch=2).state_dict(), patch=4)
