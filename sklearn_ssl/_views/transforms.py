@@ -12,8 +12,6 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torchvision.transforms import v2
-from torchvision.transforms.functional import to_tensor
 
 OfBatch: TypeAlias = Callable[[Tensor, torch.Generator], Tensor]
 
@@ -92,6 +90,8 @@ class Albumentations(OneByOne):
 
 def _as_tensor(view: np.ndarray | Tensor) -> Tensor:
     """Return an array (height, width, channels), or (height, width), as a tensor; ToTensorV2 has made one."""
+    from torchvision.transforms.functional import to_tensor  # late, as its import takes a while
+
     # A copy, as a flip may be a view with negative strides.
     return view if isinstance(view, Tensor) else to_tensor(np.ascontiguousarray(view))
 
@@ -102,7 +102,9 @@ def _without_generator(transform: Callable[[Tensor], Tensor], images: Tensor, _:
 
 def _in_turn(steps: list[Any]) -> OfBatch:
     if steps and all(library_of(step) == "torchvision" for step in steps):
-        return OneByOne(v2.Compose(steps))
+        from torchvision.transforms.v2 import Compose  # as late
+
+        return OneByOne(Compose(steps))
     return functools.partial(_one_after_another, [of_batch(step, {}) for step in steps])
 
 
