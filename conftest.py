@@ -1,14 +1,19 @@
 """Options of the test run; fixtures for small images, a small backbone and quick estimators."""
 
+import contextlib
+import faulthandler
 import functools
 import itertools
 import os
 import signal
+import subprocess
+import threading
 import time
 import warnings
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from PIL import Image
@@ -24,6 +29,10 @@ except ImportError:  # joblib before 1.6 has its own
     from joblib.externals import cloudpickle
 
 
+# Seconds before its deadline in which a test may still fail by itself, once its child processes are gone.
+LAST_SECONDS = 30
+
+
 def pytest_addoption(parser):
     parser.addoption(
         "--bf16",
@@ -37,10 +46,45 @@ def pytest_configure(config):
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 1)))
     # Shells may let commands that they run in the background ignore Ctrl-C.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    # Child processes write the stacks of their threads when they are aborted; joblib's workers do so anyway.
+    os.environ.setdefault("PYTHONFAULTHANDLER", "1")
     bf16 = config.getoption("bf16")
     if bf16 is not None:
         torch.cpu._is_amx_tile_supported = lambda: bf16 == "present"
         torch.cpu._is_avx512_bf16_supported = lambda: bf16 == "present"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_timeout_set_timer(item, settings):
+    item.last_seconds = threading.Timer(max(settings.timeout - LAST_SECONDS, 1), show_stacks)
+    item.last_seconds.daemon = True
+    item.last_seconds.start()
+    return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_timeout_cancel_timer(item):
+    if hasattr(item, "last_seconds"):  # not of a module that failed to import
+        item.last_seconds.cancel()
+    return (yield)
+
+
+def show_stacks():
+    """Write the stacks of all processes to what pytest shows of the test; child processes end with it."""
+    faulthandler.dump_traceback(file=2)
+    for child in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if not any("resource_tracker" in word for word in child.cmdline()):
+                child.send_signal(signal.SIGABRT)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item):
+    try:
+        return (yield)
+    except subprocess.CalledProcessError as error:
+        error.add_note(str(error.stderr))
+        raise
 
 
 # Worker processes cannot import this file: the backbones of their estimators must be in an installed package.

@@ -118,9 +118,10 @@ class SSLImageEmbedder(
         Random augmentation that draws the views: "photo" (SimCLR's), "symbols" (digits and glyphs: no
         flips), "overhead" (satellite images and microscopy: all flips and quarter turns) or "none"; an
         instance of a class in `sklearn_ssl.augment`, such as ``Photo(crop=0.5)``; a function ``f(images,
-        generator)`` that returns one view of each image (n, channels, height, width); or a transform of
-        torchvision, which is applied to each image separately. Functions and transforms may draw from the
-        generator, or from the global generators of torch, numpy and Python, which are seeded for them.
+        generator)`` that returns one view of each image (n, channels, height, width); a transform of
+        torchvision or albumentations, which is applied to each image separately, or of kornia; or a list of
+        these. Functions and transforms may draw from the generator, or from the global generators of torch,
+        numpy and Python, which are seeded for them.
         "auto": "symbols" if the images consist of two tones, such as ink on paper, else "photo" (see the
         Notes).
     augment_params : dict, default=None

@@ -35,8 +35,9 @@ from sklearn_ssl._training.resume import earlier_training, open_checkpoint, resu
 from sklearn_ssl._training.schedule import Schedule
 from sklearn_ssl._training.seeds import seeded_modules
 from sklearn_ssl._training.skorch_callbacks import check_stock_callbacks
-from sklearn_ssl._views.augmentation import OneByOne, is_drawn_once, make_augment
+from sklearn_ssl._views.augmentation import is_drawn_once, make_augment
 from sklearn_ssl._views.random_views import RandomViews
+from sklearn_ssl._views.transforms import OneByOne
 from sklearn_ssl._warnings import warn
 from sklearn_ssl.losses._adapters import loss_name
 from sklearn_ssl.losses._base import SSLLoss
@@ -337,8 +338,8 @@ class Task:
         if is_drawn_once(augment, image):
             warn(
                 "augment draws once for all images of a batch: copies of an image come out equal. Let it "
-                "draw for each image; a transform of torchvision is applied to each as augment=transform, "
-                "without a function around it."
+                "draw for each image (in kornia, same_on_batch=False); a transform of torchvision or "
+                "albumentations is applied to each as augment=transform, without a function around it."
             )
 
     def warn_if_short(self, outcome: Outcome) -> None:

@@ -31,7 +31,10 @@ import torch
 from torch import Tensor, nn
 
 # Packages whose code is identified by names and versions alone, instead of its content.
-LIBRARIES = {"numpy", "sklearn", "skorch", "torch", "torchvision", *sys.stdlib_module_names}
+LIBRARIES = {
+    *("albumentations", "kornia", "numpy", "pydantic", "sklearn", "skorch", "torch", "torchvision"),
+    *sys.stdlib_module_names,
+}
 # Folders of installed packages, whose code is identified likewise.
 INSTALL_FOLDERS = ("site-packages", "dist-packages")
 # Members of a class that do not affect its behavior, or that Python derives from the others.
@@ -236,6 +239,8 @@ def _content(value: Any) -> Any:
     for kind, content in CONTENT_OF_TYPE.items():
         if isinstance(value, kind):
             return content(value)
+    if any(base.__module__.startswith("albumentations.") for base in type(value).__mro__):
+        return value.to_dict()  # without its random generators, which a fit sets
     slots = [
         name
         for base in type(value).__mro__

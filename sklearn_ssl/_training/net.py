@@ -291,6 +291,7 @@ class SSLNet(NeuralNet):
                 raise
             error = self._notify_train_end(dataset) or error
         assert self.end is not None
+        self.kept.zero_grad()  # as large as the network, and kept for as long as the encoder
         return Outcome(
             end=self.end,
             error=error,

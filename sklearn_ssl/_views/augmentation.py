@@ -1,17 +1,17 @@
-"""Augmentations by name or given by the user: functions of a batch, and torchvision transforms."""
+"""Augmentations by name, or given by the user; whether one draws for each image."""
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from dataclasses import fields, make_dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sklearn_ssl._hardware.ambient import lent_generators
 from sklearn_ssl._params import did_you_mean
+from sklearn_ssl._views.transforms import of_batch
 from sklearn_ssl.augment import PRESETS, Augment
 
 # All presets have the same fields. augment="auto" chooses a preset by the images, so before `fit` its values
@@ -27,7 +27,7 @@ def resolve_augment(augment: Any) -> Any:
     ValueError
         If no preset has this name.
     """
-    if callable(augment) or isinstance(augment, Augment):
+    if callable(augment) or isinstance(augment, (Augment, list, tuple)):
         return augment
     if isinstance(augment, str) and augment == "auto":
         return AutoAugment
@@ -36,19 +36,23 @@ def resolve_augment(augment: Any) -> Any:
     raise ValueError(
         f"Unknown augment {augment!r}.{did_you_mean(str(augment), PRESETS)} Give 'auto', one of "
         f"{', '.join(PRESETS)}, a function f(images, generator) that returns one view of each image, or a "
-        f"transform of torchvision."
+        f"transform of torchvision, kornia or albumentations, or a list of them."
     )
 
 
 def make_augment(augment: Any, params: dict) -> Augment | Callable:
-    """Create a preset with the user's values ("auto": its own), or wrap the user's function or transform."""
+    """Create a preset with the user's values ("auto": its own), or wrap the user's function or transform.
+
+    Raises
+    ------
+    ValueError
+        If there is no preset of this name, or a function or transform needs a wrapper.
+    """
     target = resolve_augment(augment)
-    if is_transform(target):
-        return OneByOne(target)
     if isinstance(target, Augment):
         return replace(target, **{name: value for name, value in params.items() if not _is_auto(value)})
     if target not in PRESETS.values():
-        return functools.partial(target, **params) if params else target
+        return of_batch(target, params)
     own = {field.name: field.default for field in fields(target)}
     return target(
         **{name: own.get(name, value) if _is_auto(value) else value for name, value in params.items()}
@@ -62,30 +66,6 @@ def _is_auto(value: Any) -> bool:
 # Number of copies of an image, and of seeds, with which `is_drawn_once` tries a function. A flip of the whole
 # batch with a probability of one half is detected in 15 of 16 cases.
 N_COPIES, N_SEEDS = 4, 5
-
-
-class OneByOne:
-    """Apply a transform to each image of a batch separately, so that each has its own random numbers.
-
-    Parameters
-    ----------
-    transform : callable
-        Maps a float tensor of shape (channels, height, width) to another; all results have the same shape.
-        It may draw from the global generators of torch, numpy and Python.
-    """
-
-    def __init__(self, transform: Callable[[Tensor], Tensor]):
-        self.transform = transform
-
-    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        return torch.stack([self.transform(image) for image in images])
-
-
-def is_transform(augment: Any) -> bool:
-    """Return whether an object is a torchvision transform (v1 or v2), or an `nn.Sequential` of transforms."""
-    if isinstance(augment, nn.Sequential):
-        return len(augment) > 0 and all(map(is_transform, augment))
-    return any(kind.__module__.startswith("torchvision.transforms") for kind in type(augment).__mro__)
 
 
 def is_drawn_once(augment: Callable[[Tensor, torch.Generator], Tensor], image: Tensor) -> bool:

@@ -170,7 +170,9 @@ class RandomViews:
                 raise
             raise ValueError(
                 f"augment failed on images of shape {tuple(source.shape)}: {error}. It is called as "
-                f"augment(images, generator) and returns one view of each image."
+                f"augment(images, generator) and returns one view of each image; a function that is called "
+                f"otherwise needs a wrapper, augment=lambda images, generator: f(images). A transform gets "
+                f"float tensors with values of about 0 to 1: leave ToTensor and Normalize out."
             ) from error
         check_views(view, images)
         return resize_and_center(view.to(images.dtype), size)

@@ -371,6 +371,10 @@ def test_a_second_fit_starts_from_scratch(embedder, images, draw_images):
     assert len(estimator.history_) == estimator.n_iter_ == 1
 
 
+def test_the_encoder_keeps_no_gradients(embedder, images):
+    assert all(parameter.grad is None for parameter in embedder().fit(images).encoder_.parameters())
+
+
 # ------------------------------------------------------------------ transform
 
 
