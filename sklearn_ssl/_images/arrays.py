@@ -31,13 +31,15 @@ def as_rows(X: Any, image_shape: tuple[int, ...] | None, reader: Reader) -> tupl
         check_values(X)
         shape = checked_image_shape(image_shape)
         return X, shape, _has_channels_first(shape, reader.channels, "image_shape")
-    if is_list_of_images(X):
+    is_list = is_list_of_images(X)
+    if is_list:
         X = _stack(list(X), reader)
     array = X if hasattr(X, "shape") else np.asanyarray(X)
     if len(array.shape) == 0:
         given = type(array.item()).__name__
         raise ValueError(f"X is a {given}, not images. Give an array, or a list of images or of paths.")
-    channels_first = check_image_axes(tuple(array.shape), reader.channels)
+    order = "last" if is_list else reader.channels  # each image of a list is turned already
+    channels_first = check_image_axes(tuple(array.shape), order)
     array = np.asanyarray(array)
     check_values(array)
     array = np.asarray(array)

@@ -1,4 +1,4 @@
-"""The doors by which images come in: the same images as arrays, tensors, files, datasets, tables, stored arrays."""
+"""The doors by which images come in: the same images as arrays, tensors, files, datasets and tables."""
 
 import io
 

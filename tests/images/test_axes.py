@@ -14,7 +14,12 @@ CHANNELS_FIRST = [
     *((channels, 40, 24) for channels in (2, 5, 13)),
     *[(20, 64, 64), (28, 28, 28), (40, 48, 56), (8, 8, 8)],
 ]
-CHANNELS_LAST = [(32, 32, c) for c in (1, 2, 3, 4, 5, 13, 16)] + [(24, 40, 3), (40, 24, 13), (9, 9, 200), (4, 4, 4)]
+CHANNELS_LAST = [(32, 32, c) for c in (1, 2, 3, 4, 5, 13, 16)] + [
+    (24, 40, 3),
+    (40, 24, 13),
+    (9, 9, 200),
+    (4, 4, 4),
+]
 
 
 @pytest.mark.parametrize("shape", CHANNELS_FIRST)
@@ -22,7 +27,9 @@ def test_channels_in_the_first_axis_are_never_taken_for_rows(shape):
     channels, height, width = shape
     with pytest.raises(ValueError, match=f"reader__channels='first' for {height} x {width} pixels") as error:
         channels_come_first(shape, "auto")
-    assert f"reader__channels='last' for {channels} x {height} pixels with {width} channels" in str(error.value)
+    assert f"reader__channels='last' for {channels} x {height} pixels with {width} channels" in str(
+        error.value
+    )
     with pytest.raises(ValueError, match=r"X has the shape \(50, .*\)"):
         channels_come_first((50, *shape), "auto", batch="X")
 
@@ -52,13 +59,15 @@ def test_every_door_asks_for_the_order_and_takes_it(door, embedder, draw_images,
     expected = embedder().fit(images).transform(images)
     make, params = DOORS[door]
     X = make(np.ascontiguousarray(images.transpose(0, 3, 1, 2)), tmp_path)
-    with pytest.raises(ValueError, match=r"looks like channels.*reader__channels='first' for 16 x 16 pixels with 5"):
+    with pytest.raises(
+        ValueError, match=r"looks like channels.*reader__channels='first' for 16 x 16 pixels with 5"
+    ):
         embedder(**params).fit(X)
     told = embedder(reader__channels="first", **params).fit(X)
     assert told.image_shape_ == (16, 16, 5)
     np.testing.assert_allclose(told.transform(X), expected, rtol=1e-5, atol=1e-5)
     (tmp_path / "other").mkdir()
-    with pytest.raises(ValueError, match="looks like channels|was fitted on"):
+    with pytest.raises(ValueError, match=r"looks like channels|was fitted on"):
         embedder(**params).fit(make(images, tmp_path / "other")).transform(X)
 
 
@@ -79,7 +88,9 @@ def test_tensors_have_their_channels_first_at_every_door(door, embedder, draw_im
 def test_the_rows_of_cifars_files_have_their_channels_first(embedder, draw_images):
     images = draw_images(12, (8, 8, 3))
     rows = np.ascontiguousarray(images.transpose(0, 3, 1, 2)).reshape(12, -1)
-    with pytest.raises(ValueError, match=r"image_shape=\(3, 8, 8\).*reader__channels='first' for 8 x 8 pixels"):
+    with pytest.raises(
+        ValueError, match=r"image_shape=\(3, 8, 8\).*reader__channels='first' for 8 x 8 pixels"
+    ):
         embedder(image_shape=(3, 8, 8)).fit(rows)
     told = embedder(image_shape=(3, 8, 8), reader__channels="first").fit(rows)
     np.testing.assert_array_equal(told.transform(rows), embedder().fit(images).transform(images))
