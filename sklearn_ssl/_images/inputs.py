@@ -174,7 +174,7 @@ class InputParser:
                 return self._open_stored(X, fitted, units, training)
             X = in_memory(X)
         X = X if is_hugging_face(X) else self._column(X)
-        if is_column(X):
+        if is_column(X) and not is_hugging_face(X):
             self._check_number(len(X), fitted)
         collection = self._collection(X, fitted)
         if collection is not None:

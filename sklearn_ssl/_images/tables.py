@@ -8,7 +8,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
+from torch import Tensor
 
 from sklearn_ssl._images.arrays import array_of_rows
 from sklearn_ssl._images.collections import EncodedImages, IndexedImages
@@ -27,16 +29,21 @@ POLARS_NESTED = ("Array", "List", "Struct")
 
 @dataclass(frozen=True)
 class DatasetColumn:
-    """Column of a Hugging Face dataset, whose other columns are not read."""
+    """Column of a Hugging Face dataset, whose other columns are not read, with the dtype that it declares."""
 
     dataset: Any
     column: str
+    dtype: str | None = None
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def __getitem__(self, position: int) -> Any:
-        return self.dataset[position][self.column]
+        image = self.dataset[position][self.column]
+        if self.dtype is None:
+            return image
+        # Its formats make int64 of arrays of uint8.
+        return image.to(getattr(torch, self.dtype)) if isinstance(image, Tensor) else image.astype(self.dtype)
 
 
 @dataclass(frozen=True)
@@ -140,7 +147,8 @@ def _open_column(dataset: Any, column: str) -> IndexedImages:
     if type(feature).__name__ != "Image":
         kind = dataset.format["type"]  # tensors have their channels first
         arrays = dataset.with_format("torch" if kind == "torch" else "numpy", columns=[column])
-        return IndexedImages(DatasetColumn(arrays, column), single_threaded=False)
+        declared = DatasetColumn(arrays, column, getattr(feature, "dtype", None))
+        return IndexedImages(declared, single_threaded=False)
     # Encoded, as our own decoder can decode JPEGs at a fraction of their size.
     encoded = dataset.with_format(None).select_columns([column])
     encoded = encoded.cast_column(column, replace(feature, decode=False))
