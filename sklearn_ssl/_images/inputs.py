@@ -158,7 +158,7 @@ class InputParser:
 
     def check_units(self, source: Source, pixels: PixelScale) -> None:
         """Raise ValueError if images have other units than those of an earlier fit."""
-        self._check_units(source, pixels.units, f"{self.owner} was fitted on")
+        self._check_units(source, pixels.units, f"{self.owner} was fitted on", pixels.clipped)
 
     # ------------------------------------------------------------------ any form
 
@@ -369,7 +369,9 @@ class InputParser:
         if other != channels and (other, channels) not in ((1, 3), (3, 1)):
             raise ValueError(f"{self.owner} was fitted on {channels} channels; these images have {other}.")
 
-    def _check_units(self, source: Source, fitted: Units, whose: str) -> None:
+    def _check_units(
+        self, source: Source, fitted: Units, whose: str, clipped: Callable[[Tensor], Tensor] = lambda x: x
+    ) -> None:
         """Reject pixel values in other units than those of other images; see `other_units`.
 
         Values are compared, not dtypes: floats from 0 to 255 are valid after a fit on uint8. A single image
@@ -377,7 +379,7 @@ class InputParser:
         """
         if len(source) == 0 or (fitted.bits8 and source.dtype == torch.uint8 and source.lazy):
             return
-        given = units_of(source)
+        given = units_of(source, clipped)
         difference = other_units(fitted, given)
         if difference is None:
             return
@@ -391,9 +393,9 @@ class InputParser:
         warn(message)
 
 
-def units_of(source: Source) -> Units:
-    """Return the units of some of the images."""
-    return Units.of(source.batch(evenly_spaced(len(source), N_CHECKED_FOR_UNITS)))
+def units_of(source: Source, clipped: Callable[[Tensor], Tensor] = lambda x: x) -> Units:
+    """Return the units of some of the images, clipped as those of the fit."""
+    return Units.of(clipped(source.batch(evenly_spaced(len(source), N_CHECKED_FOR_UNITS))))
 
 
 def units_of_some(

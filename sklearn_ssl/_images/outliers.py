@@ -211,7 +211,7 @@ def warn_of_mixed_units(pixels: Tensor) -> None:
     wide = largest >= 100
     if _are_two(of_unit, wide):
         raise ValueError(
-            f"The images have different units: {int(of_unit.sum())} of {len(of_unit)} that were looked at, "
+            f"The images have different units: {int(of_unit.sum())} of {len(of_unit)} that were looked at "
             f"lie between 0 and 1, {int(wide.sum())} reach up to {largest[wide].max():g}. Bring them to one "
             f"range, for example X * 255 for the former."
         )

@@ -58,9 +58,9 @@ class PixelScale:
         pixels = torch.cat([part.flatten(0, 1) for part in parts])  # (n_values, C)
         clip = None
         if source.dtype != torch.uint8:
-            warn_of_mixed_units(torch.cat(parts))
             clip = main_range(source, pixels)
             pixels = pixels if clip is None else pixels.clamp(*clip)
+            warn_of_mixed_units(pixels.reshape(len(index), -1, pixels.shape[1]))
         low, span, bounded = _range(pixels, source.dtype)
         unit = (pixels - low) / span  # (n_values, C)
         std = unit.std(0, correction=0).clamp(min=1e-3)  # the std of a constant channel is 0
