@@ -131,8 +131,9 @@ class SSLImageEmbedder(
         as in `numpy.reshape`.
     image_size : int or tuple of int, default="auto"
         Resolution of the views in pixels: the side, or (height, width). Images are resized and center-cropped
-        to it. "auto": the size of the images, with a short side of at most 224; for files, the median short
-        side of a sample of them, at most 224. Losses that cut images into tiles enlarge very small ones.
+        to it. "auto": the size of the images, with a short side of at most 224; for files of several shapes,
+        the median short side of a sample of them, at most 224. Losses that cut images into tiles enlarge very
+        small ones.
     reader : Reader, default=None
         Settings for reading images from files, such as ``Reader(on_error="skip")``; see `sklearn_ssl.Reader`.
     reader_params : dict, default=None
@@ -255,8 +256,8 @@ device_, precision_, compile_ : object
     on a GPU may profit from a larger projector and batch.
 
     Pixel values of type uint8 are divided by 255. Those of other types are used as they are if they lie in
-    [0, 1], and otherwise scaled by their 0.1 and 99.9 percentiles over the training images, without clipping
-    or rounding. Then each channel is standardized.
+    [0, 1], and otherwise scaled by their 0.1 and 99.9 percentiles over the training images, without rounding.
+    Hot pixels and values for no data are clipped, if there are any. Then each channel is standardized.
 
     ``augment="auto"`` takes images for symbols if the best threshold between two tones explains at least
     83.5 % of the variance within an image (Otsu's eta, the median of 256 images).
@@ -382,8 +383,8 @@ device_, precision_, compile_ : object
         X : images
             Array of shape (n_images, height, width) or (n_images, height, width, channels); rows of shape
             (n_images, height * width * channels) with `image_shape`; torch tensor of shape (n_images,
-            channels, height, width); list of PIL images, or of arrays of one size; list, array or column of
-            paths; a folder, whose image files are read in the order of `sklearn_ssl.list_images`; a map-style
+            channels, height, width); list, array or column of PIL images, arrays or tensors of any size, or
+            of paths; a folder, whose image files are read in the order of `sklearn_ssl.list_images`; a map-style
             torch dataset of images, or of tuples that begin with one. Large memory-mapped arrays
             (``np.load(path, mmap_mode="r")``) are read batch by batch.
         y : array-like of shape (n_images,), default=None

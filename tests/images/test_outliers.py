@@ -51,7 +51,9 @@ def test_values_for_no_data_are_told_and_do_not_turn_the_contrast(value, share, 
     X[::3, :, :share] = value
     with pytest.warns(UserWarning, match=r"values for no data, or saturation: .* of the pixels"):
         fitted = embedder(max_epochs=0).fit(X)
-    assert fitted.encoder_[0].std.item() == pytest.approx(CLEAN.std(), rel=1)  # not thousands of times as much
+    assert fitted.encoder_[0].std.item() == pytest.approx(
+        CLEAN.std(), rel=1
+    )  # not thousands of times as much
     complete = fitted.transform(X)[np.arange(len(X)) % 3 > 0]
     assert complete.std(0).mean() > 1e-3 * np.abs(complete).mean()
     fitted.save(tmp_path / "model.safetensors")
