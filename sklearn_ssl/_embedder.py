@@ -384,8 +384,8 @@ device_, precision_, compile_ : object
             Array of shape (n_images, height, width) or (n_images, height, width, channels); rows of shape
             (n_images, height * width * channels) with `image_shape`; torch tensor of shape (n_images,
             channels, height, width); list, array or column of PIL images, arrays or tensors of any size, or
-            of paths; a folder, whose image files are read in the order of `sklearn_ssl.list_images`; a map-style
-            torch dataset of images, or of tuples that begin with one. Large memory-mapped arrays
+            of paths; a folder, whose image files are read in the order of `sklearn_ssl.list_images`; a
+            map-style torch dataset of images, or of tuples that begin with one. Large memory-mapped arrays
             (``np.load(path, mmap_mode="r")``) are read batch by batch.
         y : array-like of shape (n_images,), default=None
             Class labels, with -1, NaN or None for unlabeled. Ignored unless the loss uses labels; those of
