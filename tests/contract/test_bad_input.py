@@ -212,7 +212,9 @@ def test_one_image_is_too_few_to_learn_from(embedder, images, save_images):
 
 def test_no_image_at_all_is_too_few(embedder, images):
     for X in ([], (), images[:0], torch.zeros(0, 3, 8, 8)):
-        with pytest.raises(ValueError, match=r"Found (array with )?0 (sample|image)\(s\).*minimum of 2 is required"):
+        with pytest.raises(
+            ValueError, match=r"Found (array with )?0 (sample|image)\(s\).*minimum of 2 is required"
+        ):
             embedder().fit(X)
     with pytest.raises(ValueError, match=r"Found array with 0 sample\(s\) .*minimum of 1 is required"):
         embedder().fit(images).transform(images[:0])
