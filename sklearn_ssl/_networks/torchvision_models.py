@@ -136,8 +136,9 @@ def torchvision_model(
     in_channels : int
         Number of channels of an image.
     image_size : tuple of two ints
-        (height, width) of an image, in pixels; ignored, as the models are the same for all sizes. vit_... and
-        maxvit_t take images of 224 pixels only, inception_v3 of 75 and more, and others no tiny ones.
+        (height, width) of an image, in pixels; ignored, as the models are the same for all sizes. Those named
+        ``vit_...`` and maxvit_t take images of 224 pixels only, inception_v3 of 75 and more, and others no
+        tiny ones.
     weights : state dict, path, torchvision weights or their name, default=None
         Initial weights, as in `resnet`. Position embeddings are interpolated to 224 pixels.
 
